@@ -1,0 +1,44 @@
+# Everything runs in a virtual environment of its own (.venv); a fresh machine needs Python >= 3.10 and make.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format serve bench clean
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+demo: $(VENV)/.installed ## Anonymise the sample photo with the embedded server: out/demo/before_after.png
+	$(BIN)/visard demo --output out/demo
+
+test: $(VENV)/.installed ## Run the tests, the real Triton in them
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed ## Check style, imports and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed ## Bring the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+serve: $(VENV)/.installed ## Serve the demo models on 127.0.0.1:8001 until Ctrl-C
+	$(BIN)/visard serve
+
+bench: $(VENV)/.installed ## Measure alignment and serving against their ceilings
+	$(BIN)/python benchmarks/align.py
+	$(BIN)/python benchmarks/serving.py
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) out
+
+# Two steps, so that pip settles the torch build first: see README for the small CPU build.
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Visard needs Python 3.10 or newer: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv is missing: sudo apt-get install python3-venv"; exit 1; }
+	$(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[serve,export,dev]' '$(TORCH)'
+	@touch $@
