@@ -1,0 +1,160 @@
+"""The served graphs: uint8 photographs in, uint8 photographs or probabilities out, all arithmetic inside.
+
+Casting, scaling, resizing, normalisation and rounding belong to the graph: a quarter of the bytes travel and the server
+runs no Python for them. Casts from and to uint8 stand first and last because TensorRT computes nothing else in it.
+This module knows nothing about files or ONNX.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from visard_export.networks.pix2pixhd import IMAGE_SIZE, Pix2PixHDGenerator
+from visard_export.networks.resnet18 import ResNet18
+
+Precision = Literal["fp32", "fp16"]
+
+CLASSIFIER_SIZE = 224
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+FLOW_SCALE = 0.15  # of half the photo's side: what a displacement of one means
+
+
+class ClassifierGraph(nn.Module):
+    """`gender_classifier`: (N, 512, 512, 3) uint8 RGB → (N, 2) float32 probabilities (female, male).
+
+    In `fp16` the network runs in half; resizing, normalisation and softmax stay in float32.
+    """
+
+    resize: Tensor
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: ResNet18, precision: Precision = "fp32") -> None:
+        super().__init__()
+        self.network = _in_precision(fold_batch_norms(network), precision)
+        deviation = torch.tensor(IMAGENET_DEVIATION).view(3, 1, 1)
+        self.register_buffer("resize", resize_matrix(IMAGE_SIZE, CLASSIFIER_SIZE))
+        self.register_buffer("scale", 1 / (255 * deviation))
+        self.register_buffer("shift", -torch.tensor(IMAGENET_MEAN).view(3, 1, 1) / deviation)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Resize rows, then columns, each by one matrix; normalise; classify."""
+        rows = self.resize @ image.float().flatten(2)  # (N, 224, 512 · 3)
+        small = rows.reshape(-1, CLASSIFIER_SIZE, IMAGE_SIZE, 3).permute(0, 3, 1, 2) @ self.resize.T
+        logits = self.network((small * self.scale + self.shift).to(_dtype(self.network)))
+        return torch.softmax(logits.float(), 1)
+
+
+class GeneratorGraph(nn.Module):
+    """`generator_to_*`: (N, 512, 512, 3) uint8 RGB → the same, swapped.
+
+    In `fp16` the convolutions run in half; instance norms, the sampling grid and the photo stay in float32.
+    """
+
+    grid: Tensor
+
+    def __init__(self, network: Pix2PixHDGenerator, precision: Precision = "fp32") -> None:
+        super().__init__()
+        self.architecture = network.architecture
+        self.network = _in_precision(network, precision)
+        if network.architecture.head == "warp":
+            self.register_buffer("grid", sampling_grid(IMAGE_SIZE))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Scale to −1..1, generate, scale back, cut to 0..255."""
+        photo = image.float().permute(0, 3, 1, 2)
+        factor = IMAGE_SIZE // self.architecture.size
+        small = functional.avg_pool2d(photo, factor) if factor > 1 else photo
+        output = self.network((small / 127.5 - 1).to(_dtype(self.network))).float()
+        if self.architecture.head == "warp":
+            # Rounded, where the published head truncates: a photo sampled between its pixels would darken by half a
+            # level on average, and most of the result is such a photo.
+            swapped = apply_warp(photo, output, self.grid, unit=127.5) + 0.5
+        else:
+            swapped = (output + 1) * 127.5  # (y + 1) / 2 · 255, to the last bit
+        return swapped.clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8)
+
+
+def build_graph(
+    network: ResNet18 | Pix2PixHDGenerator, precision: Precision = "fp32"
+) -> ClassifierGraph | GeneratorGraph:
+    """Put a network into the graph that serves it; the network itself is left as it is."""
+    if isinstance(network, ResNet18):
+        return ClassifierGraph(network, precision)
+    return GeneratorGraph(network, precision)
+
+
+def apply_warp(photo: Tensor, output: Tensor, grid: Tensor, *, unit: float = 1.0) -> Tensor:
+    """Sample the photo where the warp head points and add its residual.
+
+    Args:
+        photo: (N, 3, S, S) float RGB in any range.
+        output: (N, 5, s, s) float: displacement x, y and residual RGB; S is a multiple of s.
+        grid: `sampling_grid(S)`.
+        unit: half the width of the photo's range, in which the residual counts: 1 for −1..1, 127.5 for 0..255.
+
+    Returns:
+        (N, 3, S, S): sample(photo, grid + 0.15 · displacement) + unit · residual, bilinear, not clamped.
+    """
+    scale = torch.tensor([FLOW_SCALE, FLOW_SCALE, unit, unit, unit], device=output.device).view(5, 1, 1)
+    output = output * scale  # before enlarging: a quarter of the work, and the same since both are linear
+    factor = photo.shape[-1] // output.shape[-1]
+    if factor > 1:
+        output = functional.interpolate(output, scale_factor=factor, mode="bilinear", align_corners=False)
+    points = grid + output[:, :2].permute(0, 2, 3, 1)
+    sampled = functional.grid_sample(photo, points, mode="bilinear", padding_mode="border", align_corners=False)
+    return sampled + output[:, 2:]
+
+
+def sampling_grid(size: int) -> Tensor:
+    """Where sampling leaves a picture as it is.
+
+    Returns:
+        (1, size, size, 2) float32: x and y of every pixel's centre, the picture spanning −1..1.
+    """
+    centres = (torch.arange(size) + 0.5) * (2 / size) - 1
+    return torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1)[None]
+
+
+def resize_matrix(size_in: int, size_out: int) -> Tensor:
+    """Antialiased bilinear resizing along one axis, as Pillow does it.
+
+    Every output sample is a weighted mean under a triangle of half-width `size_in / size_out` around its centre.
+    ONNX's Resize has this as `antialias`, which TensorRT does not support.
+
+    Returns:
+        (size_out, size_in) float32 whose rows sum to one.
+    """
+    scale = size_in / size_out
+    centre = (torch.arange(size_out, dtype=torch.float64) + 0.5) * scale
+    sample = torch.arange(size_in, dtype=torch.float64) + 0.5
+    weight = (1 - (sample - centre[:, None]).abs() / max(scale, 1.0)).clamp(min=0)
+    return (weight / weight.sum(1, keepdim=True)).float()
+
+
+def fold_batch_norms(network: ResNet18) -> ResNet18:
+    """Multiply every batch norm into the convolution before it, in float32: in half its variances may overflow."""
+    network = copy.deepcopy(network).float().eval()
+    for module in network.modules():
+        for convolution, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("0", "1")):  # the last pair is a shortcut's
+            if isinstance(getattr(module, norm, None), nn.BatchNorm2d):
+                fused = fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm))
+                setattr(module, convolution, fused)
+                setattr(module, norm, nn.Identity())
+    return network
+
+
+def _in_precision(network: nn.Module, precision: Precision) -> nn.Module:
+    network = copy.deepcopy(network).eval().requires_grad_(False)
+    return network.half() if precision == "fp16" else network.float()
+
+
+def _dtype(network: nn.Module) -> torch.dtype:
+    return next(network.parameters()).dtype

@@ -1,0 +1,243 @@
+"""A model repository for Triton: the static configurations adapted to a machine, with exported models in them.
+
+A repository is built in a hidden folder beside the target and appears there by renaming, so that what a server finds is
+whole. This module knows nothing about weights or torch.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from visard_errors import RepositoryError
+
+Profile = Literal["cpu", "gpu", "tensorrt"]
+
+EXPORTED_MODELS = ("gender_classifier", "generator_to_male", "generator_to_female")
+MODEL_FILE = "model.onnx"
+ENGINE_FILE = "model.plan"
+CONFIG_FILE = "config.pbtxt"
+PASSPORT_FILE = "passport.json"
+
+CPU_MAX_BATCH = 4  # a CPU gains nothing from more, and all of a batch waits for its last face
+ENGINE_CACHE = "/var/cache/visard"  # of the serving machine; holds engines and kernel timings, never a face
+WORKSPACE_BYTES = 4 * 1024**3  # scratch memory that a TensorRT kernel may ask for
+
+
+def assemble(versions: Path, repository: Path, *, profile: Profile = "cpu") -> None:
+    """Build a repository out of the static one and a folder of exported models.
+
+    Args:
+        versions: has one folder for each of `EXPORTED_MODELS` with its model and passport; they are moved.
+        repository: the folder to make.
+        profile: `cpu`, `gpu` or `tensorrt`.
+
+    Raises:
+        RepositoryError: the static configurations are not found.
+    """
+    for static in sorted(static_repository().iterdir()):
+        if not (static / CONFIG_FILE).is_file():
+            continue
+        model = repository / static.name
+        shutil.copytree(static, model, ignore=shutil.ignore_patterns("__pycache__"))
+        if static.name in EXPORTED_MODELS:
+            shutil.rmtree(model / "1", ignore_errors=True)
+            shutil.move(versions / static.name, model / "1")
+        (model / "1").mkdir(exist_ok=True)  # an ensemble has no files, but Triton wants a version
+        config = adapt(_read_config(static), profile)
+        (model / CONFIG_FILE).write_text(text_format.MessageToString(config), encoding="utf-8")
+
+
+def adapt(config: Any, profile: Profile) -> Any:
+    """Fit a `ModelConfig` to the machine that will serve it; the static ones are for a GPU without TensorRT."""
+    if profile == "cpu":
+        config.max_batch_size = min(config.max_batch_size, CPU_MAX_BATCH)
+        del config.model_warmup[:]  # a CPU picks no kernels, so warming up would only delay the start
+        for group in config.instance_group:
+            group.kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
+    elif config.backend == "onnxruntime" and profile == "gpu":
+        accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
+        # No `precision_mode`: onnxruntime then builds a strongly typed network, in the precision of the graph itself.
+        accelerator.parameters.update(
+            {
+                "max_workspace_size_bytes": str(WORKSPACE_BYTES),
+                "trt_engine_cache_enable": "1",  # engines are named after the graph, which is named after its weights
+                "trt_engine_cache_path": ENGINE_CACHE,
+                "trt_timing_cache_enable": "1",
+                "trt_timing_cache_path": ENGINE_CACHE,
+                "trt_profile_min_shapes": "image:1x512x512x3",
+                "trt_profile_opt_shapes": f"image:{max(1, config.max_batch_size // 2)}x512x512x3",
+                "trt_profile_max_shapes": f"image:{config.max_batch_size}x512x512x3",
+            }
+        )
+    elif config.backend == "onnxruntime":
+        config.backend = "tensorrt"
+        config.default_model_filename = ENGINE_FILE
+    return config
+
+
+def max_batch_size(model: str) -> int:
+    """How many faces the static configuration lets a model take at once."""
+    return int(_read_config(static_repository() / model).max_batch_size)
+
+
+def static_repository() -> Path:
+    """Find the static configurations: inside the wheel, or at the top of a checkout.
+
+    Raises:
+        RepositoryError: they are in neither place.
+    """
+    here = Path(__file__).parent
+    for folder in (here / "model_repository", here.parents[1] / "model_repository"):
+        if (folder / "anonymizer" / CONFIG_FILE).is_file():
+            return folder
+    raise RepositoryError(f"the model configurations are missing from {here}: install visard again")
+
+
+def is_repository(folder: Path) -> bool:
+    """Whether a folder was exported by us: all its folders are models that we know, and the main one is there."""
+    known = {static.name for static in static_repository().iterdir()}
+    return (folder / "anonymizer" / CONFIG_FILE).is_file() and all(child.name in known for child in folder.iterdir())
+
+
+def read_passports(repository: Path) -> dict[str, dict[str, Any]]:
+    """Read model → passport of the version that Triton serves, the highest.
+
+    Raises:
+        RepositoryError: the folder is no repository of Visard.
+    """
+    if not repository.is_dir() or not is_repository(repository):
+        raise RepositoryError(f"'{repository}' is not a model repository of Visard: `visard export` makes one")
+    passports = {}
+    for model in EXPORTED_MODELS:
+        newest = max(
+            (path for path in (repository / model).iterdir() if path.name.isdigit()), key=lambda p: int(p.name)
+        )
+        passports[model] = json.loads((newest / PASSPORT_FILE).read_text(encoding="utf-8"))
+    return passports
+
+
+def publish(repository: Path, target: Path) -> None:
+    """Rename a finished repository to its target; one that was there before goes when the new one stands.
+
+    Raises:
+        RepositoryError: the target cannot be replaced.
+    """
+    old = _old(target)
+    try:
+        if target.exists():
+            target.rename(old)
+        try:
+            repository.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+    except OSError as error:
+        raise _not_writable(target, error) from error
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def add_version(repository: Path, model: str, version: Path, report: Callable[[str], None] = lambda line: None) -> int:
+    """Put an exported model beside the versions that a repository has; Triton serves the highest number.
+
+    The old version stays for going back: delete the new folder and restart the server. A server that runs does not
+    take notice before it is restarted, because it does not watch its repository.
+
+    Args:
+        repository: made by `export_repository`.
+        model: one of `EXPORTED_MODELS`.
+        version: has the model and its passport; it is copied.
+        report: takes a line of progress.
+
+    Returns:
+        The number of the new version.
+
+    Raises:
+        RepositoryError: there is no such repository or model, it cannot be written, or it serves engines.
+    """
+    folder = repository / model
+    if model not in EXPORTED_MODELS or not is_repository(repository):
+        raise RepositoryError(f"'{repository}' is not a repository of Visard with a model '{model}': export one first")
+    if _read_config(folder).backend != "onnxruntime":
+        raise RepositoryError(f"'{folder}' serves a TensorRT engine: export the whole repository again")
+    with staging(repository, report) as stage:
+        number = 1 + max(int(child.name) for child in folder.iterdir() if child.name.isdigit())
+        try:
+            shutil.copytree(version, stage / model)
+            (stage / model).rename(folder / str(number))
+        except OSError as error:
+            raise _not_writable(folder, error) from error
+    return number
+
+
+@contextmanager
+def staging(target: Path, report: Callable[[str], None] = lambda line: None) -> Iterator[Path]:
+    """Hold an empty hidden folder beside the target; it is gone afterwards, whatever happened.
+
+    What an export that was killed has left behind is cleaned up first, and said.
+
+    Raises:
+        RepositoryError: the place cannot be written, the target is something else, or another export is at work there.
+    """
+    target = target.absolute()
+    if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or is_repository(target))):
+        raise RepositoryError(f"'{target}' is there and is not a repository of Visard: choose another folder")
+    stage = target.parent / f".{target.name}.visard-new"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        stage.mkdir(exist_ok=True)
+        lock = os.open(stage, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise _not_writable(target, error) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the system when its holder is killed
+        except OSError as error:
+            raise RepositoryError(f"another export to '{target}' is at work: wait for it") from error
+        _recover(stage, target, report)
+        try:
+            yield stage
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def _recover(stage: Path, target: Path, report: Callable[[str], None]) -> None:
+    if _old(target).exists():
+        if target.exists():
+            shutil.rmtree(_old(target))
+        else:  # killed between the two renames of `publish`
+            _old(target).rename(target)
+            report(f"an earlier export was interrupted: the repository before it is back at {target}")
+    left_over = list(stage.iterdir())
+    if left_over:
+        report(f"an earlier export to {target} was interrupted: its unfinished files are removed")
+    for child in left_over:
+        shutil.rmtree(child) if child.is_dir() else child.unlink()
+
+
+def _old(target: Path) -> Path:
+    return target.parent / f".{target.name}.visard-old"
+
+
+def _read_config(folder: Path) -> Any:
+    try:
+        text = (folder / CONFIG_FILE).read_text(encoding="utf-8")
+        return text_format.Parse(text, model_config_pb2.ModelConfig())
+    except (OSError, text_format.ParseError) as error:
+        raise RepositoryError(f"'{folder / CONFIG_FILE}' cannot be read as a model configuration: {error}") from error
+
+
+def _not_writable(path: Path, error: OSError) -> RepositoryError:
+    return RepositoryError(f"'{path}' cannot be written ({error.strerror}): choose another folder or free some space")

@@ -1,0 +1,62 @@
+"""A TensorRT engine from an exported ONNX file, for the GPU of the machine that runs this.
+
+The network is strongly typed: every tensor has the type that the ONNX graph gives it, so the engine is in the
+precision that `visard_export.onnx` has asserted. An engine fits one GPU model and one TensorRT version only. The other
+road, which needs no such file, is the TensorRT accelerator in the configurations of the `gpu` profile.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from visard_errors import ExportError
+from visard_export.networks.pix2pixhd import IMAGE_SIZE
+from visard_export.repository import WORKSPACE_BYTES
+
+
+def build_engine(onnx_path: Path, plan_path: Path, max_batch: int) -> None:
+    """Build an engine; takes minutes for the published generator.
+
+    Args:
+        onnx_path: an exported model, its only input `image`.
+        plan_path: the file to write, `model.plan` for Triton's TensorRT backend; its folder must exist.
+        max_batch: the largest batch that it takes; half of it is what it is optimised for.
+
+    Raises:
+        ExportError: TensorRT is not installed, or rejects the model.
+    """
+    trt = require()
+    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    # TensorRT 11 knows no other kind of network and ignores the flag; 10 needs it, and 8 lacks it.
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
+    if not parser.parse(onnx_path.read_bytes()):
+        reasons = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
+        raise ExportError(f"TensorRT {trt.__version__} cannot read {onnx_path.name}: {reasons}")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
+    profile = builder.create_optimization_profile()
+    batches = (1, max(1, max_batch // 2), max_batch)  # smallest, optimal, largest: 1, 8 and 16 for the generators
+    profile.set_shape("image", *((batch, IMAGE_SIZE, IMAGE_SIZE, 3) for batch in batches))
+    config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise ExportError(f"TensorRT {trt.__version__} could not build {onnx_path.name}: its own log above says why")
+    plan_path.write_bytes(engine)
+
+
+def require() -> Any:
+    """Import TensorRT.
+
+    Raises:
+        ExportError: it is not installed.
+    """
+    try:
+        return importlib.import_module("tensorrt")
+    except ImportError as error:
+        raise ExportError(
+            "building an engine needs TensorRT on a machine with an NVIDIA GPU: pip install 'tensorrt>=10'. "
+            "Without it, the onnxruntime backend runs the same model"
+        ) from error

@@ -1,0 +1,124 @@
+"""An exported model held against its network: the same faces through torch in FP32 and through onnxruntime.
+
+Out of tolerance is an `ExportError`, and nothing is published. This module knows nothing about repositories, and it
+measures sameness, not quality: a bad network passes if it was exported well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from visard_errors import ExportError
+from visard_export.graphs import ClassifierGraph, GeneratorGraph, Precision
+from visard_export.networks.pix2pixhd import IMAGE_SIZE
+
+BATCH = 2  # faces at a time: proves the free batch size, and the published generator's activations still fit
+
+# Grey levels of 0..255. In FP32 two runtimes differ in the order of sums alone: a value on the edge between two levels
+# may fall to the other side. In FP16 the worst of random networks, whose instance norms amplify noise as no trained
+# one's do, was 0.5 on average and 13 at most, with every activation rounded to half: twice that.
+MEAN_GREY = {"fp32": 0.02, "fp16": 1.0}
+MAX_GREY = {"fp32": 2, "fp16": 26}
+# Probabilities.
+MAX_PROBABILITY = {"fp32": 1e-4, "fp16": 0.02}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorParity:
+    """How far an exported generator is from its network, in grey levels."""
+
+    n_faces: int
+    mean_grey: float
+    max_grey: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierParity:
+    """How far an exported classifier is from its network: share of equal decisions, and the widest probability gap."""
+
+    n_faces: int
+    agreement: float
+    max_probability: float
+
+
+Parity = GeneratorParity | ClassifierParity
+
+
+def verify(
+    graph: ClassifierGraph | GeneratorGraph, path: Path, faces: NDArray[np.uint8], precision: Precision
+) -> Parity:
+    """Compare an ONNX file with the FP32 graph that it came from.
+
+    Args:
+        graph: in FP32, whatever the file's precision is.
+        path: the ONNX file.
+        faces: (N, 512, 512, 3) uint8 RGB, aligned; real ones, because noise hides what a face would show.
+        precision: of the file, which chooses the tolerance.
+
+    Returns:
+        The measured figures, within tolerance.
+
+    Raises:
+        ExportError: the file does not run, or its answers are out of tolerance.
+        ValueError: `faces` has another shape or type, or is empty.
+    """
+    if faces.dtype != np.uint8 or faces.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3) or not len(faces):
+        raise ValueError(f"faces must be (N, 512, 512, 3) uint8, got {faces.shape} {faces.dtype}")
+    expected, found = _run_torch(graph, faces), _run_onnx(path, faces)
+    if isinstance(graph, ClassifierGraph):
+        return _classifier_parity(expected, found, precision)
+    return _generator_parity(expected, found, precision)
+
+
+def _generator_parity(expected: NDArray[Any], found: NDArray[Any], precision: Precision) -> GeneratorParity:
+    difference = np.abs(expected.astype(np.int16) - found)
+    parity = GeneratorParity(
+        n_faces=len(expected), mean_grey=round(float(difference.mean()), 5), max_grey=int(difference.max())
+    )
+    if parity.mean_grey > MEAN_GREY[precision] or parity.max_grey > MAX_GREY[precision]:
+        raise ExportError(
+            f"the {precision} generator differs from its network by {parity.mean_grey} grey levels on average and "
+            f"{parity.max_grey} at most, more than {MEAN_GREY[precision]} and {MAX_GREY[precision]}: "
+            + _advice(precision)
+        )
+    return parity
+
+
+def _classifier_parity(expected: NDArray[Any], found: NDArray[Any], precision: Precision) -> ClassifierParity:
+    gap = float(np.abs(expected - found).max())
+    agreement = float((expected.argmax(1) == found.argmax(1)).mean())
+    if not gap <= MAX_PROBABILITY[precision]:  # written so that NaN fails
+        raise ExportError(
+            f"the {precision} classifier differs from its network by a probability of {gap:.6f}, more than "
+            f"{MAX_PROBABILITY[precision]}: " + _advice(precision)
+        )
+    return ClassifierParity(n_faces=len(expected), agreement=agreement, max_probability=round(gap, 7))
+
+
+def _advice(precision: Precision) -> str:
+    return "export it in fp32" if precision == "fp16" else "its export is broken; another version of torch may help"
+
+
+def _run_torch(graph: nn.Module, faces: NDArray[np.uint8]) -> NDArray[Any]:
+    with torch.inference_mode():
+        answers = [graph(torch.from_numpy(faces[i : i + BATCH])).numpy() for i in range(0, len(faces), BATCH)]
+    return np.concatenate(answers)
+
+
+def _run_onnx(path: Path, faces: NDArray[np.uint8]) -> NDArray[Any]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        answers = [session.run(None, {"image": faces[i : i + BATCH]})[0] for i in range(0, len(faces), BATCH)]
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        raise ExportError(f"onnxruntime {onnxruntime.__version__} cannot run the exported model: {error}") from error
+    return np.concatenate(answers)

@@ -1,0 +1,154 @@
+"""The ONNX files: names, types, free batch, precision, and the same bytes every time."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from small_models import SMALL_CLASSIFIER, aligned_faces, small_generator
+from visard_errors import ExportError
+from visard_export.graphs import build_graph
+from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
+from visard_export.networks.resnet18 import ResNet18
+from visard_export.onnx import OPSET, check_precision, export_onnx, precision_histogram
+
+
+def small_network(kind: str) -> ResNet18 | Pix2PixHDGenerator:
+    torch.manual_seed(0)
+    if kind == "classifier":
+        return ResNet18(SMALL_CLASSIFIER).eval()
+    network = Pix2PixHDGenerator(small_generator(kind)).eval()
+    if kind == "warp":
+        torch.nn.init.normal_(network.model[-1].weight, 0, 0.01)
+    return network
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> dict[tuple[str, str], Path]:
+    """All kinds of graph in both precisions: (kind, precision) → file."""
+    folder = tmp_path_factory.mktemp("onnx")
+    files = {}
+    for kind in ("classifier", "image", "warp"):
+        for precision in ("fp32", "fp16"):
+            files[kind, precision] = folder / f"{kind}_{precision}.onnx"
+            export_onnx(build_graph(small_network(kind), precision), files[kind, precision])
+    return files
+
+
+KINDS = pytest.mark.parametrize("kind", ["classifier", "image", "warp"])
+PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "fp16"])
+
+
+@KINDS
+@PRECISIONS
+def test_names_types_and_opset(exported, kind, precision):
+    model = onnx.load(exported[kind, precision])
+    (image,), (output,) = model.graph.input, model.graph.output
+    dims = [dim.dim_param or dim.dim_value for dim in image.type.tensor_type.shape.dim]
+    assert (image.name, image.type.tensor_type.elem_type) == ("image", onnx.TensorProto.UINT8)
+    assert dims == ["batch", 512, 512, 3]
+    assert output.name == ("gender" if kind == "classifier" else "swapped")
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
+    assert not model.functions
+
+
+@KINDS
+@PRECISIONS
+def test_batch_size_is_free(exported, kind, precision):
+    session = onnxruntime.InferenceSession(exported[kind, precision], providers=["CPUExecutionProvider"])
+    faces = np.concatenate([aligned_faces(), aligned_faces()[:1, ::-1]])
+    together = session.run(None, {"image": faces})[0]
+    assert together.shape == ((3, 2) if kind == "classifier" else (3, 512, 512, 3))
+    assert together.dtype == (np.float32 if kind == "classifier" else np.uint8)
+    for i in range(3):
+        alone = session.run(None, {"image": faces[i : i + 1]})[0]
+        np.testing.assert_allclose(alone[0].astype(float), together[i].astype(float), atol=1)
+    assert not np.array_equal(together[0], together[1])
+
+
+@KINDS
+def test_fp32_is_fp32_everywhere(exported, kind):
+    histogram = precision_histogram(onnx.load(exported[kind, "fp32"]))
+    assert "FLOAT16" not in histogram["initializers"]
+    assert all(set(counts) == {"FLOAT"} for counts in histogram["compute"].values())
+
+
+@pytest.mark.parametrize(("kind", "convolutions", "norms"), [("image", 6, 7), ("warp", 6, 7)])
+def test_fp16_generator_convolves_in_half_and_normalises_in_float32(exported, kind, convolutions, norms):
+    model = onnx.load(exported[kind, "fp16"])
+    compute = precision_histogram(model)["compute"]
+    assert compute["Conv"] == {"FLOAT16": convolutions}
+    assert compute["ConvTranspose"] == {"FLOAT16": 2}
+    assert compute["InstanceNormalization"] == {"FLOAT": norms}
+    if kind == "warp":
+        assert compute["GridSample"] == compute["Resize"] == {"FLOAT": 1}
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    weights = [node.input[1] for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")]
+    assert len(weights) == convolutions + 2
+    assert {types[weight] for weight in weights} == {onnx.TensorProto.FLOAT16}
+
+
+def test_fp16_classifier_resizes_and_decides_in_float32(exported):
+    compute = precision_histogram(onnx.load(exported["classifier", "fp16"]))["compute"]
+    assert compute["Conv"] == {"FLOAT16": 20}
+    assert compute["Gemm"] == {"FLOAT16": 1}
+    assert compute["MatMul"] == {"FLOAT": 2}
+    assert compute["Softmax"] == {"FLOAT": 1}
+
+
+@pytest.mark.parametrize(("really", "called"), [("fp32", "fp16"), ("fp16", "fp32")])
+@KINDS
+def test_precision_is_not_taken_on_trust(exported, kind, really, called):
+    with pytest.raises(ExportError, match=f"the {called} graph computes Conv in"):
+        check_precision(precision_histogram(onnx.load(exported[kind, really])), called)
+
+
+def test_half_precision_statistics_are_refused():
+    compute = {"Conv": {"FLOAT16": 3}, "InstanceNormalization": {"FLOAT": 2, "FLOAT16": 1}}
+    with pytest.raises(ExportError, match="InstanceNormalization"):
+        check_precision({"initializers": {}, "compute": compute}, "fp16")
+
+
+@KINDS
+@PRECISIONS
+def test_uint8_is_only_cast(exported, kind, precision):
+    # TensorRT has uint8 at the borders of a network and nowhere inside.
+    model = onnx.shape_inference.infer_shapes(onnx.load(exported[kind, precision]))
+    graph = model.graph
+    values = [*graph.input, *graph.value_info, *graph.output]
+    bytes_ = {value.name for value in values if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8}
+    assert bytes_ == ({"image"} if kind == "classifier" else {"image", "swapped"})
+    touching = [node for node in graph.node if bytes_ & {*node.input, *node.output}]
+    assert {node.op_type for node in touching} == {"Cast"}
+
+
+def test_same_graph_gives_the_same_bytes(exported, tmp_path):
+    export_onnx(build_graph(small_network("warp"), "fp16"), tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == exported["warp", "fp16"].read_bytes()
+
+
+def test_engines_of_other_weights_are_cached_under_another_name(exported, tmp_path):
+    network = small_network("warp")
+    network.model[1].bias.data[0] += 1
+    export_onnx(build_graph(network), tmp_path / "other.onnx")
+    assert onnx.load(tmp_path / "other.onnx").graph.name != onnx.load(exported["warp", "fp32"]).graph.name
+
+
+@KINDS
+def test_nothing_about_the_exporting_machine_is_told(exported, kind):
+    content = exported[kind, "fp32"].read_bytes()
+    for trace in (str(Path(__file__).parents[1]).encode(), b"site-packages", b".py", b"stack_trace"):
+        assert trace not in content
+
+
+def test_export_is_silent(tmp_path, capfd, caplog):
+    with caplog.at_level(logging.WARNING):
+        export_onnx(build_graph(small_network("image")), tmp_path / "model.onnx")
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records

@@ -1,0 +1,350 @@
+"""A model repository appears whole or not at all, with configurations that fit the machine."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from small_models import aligned_faces, small_checkpoints
+from visard.wire import MODELS
+from visard_errors import CheckpointError, ExportError, RepositoryError
+from visard_export import verify
+from visard_export.checkpoints import sha256_of
+from visard_export.demo import CheckpointPaths, demo_checkpoints
+from visard_export.export import export_repository, export_version
+from visard_export.repository import EXPORTED_MODELS, add_version, assemble, publish, staging
+
+KIND_CPU = model_config_pb2.ModelInstanceGroup.KIND_CPU
+KIND_GPU = model_config_pb2.ModelInstanceGroup.KIND_GPU
+
+
+@pytest.fixture(scope="session")
+def paths(tmp_path_factory) -> CheckpointPaths:
+    return small_checkpoints(tmp_path_factory.mktemp("checkpoints"))
+
+
+def export(target: Path, paths: CheckpointPaths, **options) -> list[str]:
+    lines: list[str] = []
+    export_repository(
+        target,
+        classifier=paths.classifier,
+        to_male=paths.to_male,
+        to_female=paths.to_female,
+        faces=aligned_faces(),
+        report=lines.append,
+        **options,
+    )
+    return lines
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory, paths) -> Path:
+    """A repository in FP16, exported for real."""
+    target = tmp_path_factory.mktemp("exported") / "repository"
+    export(target, paths, precision="fp16")
+    return target
+
+
+def fake_versions(folder: Path) -> Path:
+    """Stand-ins for exported models, where only the files' whereabouts matter."""
+    for model in EXPORTED_MODELS:
+        (folder / model).mkdir(parents=True)
+        (folder / model / "model.onnx").write_bytes(model.encode())
+        (folder / model / "passport.json").write_text("{}")
+    return folder
+
+
+def fake_repository(target: Path, profile: str = "cpu") -> Path:
+    with staging(target) as stage:
+        assemble(fake_versions(stage / "versions"), stage / "repository", profile=profile)
+        publish(stage / "repository", target)
+    return target
+
+
+def read_config(repository: Path, model: str):
+    return text_format.Parse((repository / model / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# The whole way
+
+
+def test_exported_models_keep_the_contract(exported):
+    for model in EXPORTED_MODELS:
+        config = read_config(exported, model)
+        session = onnxruntime.InferenceSession(
+            exported / model / "1" / "model.onnx", providers=["CPUExecutionProvider"]
+        )
+        for ours, theirs, graph in (
+            (MODELS[model].inputs, config.input, session.get_inputs()),
+            (MODELS[model].outputs, config.output, session.get_outputs()),
+        ):
+            assert [spec.name for spec in ours] == [tensor.name for tensor in theirs] == [node.name for node in graph]
+            assert [spec.shape for spec in ours] == [tuple(tensor.dims) for tensor in theirs]
+            assert [list(spec.shape) for spec in ours] == [node.shape[1:] for node in graph]
+            kinds = {"UINT8": "tensor(uint8)", "FP32": "tensor(float)"}
+            assert [kinds[spec.datatype] for spec in ours] == [node.type for node in graph]
+
+
+def test_exported_generator_does_something_mild(exported):
+    path = exported / "generator_to_male" / "1" / "model.onnx"
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    faces = aligned_faces()
+    difference = np.abs(session.run(None, {"image": faces})[0].astype(int) - faces)
+    assert 1 < difference.mean() < 30
+
+
+def test_passport_tells_where_a_model_comes_from(exported, paths):
+    passport = json.loads((exported / "generator_to_male" / "1" / "passport.json").read_text())
+    assert passport["checkpoint"] == "to_male.safetensors"
+    assert passport["checkpoint_sha256"] == sha256_of(paths.to_male)
+    assert passport["model_sha256"] == sha256_of(exported / "generator_to_male" / "1" / "model.onnx")
+    assert passport["trained"] is False
+    assert passport["architecture"]["head"] == "warp"
+    assert passport["precision_histogram"]["compute"]["Conv"] == {"FLOAT16": 6}
+    assert passport["parity"].keys() == {"fp32", "fp16"}
+    assert passport["parity"]["fp32"]["mean_grey"] <= 0.02
+    assert passport["created"].endswith("+00:00")
+    assert passport["versions"].keys() == {"visard", "torch", "onnx", "onnxruntime"}
+    assert str(paths.to_male.parent) not in json.dumps(passport)
+
+
+def test_new_weights_become_the_next_version(exported, paths, tmp_path):
+    before = contents(exported)
+    number = export_version(exported, "generator_to_male", paths.to_female, faces=aligned_faces())
+    assert number == 2
+    passport = json.loads((exported / "generator_to_male" / "2" / "passport.json").read_text())
+    assert passport["checkpoint"] == "to_female.safetensors"
+    after = contents(exported)
+    assert {name: after[name] for name in before} == before
+
+
+def test_out_of_tolerance_publishes_nothing(tmp_path, paths, monkeypatch):
+    monkeypatch.setitem(verify.MEAN_GREY, "fp32", -1.0)
+    with pytest.raises(ExportError, match="differs from its network"):
+        export(tmp_path / "repository", paths)
+    assert not list(tmp_path.iterdir())
+
+
+def test_refused_checkpoint_publishes_nothing(tmp_path, paths):
+    wrong = CheckpointPaths(classifier=paths.classifier, to_male=paths.classifier, to_female=paths.to_female)
+    with pytest.raises(CheckpointError, match="is not a pix2pixhd checkpoint"):
+        export(tmp_path / "repository", wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_demo_checkpoints_are_there(tmp_path):
+    paths = demo_checkpoints(tmp_path)
+    assert all(path.is_file() for path in (paths.classifier, paths.to_male, paths.to_female))
+
+
+# Configurations
+
+
+@pytest.fixture(scope="module", params=["cpu", "gpu", "tensorrt"])
+def profiled(request, tmp_path_factory) -> tuple[str, Path]:
+    return request.param, fake_repository(tmp_path_factory.mktemp(request.param) / "repository", request.param)
+
+
+def test_every_model_has_a_configuration_and_a_version(profiled):
+    _, repository = profiled
+    assert {folder.name for folder in repository.iterdir()} == {*MODELS, "passport"}
+    for folder in repository.iterdir():
+        assert (folder / "config.pbtxt").is_file()
+        assert (folder / "1").is_dir()
+    for model in EXPORTED_MODELS:
+        assert (repository / model / "1" / "model.onnx").read_bytes() == model.encode()
+
+
+def test_cpu_profile(tmp_path):
+    repository = fake_repository(tmp_path / "repository")
+    for model in MODELS:
+        config = read_config(repository, model)
+        assert config.max_batch_size == 4
+        assert not config.model_warmup
+        assert all(group.kind == KIND_CPU for group in config.instance_group)
+        assert not config.HasField("optimization")
+    assert read_config(repository, "passport").max_batch_size == 0  # no batching stays no batching
+    assert read_config(repository, "generator_to_male").backend == "onnxruntime"
+
+
+def test_gpu_profile(tmp_path):
+    repository = fake_repository(tmp_path / "repository", "gpu")
+    for model in EXPORTED_MODELS:
+        config = read_config(repository, model)
+        assert [group.kind for group in config.instance_group] == [KIND_GPU]
+        assert config.model_warmup
+        (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+        assert accelerator.name == "tensorrt"
+        assert accelerator.parameters["trt_profile_max_shapes"] == f"image:{config.max_batch_size}x512x512x3"
+        assert "precision_mode" not in accelerator.parameters
+    router = read_config(repository, "gender_router")
+    assert [group.kind for group in router.instance_group] == [KIND_CPU]
+    assert not router.HasField("optimization")
+
+
+def test_tensorrt_profile(tmp_path):
+    config = read_config(fake_repository(tmp_path / "repository", "tensorrt"), "generator_to_male")
+    assert (config.backend, config.default_model_filename) == ("tensorrt", "model.plan")
+
+
+def test_queues_and_limits_survive_every_profile(profiled):
+    _, repository = profiled
+    for model in EXPORTED_MODELS:
+        policy = read_config(repository, model).dynamic_batching.default_queue_policy
+        assert policy.max_queue_size > 0
+        assert policy.default_timeout_microseconds > 0
+        assert policy.allow_timeout_override
+    steps = read_config(repository, "anonymizer").ensemble_scheduling.step
+    assert [step.model_name for step in steps] == ["gender_classifier", "gender_router", "gender_classifier"]
+
+
+def test_no_ensemble_takes_more_than_its_steps(profiled):
+    _, repository = profiled
+    for model in ("anonymizer", "anonymizer_to_male", "anonymizer_to_female"):
+        config = read_config(repository, model)
+        for step in config.ensemble_scheduling.step:
+            assert config.max_batch_size <= read_config(repository, step.model_name).max_batch_size
+
+
+# Whole or not at all
+
+
+def test_export_replaces_an_earlier_repository(tmp_path):
+    target = fake_repository(tmp_path / "repository")
+    (target / "generator_to_male" / "1" / "model.onnx").write_bytes(b"old")
+    fake_repository(target)
+    assert (target / "generator_to_male" / "1" / "model.onnx").read_bytes() == b"generator_to_male"
+    assert [path.name for path in tmp_path.iterdir()] == ["repository"]
+
+
+def test_failure_leaves_the_earlier_repository(tmp_path, paths):
+    target = fake_repository(tmp_path / "repository")
+    before = contents(target)
+    missing = CheckpointPaths(classifier=paths.classifier, to_male=paths.to_male, to_female=tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        export(target, missing)
+    assert contents(target) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["repository"]
+
+
+def test_folder_of_something_else_is_left_alone(tmp_path, paths):
+    (tmp_path / "holiday").mkdir()
+    (tmp_path / "holiday" / "photo.jpg").write_bytes(b"precious")
+    with pytest.raises(RepositoryError, match="is not a repository of Visard"):
+        export(tmp_path / "holiday", paths)
+    assert contents(tmp_path) == {"holiday/photo.jpg": b"precious"}
+
+
+def test_repository_with_a_foreign_model_is_left_alone(tmp_path):
+    target = fake_repository(tmp_path / "repository")
+    (target / "my_model").mkdir()
+    with pytest.raises(RepositoryError, match="is not a repository of Visard"):
+        fake_repository(target)
+    assert (target / "my_model").is_dir()
+
+
+def test_file_in_the_place_of_the_target(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(RepositoryError, match="is not a repository of Visard"), staging(tmp_path / "file"):
+        pass
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_empty_folder_is_a_fine_target(tmp_path):
+    (tmp_path / "repository").mkdir()
+    assert (fake_repository(tmp_path / "repository") / "anonymizer").is_dir()
+
+
+@pytest.mark.parametrize("place", ["under_a_file", "proc"])
+def test_unwritable_target_is_said_before_any_work(tmp_path, paths, place):
+    (tmp_path / "file").write_text("")
+    target = {"under_a_file": tmp_path / "file" / "repository", "proc": Path("/proc/visard")}[place]
+    with pytest.raises(RepositoryError, match="cannot be written"):
+        export(target, paths)
+
+
+def test_relative_target(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert (fake_repository(Path("repository")) / "anonymizer").is_dir()
+
+
+def test_killed_export_is_recognised_and_cleaned(tmp_path):
+    target = tmp_path / "repository"
+    code = (
+        "import os, signal, sys; from pathlib import Path; from visard_export.repository import staging\n"
+        "with staging(Path(sys.argv[1])) as stage:\n"
+        "    (stage / 'model.onnx').write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(target)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not target.exists()
+    assert [path.read_bytes() for path in tmp_path.rglob("*.onnx")] == [b"half"]
+    lines: list[str] = []
+    with staging(target, lines.append) as stage:
+        assert not list(stage.iterdir())
+    assert lines == [f"an earlier export to {target} was interrupted: its unfinished files are removed"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_export_killed_between_its_two_renames_is_undone(tmp_path):
+    target = fake_repository(tmp_path / "repository")
+    before = contents(target)
+    target.rename(tmp_path / ".repository.visard-old")
+    lines: list[str] = []
+    with staging(target, lines.append):
+        assert contents(target) == before
+    assert "is back" in lines[0]
+
+
+def test_two_exports_do_not_meet(tmp_path):
+    with staging(tmp_path / "repository") as stage:
+        (stage / "mine").write_text("")
+        with pytest.raises(RepositoryError, match="another export"), staging(tmp_path / "repository"):
+            pass
+        assert (stage / "mine").exists()
+
+
+# Versions
+
+
+def test_versions_count_up(tmp_path):
+    target = fake_repository(tmp_path / "repository")
+    version = fake_versions(tmp_path / "new") / "gender_classifier"
+    (version / "model.onnx").write_bytes(b"new")
+    assert add_version(target, "gender_classifier", version) == 2
+    assert add_version(target, "gender_classifier", version) == 3
+    assert (target / "gender_classifier" / "1" / "model.onnx").read_bytes() == b"gender_classifier"
+    assert (target / "gender_classifier" / "3" / "model.onnx").read_bytes() == b"new"
+    assert {path.name for path in tmp_path.iterdir()} == {"new", "repository"}
+
+
+@pytest.mark.parametrize("model", ["gender_router", "nothing", "../elsewhere"])
+def test_version_of_no_exported_model_is_refused(tmp_path, model):
+    target = fake_repository(tmp_path / "repository")
+    with pytest.raises(RepositoryError, match="not a repository of Visard with a model"):
+        add_version(target, model, tmp_path)
+
+
+def test_version_without_a_repository_is_refused(tmp_path):
+    with pytest.raises(RepositoryError, match="export one first"):
+        add_version(tmp_path / "none", "gender_classifier", tmp_path)
+
+
+def test_version_beside_an_engine_is_refused(tmp_path):
+    target = fake_repository(tmp_path / "repository", "tensorrt")
+    with pytest.raises(RepositoryError, match="TensorRT engine"):
+        add_version(target, "gender_classifier", tmp_path)

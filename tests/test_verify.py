@@ -1,0 +1,113 @@
+"""Verification passes a faithful export and stops every other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from small_models import SMALL_CLASSIFIER, aligned_faces, small_generator
+from visard_errors import ExportError
+from visard_export.graphs import ClassifierGraph, GeneratorGraph
+from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
+from visard_export.networks.resnet18 import ResNet18
+from visard_export.onnx import export_onnx
+from visard_export.verify import verify
+
+
+@pytest.fixture(scope="module")
+def generator() -> Pix2PixHDGenerator:
+    torch.manual_seed(0)
+    network = Pix2PixHDGenerator(small_generator("image"))
+    # Strong contrast, so that differences are grey levels and not fractions of one.
+    torch.nn.init.normal_(network.model[-2].weight, 0, 0.1)
+    return network
+
+
+@pytest.fixture(scope="module")
+def classifier() -> ResNet18:
+    torch.manual_seed(0)
+    return ResNet18(SMALL_CLASSIFIER).eval()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, generator, classifier) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("verify")
+    graphs = {
+        "generator_fp32": GeneratorGraph(generator),
+        "generator_fp16": GeneratorGraph(generator, "fp16"),
+        "classifier_fp32": ClassifierGraph(classifier),
+        "classifier_fp16": ClassifierGraph(classifier, "fp16"),
+    }
+    for name, graph in graphs.items():
+        export_onnx(graph, folder / f"{name}.onnx")
+    return {name: folder / f"{name}.onnx" for name in graphs}
+
+
+def tampered(path: Path, folder: Path, scale: float) -> Path:
+    """Multiply the first convolution's weights, which the file's readers cannot see."""
+    model = onnx.load(path)
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("1.weight") and tensor.dims[2:])
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(scale), weight.name))
+    onnx.save(model, folder / "tampered.onnx")
+    return folder / "tampered.onnx"
+
+
+def test_faithful_generator(files, generator):
+    graph = GeneratorGraph(generator)
+    fp32 = verify(graph, files["generator_fp32"], aligned_faces(), "fp32")
+    fp16 = verify(graph, files["generator_fp16"], aligned_faces(), "fp16")
+    assert fp32.n_faces == 2
+    assert fp32.mean_grey <= 0.02
+    assert fp32.max_grey <= 2
+    assert fp32.mean_grey < fp16.mean_grey <= 1  # half precision is seen, and mild
+
+
+def test_faithful_classifier(files, classifier):
+    graph = ClassifierGraph(classifier)
+    fp32 = verify(graph, files["classifier_fp32"], aligned_faces(), "fp32")
+    fp16 = verify(graph, files["classifier_fp16"], aligned_faces(), "fp16")
+    assert fp32.agreement == fp16.agreement == 1
+    assert fp32.max_probability < 1e-5
+    assert fp32.max_probability < fp16.max_probability < 0.02
+
+
+def test_half_precision_does_not_pass_for_fp32(files, generator):
+    with pytest.raises(ExportError, match="fp32 generator differs"):
+        verify(GeneratorGraph(generator), files["generator_fp16"], aligned_faces(), "fp32")
+
+
+def test_tampered_generator(files, generator, tmp_path):
+    path = tampered(files["generator_fp32"], tmp_path, -1.0)
+    with pytest.raises(ExportError, match=r"differs from its network by .* grey levels on average"):
+        verify(GeneratorGraph(generator), path, aligned_faces(), "fp16")
+
+
+def test_tampered_classifier(files, classifier, tmp_path):
+    path = tampered(files["classifier_fp32"], tmp_path, 1.5)
+    with pytest.raises(ExportError, match="differs from its network by a probability of"):
+        verify(ClassifierGraph(classifier), path, aligned_faces(), "fp32")
+
+
+def test_numbers_that_are_none(files, classifier, tmp_path):
+    path = tampered(files["classifier_fp32"], tmp_path, float("nan"))
+    with pytest.raises(ExportError, match="probability of nan"):
+        verify(ClassifierGraph(classifier), path, aligned_faces(), "fp16")
+
+
+def test_file_that_does_not_run(generator, tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(ExportError, match="cannot run the exported model"):
+        verify(GeneratorGraph(generator), tmp_path / "model.onnx", aligned_faces(), "fp32")
+
+
+@pytest.mark.parametrize(
+    "faces", [np.zeros((0, 512, 512, 3), np.uint8), np.zeros((1, 256, 256, 3), np.uint8), np.zeros((1, 512, 512, 3))]
+)
+def test_other_faces_are_refused(files, generator, faces):
+    with pytest.raises(ValueError, match=r"faces must be \(N, 512, 512, 3\) uint8"):
+        verify(GeneratorGraph(generator), files["generator_fp32"], faces, "fp32")
