@@ -1,0 +1,149 @@
+"""Images per second through the served ensemble, beside what the same graphs reach without a server.
+
+The ceiling is a bare loop over the ensemble's three graphs (classifier, generator, classifier) with onnxruntime in
+one process, on as many threads as the machine has cores, the faster of two layouts: every graph on all cores, one
+image after another, or one image per core, each graph on one thread. The server, the client that loads it and the
+bare loop share the same cores and take turns within one run, so that a slow minute of the machine slows both.
+
+Prints medians and the ratio; the last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from visard import AsyncClient, Client, Connection, Options
+from visard.cli import SAMPLE_PHOTO, demo_models
+from visard.pipeline import prepare
+from visard_server.triton import TritonServer
+
+CORES = len(os.sched_getaffinity(0))
+MODELS = ("gender_classifier", "generator_to_male", "generator_to_female")
+
+
+def load(repository: Path, threads: int) -> dict[str, onnxruntime.InferenceSession]:
+    """One session per graph, from the very files that the server has loaded."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return {
+        model: onnxruntime.InferenceSession(
+            max((repository / model).glob("*/model.onnx")), options, providers=["CPUExecutionProvider"]
+        )
+        for model in MODELS
+    }
+
+
+def bare_image(sessions: dict[str, onnxruntime.InferenceSession], image: np.ndarray) -> None:
+    """One image through the three graphs."""
+    (gender,) = sessions["gender_classifier"].run(None, {"image": image})
+    generator = "generator_to_male" if gender[0, 0] >= gender[0, 1] else "generator_to_female"
+    (swapped,) = sessions[generator].run(None, {"image": image})
+    sessions["gender_classifier"].run(None, {"image": swapped})
+
+
+def bare(repository: Path, image: np.ndarray, seconds: float, workers: int) -> float:
+    """Images per second of `workers` loops that share the cores."""
+    sessions = [load(repository, CORES // workers) for _ in range(workers)]
+    for session in sessions:
+        bare_image(session, image)
+    counts = [0] * workers
+    start = time.perf_counter()
+
+    def loop(worker: int) -> None:
+        while time.perf_counter() - start < seconds:
+            bare_image(sessions[worker], image)
+            counts[worker] += 1
+
+    threads = [threading.Thread(target=loop, args=(worker,)) for worker in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / (time.perf_counter() - start)
+
+
+async def served(url: str, image: np.ndarray, seconds: float, in_flight: int) -> tuple[float, list[float]]:
+    """Images per second with `in_flight` callers, each sending its next face when the last one is back."""
+    latencies: list[float] = []
+    async with AsyncClient(Connection(url=url, max_in_flight=in_flight)) as client:
+        await client.swap(image)
+        start = time.perf_counter()
+
+        async def caller() -> None:
+            while (sent := time.perf_counter()) - start < seconds:
+                await client.swap(image)
+                latencies.append(time.perf_counter() - sent)
+
+        await asyncio.gather(*(caller() for _ in range(in_flight)))
+        return len(latencies) / (time.perf_counter() - start), latencies
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, help="model repository; the demo models by default")
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of each measurement (default 5)")
+    parser.add_argument("--repeats", type=int, default=5, help="how often all take turns (default 5)")
+    parser.add_argument("--in-flight", type=int, default=8, help="faces under way at once (default 8)")
+    arguments = parser.parse_args()
+
+    image = prepare(SAMPLE_PHOTO, Options()).aligned
+    repository = arguments.models or demo_models()
+    start = time.perf_counter()
+    with TritonServer(repository) as server:
+        ready_s = time.perf_counter() - start
+        start = time.perf_counter()
+        with Client(server.grpc_url) as client:
+            client.swap(image)
+        first_s = time.perf_counter() - start
+        layouts: dict[int, list[float]] = {1: [], CORES: []}
+        rates: list[float] = []
+        latencies: list[float] = []
+        for repeat in range(arguments.repeats):
+            for workers, rate in layouts.items():
+                rate.append(bare(repository, image, arguments.seconds, workers))
+            rate_served, latency = asyncio.run(served(server.grpc_url, image, arguments.seconds, arguments.in_flight))
+            rates.append(rate_served)
+            latencies += latency
+            best = max(rate[-1] for rate in layouts.values())
+            print(f"repeat {repeat + 1}: served {rates[-1]:6.2f}/s   bare {best:6.2f}/s   {rates[-1] / best:.1%}")
+
+    bares = [max(pair) for pair in zip(*layouts.values(), strict=True)]
+    ratio = statistics.median(a / b for a, b in zip(rates, bares, strict=True))
+    p50, p99 = np.percentile(latencies, [50, 99]) * 1000
+    print(f"\nserver ready in {ready_s:.2f} s, first request after {first_s:.2f} s")
+    for workers, rate in layouts.items():
+        print(f"bare, {workers} at once on {CORES // workers} thread(s): {statistics.median(rate):6.2f} images/s")
+    print(f"served, {arguments.in_flight} in flight:        {statistics.median(rates):6.2f} images/s")
+    print(f"served over bare: {ratio:.1%}   latency p50 {p50:.0f} ms, p99 {p99:.0f} ms")
+    print(
+        json.dumps(
+            {
+                "images_per_second": round(statistics.median(rates), 2),
+                "bare_images_per_second": round(statistics.median(bares), 2),
+                "served_over_bare": round(ratio, 4),
+                "p99_ms": round(float(p99), 1),
+                "ready_s": round(ready_s, 2),
+                "environment": {
+                    "machine": f"{platform.processor() or platform.machine()}, {CORES} cores",
+                    "python": platform.python_version(),
+                    "onnxruntime": onnxruntime.__version__,
+                    "date": time.strftime("%Y-%m-%d"),
+                },
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

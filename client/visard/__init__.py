@@ -1,0 +1,67 @@
+"""Visard: anonymises faces in photographs by swapping their apparent gender.
+
+    import visard
+
+    with visard.Client("127.0.0.1:8001") as client:
+        result = client.anonymize("photo.jpg")
+        result.save("anonymised.jpg")
+
+Importing this package loads neither torch nor dlib; dlib comes with the first photo.
+"""
+
+from visard.client import AsyncClient, Client, Connection
+from visard.pipeline import Options
+from visard.result import ApparentGender, FaceResult, Outcome, Result
+from visard.wire import Swap
+from visard_errors import (
+    CheckpointError,
+    CorruptPhoto,
+    DeadlineExceeded,
+    ExportError,
+    FaceTooSmall,
+    MissingExtra,
+    NoFace,
+    Overloaded,
+    PermissionDenied,
+    PhotoError,
+    PhotoTooLarge,
+    RepositoryError,
+    ServerError,
+    ServerRefused,
+    ServerUnavailable,
+    UncertainGender,
+    UnreadablePhoto,
+    UnsupportedFormat,
+    VisardError,
+)
+
+__all__ = [
+    "ApparentGender",
+    "AsyncClient",
+    "CheckpointError",
+    "Client",
+    "Connection",
+    "CorruptPhoto",
+    "DeadlineExceeded",
+    "ExportError",
+    "FaceResult",
+    "FaceTooSmall",
+    "MissingExtra",
+    "NoFace",
+    "Options",
+    "Outcome",
+    "Overloaded",
+    "PermissionDenied",
+    "PhotoError",
+    "PhotoTooLarge",
+    "RepositoryError",
+    "Result",
+    "ServerError",
+    "ServerRefused",
+    "ServerUnavailable",
+    "Swap",
+    "UncertainGender",
+    "UnreadablePhoto",
+    "UnsupportedFormat",
+    "VisardError",
+]

@@ -1,0 +1,449 @@
+"""The command line: `visard swap`, `serve`, `export`, `check` and `demo`.
+
+Says what happens and draws tables; the work is done by the packages it calls. It is the one place that reaches
+sideways into `visard_server` and `visard_export`, when a command needs them, so that the SDK never loads torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import sys
+import tempfile
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module, metadata, util
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import numpy as np
+import typer
+from platformdirs import user_cache_path
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from visard import report
+from visard.client import Client, Connection
+from visard.pipeline import Options, prepare
+from visard_errors import (
+    CheckpointError,
+    ExportError,
+    MissingExtra,
+    PhotoError,
+    RepositoryError,
+    ServerError,
+    UnreadablePhoto,
+    VisardError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from visard.result import Result
+    from visard_server.triton import TritonServer
+
+SAMPLE_PHOTO = Path(__file__).parent / "data" / "astronaut.jpg"  # NASA, public domain
+
+# What a script needs to know of a failure; the first failed photo decides where there are several.
+EXIT_CODES: dict[type[VisardError], int] = {
+    PhotoError: 3,
+    ServerError: 4,
+    CheckpointError: 5,
+    ExportError: 5,
+    RepositoryError: 6,
+    MissingExtra: 7,
+}
+_EXIT_HELP = (
+    "Exit codes: 0 done · 1 a defect in Visard · 2 wrong usage · 3 a photo could not be anonymised · 4 the server did "
+    "not answer · 5 a checkpoint or its export was refused · 6 the model repository cannot be used · 7 an optional "
+    "part is not installed · 130 interrupted."
+)
+
+app = typer.Typer(
+    name="visard",
+    help="Anonymise faces in photographs by swapping their apparent gender.",
+    epilog=_EXIT_HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # they print local variables, and ours hold faces
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+_out = Console()
+_err = Console(stderr=True)
+
+_Models = Annotated[
+    Path | None,
+    typer.Option(
+        "--models", envvar="VISARD_MODELS", help="Model repository to serve for this run; the demo models by default."
+    ),
+]
+
+
+@app.command(epilog="Example: visard swap family.jpg -o anonymised/ --identity --side-by-side")
+def swap(
+    photos: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP photos.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File for one photo (.jpg, .png, .webp), else a folder.")
+    ],
+    server: Annotated[
+        str | None,
+        typer.Option(envvar="VISARD_SERVER", help="host:port of a running server; without it one is started here."),
+    ] = None,
+    models: _Models = None,
+    direction: Annotated[
+        Literal["opposite", "to_male", "to_female"],
+        typer.Option(help="Swap to the opposite of each face's apparent gender, or all faces one way."),
+    ] = "opposite",
+    faces: Annotated[
+        Literal["all", "largest"], typer.Option(help="'largest' leaves every other face visible.")
+    ] = "all",
+    min_confidence: Annotated[
+        float, typer.Option(min=0.5, max=1.0, help="Withhold a photo whose apparent gender is less certain than this.")
+    ] = 0.5,
+    detector: Annotated[
+        Literal["hog", "cnn"], typer.Option(help="dlib's face detector; 'cnn' finds more poses, much more slowly.")
+    ] = "hog",
+    crops: Annotated[bool, typer.Option("--crops", help="Save the generated faces alone, 512×512 each.")] = False,
+    identity: Annotated[
+        bool, typer.Option("--identity", help="Also measure whether a face recogniser would still match.")
+    ] = False,
+    side_by_side: Annotated[
+        bool, typer.Option("--side-by-side", help="Also save before and after in one picture (shows the original!).")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per photo on standard output.")] = False,
+    tls: Annotated[bool, typer.Option("--tls", help="Encrypt the connection to --server.")] = False,
+    ca: Annotated[Path | None, typer.Option(help="PEM file of the authorities to trust.")] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="VISARD_TOKEN", help="Bearer token; better given in the environment.")
+    ] = None,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one face.")] = 30.0,
+) -> None:
+    """Anonymise photos: every face found is swapped, or the photo is withheld and the reason reported."""
+    targets = _targets(photos, output, crops=crops)
+    options = Options(
+        faces=faces,
+        direction=direction,
+        min_confidence=min_confidence,
+        output="crops" if crops else "photo",
+        identity=identity,
+        detector=detector,
+    )
+    failures: list[Exception] = []
+    with ExitStack() as stack:
+        if server is None:
+            server = stack.enter_context(_embedded(models)).grpc_url
+            connection = _usage(lambda: Connection(url=server, deadline_s=deadline))
+        else:
+            connection = _usage(
+                lambda: Connection(url=server, tls=tls, root_certificates=ca, token=token, deadline_s=deadline)
+            )
+        client = stack.enter_context(Client(connection))
+        _warn_untrained(client)
+        table = report.scores_table()
+        outcomes = stack.enter_context(report.progress_bar(_err, len(photos), show=not as_json and len(photos) > 1))
+        for outcome in outcomes(client.anonymize_many(photos, options)):
+            source, target = photos[outcome.index], targets[outcome.index]
+            error = outcome.error
+            saved: list[Path] = []
+            if outcome.result is not None:
+                try:
+                    saved = _save(outcome.result, source, target, side_by_side=side_by_side)
+                except VisardError as failure:
+                    error = failure
+            if error is not None:
+                failures.append(error)
+            if as_json:
+                sys.stdout.write(report.json_line(source, saved, outcome.result, error) + "\n")
+            else:
+                report.add_rows(table, source, outcome.result, error)
+                for path in saved:
+                    _err.print(f"Image saved: {path}", highlight=False, soft_wrap=True)
+    if not as_json:
+        _out.print(table)
+    if failures:
+        done = len(photos) - len(failures)
+        _err.print(f"[bold red]{len(failures)} of {len(photos)} photos withheld[/], {done} anonymised", highlight=False)
+        raise typer.Exit(_exit_code(failures[0]))
+
+
+@app.command()
+def serve(
+    models: Annotated[
+        Path | None,
+        typer.Argument(
+            envvar="VISARD_MODELS", help="Model repository; the demo models by default.", show_default=False
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Triton has no login: put a gateway before any other one.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0 picks a free one.")] = 8001,
+    http_port: Annotated[int, typer.Option(min=0, max=65535, help="HTTP port (health); 0 picks a free one.")] = 0,
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Prometheus port; 0 picks a free one.")] = 0,
+) -> None:
+    """Serve a model repository with the embedded Triton until Ctrl-C."""
+    with _embedded(models, host=host, grpc_port=port, http_port=http_port, metrics_port=metrics_port) as triton:
+        table = Table("model", "ready", title="Visard is serving", title_justify="left")
+        with Client(triton.grpc_url) as client:
+            for model, ready in client.models().items():
+                table.add_row(model, "yes" if ready else "[red]no[/]")
+            _warn_untrained(client)
+        _out.print(table)
+        for name, address in (
+            ("gRPC", triton.grpc_url),
+            ("HTTP", triton.http_url),
+            ("metrics", triton.metrics_url),
+        ):
+            _out.print(f"{name:8}{address}", highlight=False)
+        _out.print(
+            f"Try: visard swap PHOTO -o OUT --server {triton.grpc_url}    (Ctrl-C ends the server)", highlight=False
+        )
+        triton.wait()
+
+
+@app.command(
+    epilog="Example: visard export models/ --classifier gender.pth --to-male to_male_net_G.pth "
+    "--to-female to_female_net_G.pth --precision fp16 --profile gpu"
+)
+def export(
+    target: Annotated[Path, typer.Argument(help="Folder for the model repository.", show_default=False)],
+    classifier: Annotated[Path, typer.Option(help="ResNet-18 checkpoint (.pth, .safetensors).", show_default=False)],
+    to_male: Annotated[Path, typer.Option(help="pix2pixHD generator checkpoint.", show_default=False)],
+    to_female: Annotated[Path, typer.Option(help="pix2pixHD generator checkpoint.", show_default=False)],
+    precision: Annotated[
+        Literal["fp32", "fp16"], typer.Option(help="fp16 keeps instance norm statistics in float32.")
+    ] = "fp32",
+    profile: Annotated[
+        Literal["cpu", "gpu", "tensorrt"],
+        typer.Option(help="Where it will be served; 'tensorrt' builds engines for the GPU of this machine, now."),
+    ] = "cpu",
+    face_photos: Annotated[
+        list[Path] | None,
+        typer.Option("--faces", help="Photos whose faces the exports are verified on; the sample photo by default."),
+    ] = None,
+) -> None:
+    """Turn checkpoints into a verified, servable model repository; nothing is published out of tolerance."""
+    exporting = _extra("export", "exporting models", "visard_export.export")
+    verification = np.concatenate([_aligned(photo) for photo in face_photos or [SAMPLE_PHOTO]])
+    with _err.status("Exporting") as status:
+        exporting.export_repository(
+            target,
+            classifier=classifier,
+            to_male=to_male,
+            to_female=to_female,
+            precision=precision,
+            profile=profile,
+            faces=verification,
+            report=status.update,
+        )
+    _out.print(f"Model repository ready: {target}", highlight=False, soft_wrap=True)
+    _out.print(report.passports_table(_repository_passports(target)))
+
+
+@app.command()
+def check(
+    server: Annotated[str | None, typer.Option(envvar="VISARD_SERVER", help="host:port of a running server.")] = None,
+    models: _Models = None,
+) -> None:
+    """Show what is installed, what a server or model repository holds, and how to get what is missing."""
+    table = Table("part", "state", "how to get it", title="Installed", title_justify="left")
+    for part, (module, distributions, remedy) in _PARTS.items():
+        found = _installed(module, distributions)
+        table.add_row(part, found or "[yellow]missing[/]", "" if found else escape(remedy))
+    _out.print(table)
+    if models is not None:
+        _out.print(report.passports_table(_repository_passports(models)))
+    if server is not None:
+        with Client(_usage(lambda: Connection(url=server))) as client:
+            ready = client.models()
+            missing = [model for model, there in ready.items() if not there]
+            _out.print(f"{server}: {len(ready) - len(missing)} of {len(ready)} models ready", highlight=False)
+            _out.print(report.passports_table(client.passports()))
+        if missing:
+            raise ServerError(f"{server} lacks {', '.join(missing)}: export the models again and restart it")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("out/demo"),
+    models: _Models = None,
+) -> None:
+    """Run the whole thing on a sample photo: demo models, embedded server, before and after."""
+    with _embedded(models) as triton, Client(triton.grpc_url) as client:
+        _warn_untrained(client)
+        result = client.anonymize(SAMPLE_PHOTO, Options(identity=True))
+    table = report.scores_table()
+    report.add_rows(table, SAMPLE_PHOTO, result, None)
+    _out.print(table)
+    _mkdir(output)
+    saved = _save(result, SAMPLE_PHOTO, output / "after.png", side_by_side=True)
+    saved[-1].replace(output / "before_after.png")
+    (output / "result.json").write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    for path in (output / "before_after.png", output / "after.png"):
+        _out.print(f"Image saved: {path}", highlight=False, soft_wrap=True)
+    _out.print(f"Scores saved: {output / 'result.json'}", highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; every expected error becomes one readable line and its exit code."""
+    for signal_number in (signal.SIGINT, signal.SIGTERM):  # both unwind, so that servers and requests end with us
+        signal.signal(signal_number, lambda number, _: sys.exit(128 + number))
+    try:
+        app()
+    except VisardError as error:
+        _err.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        _err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(_exit_code(error))
+
+
+_PARTS = {
+    # what people call it: its module, the distributions that may carry it, how to get it
+    "SDK": ("visard", ("visard",), ""),
+    "face detector": ("dlib", ("dlib-bin", "dlib"), "pip install visard"),
+    "landmark models": ("face_recognition_models", ("face_recognition_models",), "pip install visard"),
+    "embedded server": ("pytriton", ("nvidia-pytriton",), "pip install 'visard[serve]'"),
+    "model runtime": ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "pip install 'visard[serve]'"),
+    "export": ("torch", ("torch",), "pip install 'visard[export]'"),
+    "ONNX": ("onnx", ("onnx",), "pip install 'visard[export]'"),
+    "TensorRT": ("tensorrt", ("tensorrt",), "pip install tensorrt (machines with an NVIDIA GPU)"),
+}
+
+
+def _installed(module: str, distributions: Sequence[str]) -> str | None:
+    """Name and version of the distribution that carries a module, None where it is not installed."""
+    if util.find_spec(module) is None:
+        return None
+    for distribution in distributions:
+        with suppress(metadata.PackageNotFoundError):
+            return f"{distribution} {metadata.version(distribution)}"
+    return "installed"
+
+
+def _exit_code(error: Exception) -> int:
+    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
+
+
+def _usage(make: Any) -> Any:
+    """Turn a value that a dataclass refused into a usage error."""
+    try:
+        return make()
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _extra(extra: str, what: str, module: str) -> Any:
+    """Import one of our packages that needs an extra."""
+    try:
+        return import_module(module)
+    except MissingExtra:
+        raise
+    except ImportError as error:
+        raise MissingExtra(extra, f"{what} ({error})") from error
+
+
+@contextmanager
+def _embedded(models: Path | None, **settings: Any) -> Iterator[TritonServer]:
+    triton = _extra("serve", "the embedded server", "visard_server.triton")
+    with ExitStack() as stack:
+        with _err.status("Starting the embedded server") as status:
+            repository = models or demo_models(status.update)
+            server = stack.enter_context(triton.TritonServer(repository, **settings))
+        yield server
+
+
+def demo_models(report_line: Callable[[str], None] = lambda line: None) -> Path:
+    """Find the demo models in the user's cache folder; the first call exports them there, which takes a minute.
+
+    The folder's name holds the digest of the trained weights, if there are any, so that other weights are exported
+    anew. Only models lie there, never a photograph.
+    """
+    package = util.find_spec("visard_export")
+    assert package is not None  # noqa: S101 - it is in the same distribution
+    assert package.origin is not None  # noqa: S101
+    weights = sorted((Path(package.origin).parent / "weights").glob("*.safetensors"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in weights)).hexdigest()[:12]
+    folder = user_cache_path("visard") / f"demo-models-{metadata.version('visard')}-{digest}"
+    if not folder.is_dir():
+        demo = _extra("export", "making the demo models", "visard_export.demo")
+        exporting = _extra("export", "making the demo models", "visard_export.export")
+        with tempfile.TemporaryDirectory() as scratch:
+            paths = demo.demo_checkpoints(Path(scratch))
+            exporting.export_repository(
+                folder,
+                classifier=paths.classifier,
+                to_male=paths.to_male,
+                to_female=paths.to_female,
+                faces=_aligned(SAMPLE_PHOTO),
+                report=report_line,
+            )
+    return folder
+
+
+def _repository_passports(models: Path) -> dict[str, dict[str, Any]]:
+    repository = _extra("export", "reading a model repository", "visard_export.repository")
+    return cast("dict[str, dict[str, Any]]", repository.read_passports(models))
+
+
+def _aligned(photo: Path) -> NDArray[np.uint8]:
+    return prepare(photo, Options()).aligned
+
+
+def _warn_untrained(client: Client) -> None:
+    untrained = [model for model, passport in client.passports().items() if not passport.get("trained", True)]
+    if untrained:
+        _err.print(
+            Panel(
+                f"{', '.join(sorted(untrained))}: weights are RANDOM, nobody trained them. The pictures show that the "
+                "parts work together and hide nobody. Export trained weights with `visard export`.",
+                title="[bold]UNTRAINED MODELS[/]",
+                border_style="bold red",
+            )
+        )
+
+
+def _targets(photos: list[Path], output: Path, *, crops: bool) -> list[Path]:
+    """Decide where each result goes, and refuse before any work what would overwrite something."""
+    one_file = output.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp") and not output.is_dir()
+    if one_file and len(photos) > 1:
+        raise typer.BadParameter(f"{len(photos)} photos need a folder, not the file {output}", param_hint="--output")
+    if one_file:
+        targets = [output]
+    else:
+        suffix = ".png" if crops else None
+        targets = [output / (photo.with_suffix(suffix).name if suffix else photo.name) for photo in photos]
+    for photo, target in zip(photos, targets, strict=True):
+        if target.exists() and photo.exists() and target.samefile(photo):
+            raise typer.BadParameter(f"the result would overwrite the photo {photo}", param_hint="--output")
+    if len(set(targets)) < len(targets):
+        raise typer.BadParameter("two photos of the same name would overwrite each other", param_hint="--output")
+    _mkdir(targets[0].parent)
+    return targets
+
+
+def _mkdir(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnreadablePhoto(f"cannot make the folder {folder}: {error.strerror}") from None
+
+
+def _save(result: Result, source: Path, target: Path, *, side_by_side: bool) -> list[Path]:
+    if result.photo is None:
+        saved = [target.with_stem(f"{target.stem}_face{i}") for i in range(1, len(result.faces) + 1)]
+        for face, path in zip(result.faces, saved, strict=True):
+            face.save(path)
+        return saved
+    result.save(target)
+    if not side_by_side:
+        return [target]
+    from visard_preprocess.photo import read_photo, write_photo
+
+    both = target.with_stem(f"{target.stem}_before_after")
+    gap = np.full((result.photo.shape[0], 8, 3), 255, np.uint8)
+    picture = np.hstack([read_photo(source), gap, result.photo])
+    write_photo(picture, both, source_type="compositeWithTrainedAlgorithmicMedia")
+    return [target, both]

@@ -1,0 +1,406 @@
+"""The clients: photographs in, anonymised photographs out, through a Triton server.
+
+`AsyncClient` is the implementation; `Client` drives one on an event loop of its own, so that there is one protocol
+and not two. Requests are built and read in `wire`, everything else that concerns one photo lies in `pipeline`. This
+file knows connections, deadlines, retries and how much may be under way at once.
+
+One request carries one face: batching is the server's work, and a face that fails does not take others with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import threading
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visard.pipeline import Options, Prepared, finish, prepare
+from visard.result import Outcome, Result
+from visard.wire import (
+    ENSEMBLES,
+    MODELS,
+    Direction,
+    Swap,
+    build_passports_request,
+    build_request,
+    check_metadata,
+    error_from_status,
+    parse_passports,
+    parse_swap,
+)
+from visard_errors import DeadlineExceeded, Overloaded, ServerUnavailable, VisardError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+T = TypeVar("T")
+
+DEFAULT_URL = "127.0.0.1:8001"
+_LOOPBACK = ("127.", "localhost", "[::1]")
+
+_RETRY_PAUSE_S = 0.1  # doubled per attempt, jittered over its whole length so that callers do not return in step
+_RETRY_PAUSE_MAX_S = 2.0
+_METADATA_DEADLINE_S = 5.0
+_UNWIND_S = 5.0
+_KEEPALIVE_MS = 30_000  # below the idle time after which load balancers commonly drop a connection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """How to reach a server.
+
+    Attributes:
+        url: ``host:port`` of the gRPC endpoint.
+        tls: encrypt. Implied by `root_certificates` and `client_certificate`.
+        root_certificates: PEM file of the authorities to trust instead of the system's.
+        client_certificate: PEM file of this caller's own certificate, where the server asks for one.
+        client_key: PEM file of its private key.
+        token: sent as ``authorization: Bearer …``. Never over an unencrypted connection to another machine.
+        api_key: sent as ``x-api-key``, under the same rule.
+        deadline_s: seconds for one face, from the first attempt to the answer.
+        max_attempts: how often one face is sent at most. Inference changes nothing on the server, so that sending it
+            again is safe; only `ServerUnavailable` and `Overloaded` are tried again.
+        max_in_flight: faces under way at once.
+    """
+
+    url: str = DEFAULT_URL
+    tls: bool = False
+    root_certificates: str | os.PathLike[str] | None = None
+    client_certificate: str | os.PathLike[str] | None = None
+    client_key: str | os.PathLike[str] | None = None
+    token: str | None = field(default=None, repr=False)
+    api_key: str | None = field(default=None, repr=False)
+    deadline_s: float = 30.0
+    max_attempts: int = 4
+    max_in_flight: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work or would leak the credentials."""
+        host, separator, port = self.url.rpartition(":")
+        if not (host and separator and port.isdigit()) or "/" in self.url:
+            raise ValueError(f"the server's address is host:port without a scheme, not {self.url!r}")
+        if (self.client_certificate is None) != (self.client_key is None):
+            raise ValueError("client_certificate and client_key belong together")
+        if (self.token or self.api_key) and not (self.encrypted or self.local):
+            raise ValueError(f"a token for {self.url} would travel unencrypted: use tls=True")
+        if self.deadline_s <= 0 or self.max_attempts < 1 or self.max_in_flight < 1:
+            raise ValueError("deadline_s, max_attempts and max_in_flight must be positive")
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the connection uses TLS."""
+        return self.tls or self.root_certificates is not None or self.client_certificate is not None
+
+    @property
+    def local(self) -> bool:
+        """Whether the server is on this machine."""
+        return self.url.startswith(_LOOPBACK)
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Credentials as gRPC metadata."""
+        pairs = []
+        if self.token:
+            pairs.append(("authorization", f"Bearer {self.token}"))
+        if self.api_key:
+            pairs.append(("x-api-key", self.api_key))
+        return tuple(pairs)
+
+    def open_channel(self) -> Any:
+        """Open a `grpc.aio` channel; it connects at the first call."""
+        import grpc
+
+        options = [
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+            ("grpc.keepalive_permit_without_calls", 0),
+            ("grpc.enable_retries", 0),  # retries are ours: they know which errors are worth one
+            ("grpc.enable_http_proxy", 0 if self.local else 1),
+        ]
+        if not self.encrypted:
+            return grpc.aio.insecure_channel(self.url, options=options)
+        files = [
+            None if path is None else Path(path).read_bytes()
+            for path in (self.root_certificates, self.client_key, self.client_certificate)
+        ]
+        return grpc.aio.secure_channel(self.url, grpc.ssl_channel_credentials(*files), options=options)
+
+
+class AsyncClient:
+    """Anonymises photographs through a server, for callers with an event loop.
+
+    Decoding, detection and blending run on `workers` threads, one detector each (about 100 MB), never on the event
+    loop. Close it, or use it as an asynchronous context manager.
+
+    Args:
+        server: address or `Connection`.
+        workers: threads for the work outside the server; the number of cores by default.
+    """
+
+    def __init__(self, server: str | Connection = DEFAULT_URL, *, workers: int | None = None) -> None:
+        self.connection = server if isinstance(server, Connection) else Connection(url=server)
+        self.workers = workers or os.cpu_count() or 1
+        self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="visard")
+        self._slots = asyncio.Semaphore(self.connection.max_in_flight)
+        self._checked: set[str] = set()
+        self._channel: Any = None
+        self._stub: Any = None
+
+    async def __aenter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Drop the connection, cancel what is under way on the server and let the workers end."""
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = self._stub = None
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def anonymize(self, photo: Any, options: Options | None = None) -> Result:
+        """Anonymise the faces in one photo.
+
+        Args:
+            photo: a path, the bytes of a file, a PIL image or an (H, W, 3) uint8 RGB array.
+            options: what to do; every face to the opposite of its apparent gender by default.
+
+        Raises:
+            PhotoError: the photo cannot be anonymised; nothing of it is returned.
+            ServerError: the server did not answer as it should.
+        """
+        options = options or Options()
+        prepared: Prepared = await self._on_thread(partial(prepare, photo, options))
+        started = time.perf_counter()
+        swaps = await self.swap(prepared.aligned, options.direction)
+        swap_seconds = time.perf_counter() - started
+        return await self._on_thread(partial(finish, prepared, swaps, options, swap_seconds=swap_seconds))
+
+    async def anonymize_many(
+        self, photos: Iterable[Any], options: Options | None = None, *, window: int | None = None
+    ) -> AsyncGenerator[Outcome, None]:
+        """Anonymise many photos, several at once, and yield what became of each in their order.
+
+        A photo that fails yields its error and stops no other. Nothing is read ahead of the window, so `photos` may
+        be endless.
+
+        Args:
+            photos: sources as for `anonymize`; iterated on a worker thread.
+            options: the same for all.
+            window: photos under way or waiting for their turn to be yielded; each holds its pixels in memory. Twice
+                the number of workers plus four by default.
+        """
+        window = window or 2 * self.workers + 4
+        source, end = iter(photos), object()
+        pending: deque[asyncio.Task[Outcome]] = deque()
+        try:
+            index = 0
+            while (photo := await self._on_thread(partial(next, source, end))) is not end:
+                pending.append(asyncio.ensure_future(self._outcome(index, photo, options)))
+                index += 1
+                if len(pending) >= window:
+                    yield await pending.popleft()
+            while pending:
+                yield await pending.popleft()
+        finally:
+            for task in pending:
+                task.cancel()
+
+    async def swap(self, aligned: NDArray[np.uint8], direction: Direction = "opposite") -> tuple[Swap, ...]:
+        """Swap faces that the caller aligned.
+
+        Args:
+            aligned: (N, 512, 512, 3) uint8 RGB, FFHQ-aligned; (512, 512, 3) for one.
+            direction: to the opposite of each face's apparent gender, or the same for all.
+
+        Returns:
+            One answer per face, in their order.
+
+        Raises:
+            ServerError: one of the faces could not be swapped; the others are cancelled.
+        """
+        model = ENSEMBLES[direction]
+        batch = aligned[None] if aligned.ndim == 3 else aligned
+        requests = [
+            build_request(model, batch[i : i + 1], timeout_s=self.connection.deadline_s) for i in range(len(batch))
+        ]
+        await self._check_contract(model)
+        tasks = [asyncio.ensure_future(self._infer(request)) for request in requests]
+        try:
+            responses = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return tuple(parse_swap(model, response) for response in responses)
+
+    async def models(self) -> dict[str, bool]:
+        """Ask which models of the contract the server has ready."""
+        from tritonclient.grpc import service_pb2
+
+        async def ready(model: str) -> bool:
+            answer = await self._call("ModelReady", service_pb2.ModelReadyRequest(name=model), _METADATA_DEADLINE_S)
+            return bool(answer.ready)
+
+        return dict(zip(MODELS, await asyncio.gather(*map(ready, MODELS)), strict=True))
+
+    async def passports(self) -> dict[str, dict[str, Any]]:
+        """Ask where the served models come from: model name → the passport that its export wrote."""
+        return parse_passports(await self._call("ModelInfer", build_passports_request(), _METADATA_DEADLINE_S))
+
+    async def _outcome(self, index: int, photo: Any, options: Options | None) -> Outcome:
+        try:
+            return Outcome(index=index, source=photo, result=await self.anonymize(photo, options))
+        except VisardError as error:
+            return Outcome(index=index, source=photo, error=error)
+
+    async def _on_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def _check_contract(self, model: str) -> None:
+        """Compare the model's tensors with ours, once: a wrong model gives a clear error, not garbage."""
+        if model in self._checked:
+            return
+        from tritonclient.grpc import service_pb2
+
+        request = service_pb2.ModelMetadataRequest(name=model)
+        check_metadata(model, await self._retry("ModelMetadata", request))
+        self._checked.add(model)
+
+    async def _infer(self, request: Any) -> Any:
+        async with self._slots:
+            return await self._retry("ModelInfer", request)
+
+    async def _retry(self, method: str, request: Any) -> Any:
+        deadline = time.monotonic() + self.connection.deadline_s
+        attempt = 1
+        while True:
+            try:
+                return await self._call(method, request, deadline - time.monotonic())
+            except (ServerUnavailable, Overloaded):
+                pause = random.uniform(0.0, min(_RETRY_PAUSE_MAX_S, _RETRY_PAUSE_S * 2**attempt))  # noqa: S311
+                if attempt == self.connection.max_attempts or time.monotonic() + pause >= deadline:
+                    raise
+                attempt += 1
+                await asyncio.sleep(pause)
+
+    async def _call(self, method: str, request: Any, timeout_s: float) -> Any:
+        import grpc
+        from tritonclient.grpc import service_pb2_grpc
+
+        if self._stub is None:
+            self._channel = self.connection.open_channel()
+            self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        if timeout_s <= 0:
+            raise DeadlineExceeded(f"no answer from {self.connection.url} within {self.connection.deadline_s:g} s")
+        try:
+            return await getattr(self._stub, method)(
+                request, timeout=timeout_s, metadata=self.connection.metadata() or None
+            )
+        except grpc.aio.AioRpcError as error:
+            # The request holds a face: the chain ends here, so that no traceback carries it on.
+            raise error_from_status(error.code().name, error.details() or "", self.connection.url) from None
+
+
+class Client:
+    """Anonymises photographs through a server, for callers without an event loop.
+
+    Runs an `AsyncClient` on a thread of its own. Close it, or use it as a context manager. May be shared by threads.
+
+    Args:
+        server: address or `Connection`.
+        workers: threads for the work outside the server; the number of cores by default.
+    """
+
+    def __init__(self, server: str | Connection = DEFAULT_URL, *, workers: int | None = None) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="visard-client", daemon=True)
+        self._client = AsyncClient(server, workers=workers)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Drop the connection, cancel what is under way on the server and end the threads."""
+        if self._loop.is_closed():
+            return
+        self._run(self._client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def anonymize(self, photo: Any, options: Options | None = None) -> Result:
+        """Anonymise the faces in one photo; see `AsyncClient.anonymize`."""
+        return self._run(self._client.anonymize(photo, options))
+
+    def anonymize_many(
+        self, photos: Iterable[Any], options: Options | None = None, *, window: int | None = None
+    ) -> Iterator[Outcome]:
+        """Anonymise many photos and yield what became of each in their order; see `AsyncClient.anonymize_many`."""
+        outcomes = self._client.anonymize_many(photos, options, window=window)
+        try:
+            while (outcome := self._run(_next(outcomes))) is not None:
+                yield outcome
+        finally:
+            self._run(outcomes.aclose())
+
+    def swap(self, aligned: NDArray[np.uint8], direction: Direction = "opposite") -> tuple[Swap, ...]:
+        """Swap faces that the caller aligned; see `AsyncClient.swap`."""
+        return self._run(self._client.swap(aligned, direction))
+
+    def models(self) -> dict[str, bool]:
+        """Ask which models of the contract the server has ready."""
+        return self._run(self._client.models())
+
+    def passports(self) -> dict[str, dict[str, Any]]:
+        """Ask where the served models come from; see `AsyncClient.passports`."""
+        return self._run(self._client.passports())
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop.is_closed():
+            work.close()
+            raise RuntimeError("the client is closed")
+        ended = threading.Event()
+
+        async def tracked() -> T:
+            try:
+                return await work
+            finally:
+                ended.set()
+
+        future = asyncio.run_coroutine_threadsafe(tracked(), self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            if future.cancel():  # Ctrl-C ends the request on the server too; what follows must find it ended
+                ended.wait(_UNWIND_S)
+            raise
+
+
+async def _next(outcomes: AsyncGenerator[Outcome, None]) -> Outcome | None:
+    return await anext(outcomes, None)

@@ -1,0 +1,54 @@
+"""What several test files share: photographs and one running server with tiny models."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from visard_server.triton import TritonServer
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_PHOTOS = ROOT.parent / "shared" / "photos"  # real people: beside the project, never in it
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> Path:
+    """A real photograph with one face, 512×512, in the public domain."""
+    return ROOT / "client" / "visard" / "data" / "astronaut.jpg"
+
+
+@pytest.fixture(scope="session")
+def shared_photos() -> dict[str, dict[str, str]]:
+    """File name → row of the manifest, for the photographs beside the project."""
+    if not SHARED_PHOTOS.is_dir():
+        pytest.skip("the photographs beside the project are not here")
+    with (SHARED_PHOTOS / "manifest.csv").open(encoding="utf-8") as file:
+        return {row["file"]: {**row, "path": str(SHARED_PHOTOS / row["file"])} for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """A real Triton serving the whole contract with tiny models whose answers numpy can predict."""
+    from tiny_models import tiny_repository
+    from visard_server.triton import TritonServer
+
+    repository = tiny_repository(tmp_path_factory.mktemp("tiny") / "models")
+    with TritonServer(repository) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """The same with generators that take about a second and queues of one."""
+    from tiny_models import tiny_repository
+    from visard_server.triton import TritonServer
+
+    repository = tiny_repository(tmp_path_factory.mktemp("slow") / "models", slow_s=1.0, max_queue_size=1)
+    with TritonServer(repository) as server:
+        yield server

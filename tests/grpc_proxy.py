@@ -1,0 +1,77 @@
+"""A real gRPC server in front of a real Triton that fails in ways Triton itself cannot be asked to."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import grpc
+
+
+@dataclass
+class GrpcProxy:
+    """Forwards every call as raw bytes and writes down its method and metadata.
+
+    `faults` are statuses to answer with, one per inference call, before anything is forwarded. `token` is the bearer
+    token to ask for. `credentials` make it speak TLS.
+    """
+
+    upstream: str
+    faults: list[grpc.StatusCode] = field(default_factory=list)
+    token: str | None = None
+    credentials: grpc.ServerCredentials | None = None
+    calls: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self):
+        self._channel = grpc.insecure_channel(self.upstream, options=[("grpc.max_receive_message_length", -1)])
+        self._server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", -1)])
+        self._server.add_generic_rpc_handlers((_Forward(self),))
+        if self.credentials is None:
+            port = self._server.add_insecure_port("127.0.0.1:0")
+        else:
+            port = self._server.add_secure_port("127.0.0.1:0", self.credentials)
+        self.url = f"127.0.0.1:{port}"
+        self._server.start()
+        return self
+
+    def __exit__(self, *_):
+        self._server.stop(0).wait()
+        self._channel.close()
+
+    def inferences(self):
+        return [call for call in self.calls if call[0].endswith("ModelInfer")]
+
+    def forward(self, method, request, context):
+        metadata = dict(context.invocation_metadata())
+        self.calls.append((method, metadata))
+        if self.token is not None and metadata.get("authorization") != f"Bearer {self.token}":
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "invalid token")
+        if method.endswith("ModelInfer") and self.faults:
+            context.abort(self.faults.pop(0), "as the test asked")
+        answer = self._channel.unary_unary(method).future(request, timeout=60)
+
+        def give_up():
+            if answer.cancel():
+                self.cancelled.set()
+
+        if not context.add_callback(give_up):  # the caller has gone already
+            give_up()
+        try:
+            return answer.result()
+        except grpc.FutureCancelledError:
+            return b""
+        except grpc.RpcError as error:
+            context.abort(error.code(), error.details())
+
+
+class _Forward(grpc.GenericRpcHandler):
+    def __init__(self, proxy):
+        self._proxy = proxy
+
+    def service(self, handler_call_details):
+        method = handler_call_details.method
+        return grpc.unary_unary_rpc_method_handler(
+            lambda request, context: self._proxy.forward(method, request, context)
+        )

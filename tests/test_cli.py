@@ -1,0 +1,231 @@
+"""The command line as a user runs it: a process of its own, its exit code, its words and its files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from small_models import small_checkpoints
+from visard.cli import EXIT_CODES
+from visard_errors import PhotoError, VisardError
+
+
+def visard(*arguments, env=None, timeout=120):
+    return subprocess.run(
+        [sys.executable, "-m", "visard", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **(env or {})},
+    )
+
+
+def size_of(path):
+    with Image.open(path) as image:
+        return image.size
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A repository as `visard export` makes it, from small checkpoints."""
+    folder = tmp_path_factory.mktemp("exported")
+    checkpoints = small_checkpoints(folder)
+    run = visard(
+        "export",
+        folder / "models",
+        *(
+            "--classifier",
+            checkpoints.classifier,
+            "--to-male",
+            checkpoints.to_male,
+            "--to-female",
+            checkpoints.to_female,
+        ),
+    )
+    assert run.returncode == 0, run.stderr
+    return folder / "models"
+
+
+def test_swap_one_photo_into_a_file(tiny_server, astronaut, tmp_path):
+    run = visard("swap", astronaut, "-o", tmp_path / "out.webp", "--server", tiny_server.grpc_url, "--side-by-side")
+    assert run.returncode == 0, run.stderr
+    assert "Image saved" in run.stderr
+    assert "astronaut.jpg" in run.stdout
+    assert "yes" in run.stdout  # flipped
+    after = np.asarray(Image.open(tmp_path / "out.webp").convert("RGB"))
+    both = np.asarray(Image.open(tmp_path / "out_before_after.webp").convert("RGB"))
+    before = np.asarray(Image.open(astronaut).convert("RGB"))
+    assert both.shape == (512, 512 * 2 + 8, 3)
+    assert np.abs(both[:, :512].astype(int) - before).mean() < 3  # WebP is lossy
+    assert np.abs(both[:, -512:].astype(int) - after).mean() < 3
+
+
+def test_swap_two_people(tiny_server, shared_photos, tmp_path):
+    photo = shared_photos["53_face_recognition_two_people.jpg"]["path"]
+    run = visard("swap", photo, "-o", tmp_path / "out", "--server", tiny_server.grpc_url)
+    assert run.returncode == 0, run.stderr
+    assert "1/2" in run.stdout
+    assert "2/2" in run.stdout
+    assert (tmp_path / "out" / Path(photo).name).is_file()
+
+
+def test_swap_many_reports_each_and_loses_none(tiny_server, astronaut, tmp_path):
+    (tmp_path / "text.jpg").write_text("not a photo")
+    Image.new("RGB", (200, 200)).save(tmp_path / "black.png")
+    photos = [tmp_path / "text.jpg", astronaut, tmp_path / "black.png", tmp_path / "gone.jpg"]
+    run = visard("swap", *photos, "-o", tmp_path / "out", "--server", tiny_server.grpc_url, "--json")
+    assert run.returncode == EXIT_CODES[PhotoError]
+    lines = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [line["photo"] for line in lines] == [str(photo) for photo in photos]
+    assert [line.get("error") for line in lines] == ["UnsupportedFormat", None, "NoFace", "UnreadablePhoto"]
+    assert lines[1]["faces"][0]["flipped"] is True
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["astronaut.jpg"]  # nothing is passed through
+
+
+def test_swap_crops(tiny_server, astronaut, tmp_path):
+    run = visard("swap", astronaut, "-o", tmp_path / "out", "--server", tiny_server.grpc_url, "--crops")
+    assert run.returncode == 0, run.stderr
+    assert size_of(tmp_path / "out" / "astronaut_face1.png") == (512, 512)
+
+
+def test_swap_never_overwrites_its_source(tiny_server, astronaut, tmp_path):
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(astronaut.read_bytes())
+    for output in (tmp_path, photo):
+        run = visard("swap", photo, "-o", output, "--server", tiny_server.grpc_url)
+        assert run.returncode == 2
+        assert "overwrite" in run.stderr
+    assert photo.read_bytes() == astronaut.read_bytes()
+
+
+def test_swap_refuses_two_photos_of_one_name(tiny_server, astronaut, tmp_path):
+    (tmp_path / "a").mkdir()
+    photo = tmp_path / "a" / astronaut.name
+    photo.write_bytes(astronaut.read_bytes())
+    run = visard("swap", photo, astronaut, "-o", tmp_path / "out", "--server", tiny_server.grpc_url)
+    assert run.returncode == 2
+    assert "same name" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--server", "http://host:1"], "host:port"),
+        (["--server", "host:1", "--token", "t"], "unencrypted"),
+        (["--direction", "up"], "to_male"),
+        (["--min-confidence", "0.2"], "0.5"),
+        (["--surprise"], "No such option"),
+    ],
+)
+def test_wrong_usage(astronaut, tmp_path, arguments, words):
+    run = visard("swap", astronaut, "-o", tmp_path, *arguments)
+    assert run.returncode == 2
+    assert words in run.stderr
+
+
+def test_no_server_is_one_readable_line(astronaut, tmp_path):
+    run = visard("swap", astronaut, "-o", tmp_path / "out.png", "--server", "127.0.0.1:9")
+    assert run.returncode == 4
+    assert "ServerUnavailable" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_untrained_models_are_announced_loudly(exported, astronaut, tmp_path):
+    run = visard("swap", astronaut, "-o", tmp_path / "out.png", "--models", exported, "--identity")
+    assert run.returncode == 0, run.stderr
+    assert "UNTRAINED" in run.stderr
+    assert "generator_to_male" in run.stderr
+    assert size_of(tmp_path / "out.png") == (512, 512)
+
+
+def test_check_shows_passports_of_a_repository(exported):
+    run = visard("check", "--models", exported)
+    assert run.returncode == 0, run.stderr
+    for word in ("dlib", "gender_classifier", "to_male.safetensors", "warp"):
+        assert word in run.stdout
+
+
+def test_check_asks_a_server(tiny_server):
+    run = visard("check", "--server", tiny_server.grpc_url)
+    assert run.returncode == 0, run.stderr
+    assert "7 of 7 models ready" in run.stdout
+
+
+def test_export_refuses_a_wrong_checkpoint(astronaut, tmp_path):
+    run = visard(
+        "export", tmp_path / "m", *("--classifier", astronaut, "--to-male", astronaut, "--to-female", astronaut)
+    )
+    assert run.returncode == 5
+    assert "CheckpointError" in run.stderr
+    assert not (tmp_path / "m").exists()
+
+
+def test_serve_refuses_a_folder_that_is_no_repository(tmp_path):
+    run = visard("serve", tmp_path)
+    assert run.returncode == 6
+    assert "visard export" in run.stderr
+
+
+def test_serve_until_interrupted(exported):
+    command = [sys.executable, "-m", "visard", "serve", str(exported), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "Ctrl-C" in line:
+            break
+    text = "".join(lines)
+    assert "gRPC" in text
+    assert "anonymizer" in text
+    address = next(line.split()[1] for line in lines if line.startswith("gRPC"))
+    assert visard("check", "--server", address).returncode == 0
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0, process.stderr.read()
+    process.stdout.close()
+    process.stderr.close()
+    assert visard("check", "--server", address).returncode == 4
+
+
+def test_interrupting_a_run_ends_everything(slow_server, astronaut, tmp_path):
+    command = [sys.executable, "-m", "visard", "swap", str(astronaut), "-o", str(tmp_path / "o.png")]
+    process = subprocess.Popen(
+        [*command, "--server", slow_server.grpc_url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert not (tmp_path / "o.png").exists()
+
+
+def test_demo(exported, tmp_path):
+    run = visard("demo", "-o", tmp_path / "demo", "--models", exported)
+    assert run.returncode == 0, run.stderr
+    assert size_of(tmp_path / "demo" / "before_after.png") == (1032, 512)
+    result = json.loads((tmp_path / "demo" / "result.json").read_text())
+    assert 0 <= result["faces"][0]["similarity_percent"] <= 100
+    assert result["faces"][0]["identity_distance"] >= 0
+
+
+def test_exit_codes_cover_every_error():
+    def leaves(kind):
+        return [leaf for sub in kind.__subclasses__() for leaf in leaves(sub)] or [kind]
+
+    assert all(any(issubclass(leaf, kind) for kind in EXIT_CODES) for leaf in leaves(VisardError))
+
+
+@pytest.mark.parametrize("command", [[], ["swap"], ["serve"], ["export"], ["check"], ["demo"]])
+def test_help_teaches(command):
+    run = visard(*command, "--help")
+    assert run.returncode == 0
+    assert "Usage" in run.stdout

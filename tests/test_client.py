@@ -1,0 +1,401 @@
+"""The clients against a real Triton with tiny models, and against a real proxy where Triton cannot misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import itertools
+import json
+import threading
+import time
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import trustme
+from PIL import Image
+
+from grpc_proxy import GrpcProxy
+from tiny_models import expected_gender, expected_swap, expected_to_female, expected_to_male, tiny_repository
+from visard import (
+    AsyncClient,
+    Client,
+    Connection,
+    DeadlineExceeded,
+    FaceTooSmall,
+    NoFace,
+    Options,
+    Overloaded,
+    PermissionDenied,
+    PhotoError,
+    ServerRefused,
+    ServerUnavailable,
+    UncertainGender,
+    UnsupportedFormat,
+)
+from visard.wire import MODELS
+from visard_server.triton import TritonServer
+
+
+@pytest.fixture
+def client(tiny_server):
+    with Client(tiny_server.grpc_url, workers=2) as client:
+        yield client
+
+
+@pytest.fixture
+def proxy(tiny_server):
+    with GrpcProxy(tiny_server.grpc_url) as proxy:
+        yield proxy
+
+
+def gradients(n):
+    """Aligned images, every other one dark (female to the tiny classifier) or bright (male)."""
+    ramp = np.linspace(0, 60, 512 * 512 * 3).reshape(512, 512, 3)
+    return np.stack([ramp + (20 if i % 2 else 170) for i in range(n)]).astype(np.uint8)
+
+
+# --- one photo ---
+
+
+def test_anonymize_swaps_the_face_and_nothing_else(client, astronaut):
+    result = client.anonymize(astronaut)
+    (face,) = result.faces
+    assert np.array_equal(face.swapped, expected_swap(face.aligned[None])[0])
+    probabilities = expected_gender(face.aligned[None])[0]
+    assert face.gender.label == ("female", "male")[int(probabilities.argmax())]
+    assert face.gender.confidence == pytest.approx(probabilities.max(), abs=1e-5)
+    assert face.flipped
+    assert face.target != face.gender.label
+    assert face.identity_distance is None
+
+    photo = np.asarray(Image.open(astronaut).convert("RGB"))
+    left, top, right, bottom = (round(edge) for edge in face.box)
+    changed = np.abs(result.photo.astype(int) - photo)
+    assert changed[top:bottom, left:right].mean() > 10
+    assert not changed[-20:].any()  # far below the face
+    assert set(result.seconds) == {"decode", "find", "align", "swap", "score", "blend"}
+
+
+@pytest.mark.parametrize("kind", ["path", "str", "bytes", "image", "array"])
+def test_every_kind_of_source_gives_the_same_result(client, astronaut, kind):
+    array = np.asarray(Image.open(astronaut).convert("RGB"))
+    source = {
+        "path": astronaut,
+        "str": str(astronaut),
+        "bytes": astronaut.read_bytes(),
+        "image": Image.fromarray(array),
+        "array": array,
+    }[kind]
+    assert np.array_equal(client.anonymize(source).photo, client.anonymize(array).photo)
+
+
+@pytest.mark.parametrize(("direction", "expected"), [("to_male", expected_to_male), ("to_female", expected_to_female)])
+def test_given_direction_asks_for_no_gender(client, astronaut, direction, expected):
+    (face,) = client.anonymize(astronaut, Options(direction=direction)).faces
+    assert face.gender is None
+    assert face.target == direction.removeprefix("to_")
+    assert np.array_equal(face.swapped, expected(face.aligned))
+
+
+def test_uncertain_gender_is_refused_not_guessed(client, astronaut):
+    confidence = client.anonymize(astronaut).faces[0].gender.confidence
+    assert client.anonymize(astronaut, Options(min_confidence=confidence - 0.001)).faces
+    with pytest.raises(UncertainGender, match="withheld"):
+        client.anonymize(astronaut, Options(min_confidence=min(1.0, confidence + 0.001)))
+    assert client.anonymize(astronaut, Options(min_confidence=1.0, direction="to_male")).faces  # nothing was guessed
+
+
+def test_crops_alone_come_without_a_photo(client, astronaut, tmp_path):
+    result = client.anonymize(astronaut, Options(output="crops"))
+    assert result.photo is None
+    with pytest.raises(ValueError, match="faces"):
+        result.save(tmp_path / "x.png")
+    result.faces[0].save(tmp_path / "face.png")
+    with Image.open(tmp_path / "face.png") as saved:
+        assert np.array_equal(np.asarray(saved), result.faces[0].swapped)
+        assert "digitalsourcetype/trainedAlgorithmicMedia" in str(saved.info)
+
+
+def test_identity_distance_is_measured_on_request(client, astronaut):
+    (face,) = client.anonymize(astronaut, Options(identity=True)).faces
+    assert face.identity_distance > 0
+    assert face.same_person == (face.identity_distance < 0.6)
+
+
+def test_two_people_are_both_swapped(client, shared_photos):
+    path = shared_photos["53_face_recognition_two_people.jpg"]["path"]
+    result = client.anonymize(path)
+    assert result.faces_found == len(result.faces) == 2
+    assert all(face.flipped for face in result.faces)
+    widths = [face.box[2] - face.box[0] for face in result.faces]
+    assert widths == sorted(widths, reverse=True)
+    alone = client.anonymize(path, Options(faces="largest"))
+    assert alone.faces_found == 2
+    assert len(alone.faces) == 1
+
+
+def test_a_face_too_small_withholds_the_photo(client, astronaut):
+    photo = Image.open(astronaut).convert("RGB")
+    small = photo.resize((photo.width * 2 // 5, photo.height * 2 // 5), Image.Resampling.LANCZOS)
+    with pytest.raises(FaceTooSmall, match="withheld"):
+        client.anonymize(small)
+
+
+def test_no_face(client):
+    with pytest.raises(NoFace):
+        client.anonymize(np.full((300, 300, 3), 128, np.uint8))
+
+
+def test_result_as_json_has_no_pixels(client, astronaut):
+    text = json.dumps(client.anonymize(astronaut).to_dict())
+    assert len(text) < 1000
+    assert '"flipped": true' in text
+
+
+# --- many photos ---
+
+
+def test_many_keep_their_order_and_one_bad_photo_stops_no_other(client, astronaut):
+    photos = [astronaut, "nowhere.jpg", b"GIF89a", astronaut, np.zeros((40, 40, 3), np.uint8), astronaut]
+    outcomes = list(client.anonymize_many(photos))
+    assert [outcome.index for outcome in outcomes] == [0, 1, 2, 3, 4, 5]
+    assert [outcome.result is not None for outcome in outcomes] == [True, False, False, True, False, True]
+    assert isinstance(outcomes[2].error, UnsupportedFormat)
+    assert isinstance(outcomes[4].error, NoFace)
+    assert all(isinstance(outcome.error, PhotoError) for outcome in outcomes if outcome.result is None)
+
+
+def test_many_read_no_further_ahead_than_their_window(client, astronaut):
+    taken = itertools.count()
+    photos = ((next(taken), astronaut.read_bytes())[1] for _ in itertools.count())  # endless
+    outcomes = client.anonymize_many(photos, window=3)
+    for _ in range(4):
+        next(outcomes)
+    outcomes.close()
+    assert next(taken) <= 4 + 3
+
+
+def test_many_pass_on_the_callers_own_failure(client, astronaut):
+    def photos():
+        yield astronaut
+        raise OSError("the disk is gone")
+
+    outcomes = client.anonymize_many(photos())
+    with pytest.raises(OSError, match="disk is gone"):
+        list(outcomes)
+
+
+def test_async_client_is_the_same(tiny_server, astronaut, client):
+    async def run():
+        async with AsyncClient(tiny_server.grpc_url) as async_client:
+            one = await async_client.anonymize(astronaut)
+            many = [outcome async for outcome in async_client.anonymize_many([astronaut, b""])]
+            return one, many
+
+    one, many = asyncio.run(run())
+    assert np.array_equal(one.photo, client.anonymize(astronaut).photo)
+    assert np.array_equal(many[0].result.photo, one.photo)
+    assert isinstance(many[1].error, UnsupportedFormat)
+
+
+def test_client_is_shared_by_threads(client):
+    images = gradients(1)
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(client.swap(images))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 8
+    assert all(np.array_equal(swap.swapped, expected_swap(images)[0]) for (swap,) in results)
+
+
+# --- aligned faces ---
+
+
+def test_swap_answers_in_order(client):
+    images = gradients(7)
+    swaps = client.swap(images)
+    assert np.array_equal(np.stack([swap.swapped for swap in swaps]), expected_swap(images))
+    assert np.allclose(np.stack([swap.gender for swap in swaps]), expected_gender(images), atol=1e-5)
+
+
+def test_swap_of_a_wrong_shape_is_the_callers_error(client):
+    with pytest.raises(ValueError, match="512"):
+        client.swap(np.zeros((2, 256, 256, 3), np.uint8))
+
+
+def test_a_closed_client_says_so(tiny_server):
+    client = Client(tiny_server.grpc_url)
+    client.close()
+    client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        client.swap(gradients(1))
+
+
+def test_models_and_passports(client):
+    assert all(client.models().values())
+    assert client.passports() == {}  # tiny models were not exported
+
+
+# --- the server misbehaves ---
+
+
+def test_no_server():
+    with Client("127.0.0.1:9") as client, pytest.raises(ServerUnavailable, match="visard serve"):
+        client.swap(gradients(1))
+
+
+def test_transient_fault_is_retried(proxy):
+    proxy.faults = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED]
+    with Client(proxy.url) as client:
+        (swap,) = client.swap(gradients(1))
+    assert np.array_equal(swap.swapped, expected_swap(gradients(1))[0])
+    assert len(proxy.inferences()) == 3
+
+
+def test_retries_end(proxy):
+    proxy.faults = [grpc.StatusCode.RESOURCE_EXHAUSTED] * 9
+    with Client(Connection(url=proxy.url, max_attempts=3)) as client, pytest.raises(Overloaded):
+        client.swap(gradients(1))
+    assert len(proxy.inferences()) == 3
+
+
+@pytest.mark.parametrize("status", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL])
+def test_refusal_is_not_retried(proxy, status):
+    proxy.faults = [status] * 2
+    with Client(proxy.url) as client, pytest.raises(ServerRefused):
+        client.swap(gradients(1))
+    assert len(proxy.inferences()) == 1
+
+
+def test_token(proxy):
+    proxy.token = "right"
+    with Client(Connection(url=proxy.url, token="right")) as client:
+        assert client.swap(gradients(1))
+    for token in ("wrong", None):
+        with Client(Connection(url=proxy.url, token=token)) as client, pytest.raises(PermissionDenied, match="token"):
+            client.swap(gradients(1))
+
+
+def test_api_key_is_sent(proxy):
+    with Client(Connection(url=proxy.url, api_key="k")) as client:
+        client.swap(gradients(1))
+    assert proxy.inferences()[0][1]["x-api-key"] == "k"
+
+
+def test_tls(tiny_server, tmp_path):
+    authority = trustme.CA()
+    own = authority.issue_cert("127.0.0.1")
+    credentials = grpc.ssl_server_credentials([(own.private_key_pem.bytes(), own.cert_chain_pems[0].bytes())])
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+    with GrpcProxy(tiny_server.grpc_url, credentials=credentials) as proxy:
+        with Client(Connection(url=proxy.url, root_certificates=tmp_path / "ca.pem", token="t")) as client:
+            assert client.swap(gradients(1))
+        distrusting = Connection(url=proxy.url, root_certificates=tmp_path / "other.pem", max_attempts=1)
+        with Client(distrusting) as client, pytest.raises(ServerUnavailable):
+            client.swap(gradients(1))
+
+
+def test_giving_up_reaches_the_server(slow_server):
+    async def run(proxy):
+        async with AsyncClient(proxy.url) as client:
+            task = asyncio.ensure_future(client.swap(gradients(1)))
+            while not proxy.inferences():
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    with GrpcProxy(slow_server.grpc_url) as proxy:
+        asyncio.run(run(proxy))
+        assert proxy.cancelled.wait(5)
+
+
+def test_deadline(slow_server):
+    start = time.monotonic()
+    with Client(Connection(url=slow_server.grpc_url, deadline_s=0.2)) as client, pytest.raises(DeadlineExceeded):
+        client.swap(gradients(1))
+    assert time.monotonic() - start < 2
+
+
+def test_overloaded(slow_server):
+    connection = Connection(url=slow_server.grpc_url, max_attempts=1, max_in_flight=64)
+    with Client(connection) as client, pytest.raises(Overloaded, match="queue"):
+        client.swap(np.repeat(gradients(1), 48, axis=0))
+
+
+def test_server_dies_between_request_and_answer(tmp_path):
+
+    with TritonServer(tiny_repository(tmp_path / "models", slow_s=1.0)) as server, Client(server.grpc_url) as client:
+        client.models()
+        threading.Timer(0.3, server._process.kill).start()
+        with pytest.raises(ServerUnavailable):
+            client.swap(np.repeat(gradients(1), 4, axis=0))
+
+
+def test_model_missing(tmp_path):
+
+    repository = tiny_repository(tmp_path / "models", only=MODELS.keys() - {"anonymizer"})
+    with TritonServer(repository) as server, Client(server.grpc_url) as client:
+        with pytest.raises(ServerRefused, match="anonymizer"):
+            client.swap(gradients(1))
+        assert client.swap(gradients(1), "to_male")
+        assert client.models()["anonymizer"] is False
+
+
+def test_model_of_another_shape(tmp_path):
+
+    repository = tiny_repository(tmp_path / "models", size=256)
+    refused = pytest.raises(ServerRefused, match=r"256.*512")
+    with TritonServer(repository) as server, Client(server.grpc_url) as client, refused:
+        client.swap(gradients(1))
+
+
+# --- values that cannot work ---
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"url": "http://host:8001"},
+        {"url": "host"},
+        {"url": "host:8001", "token": "secret"},  # would travel unencrypted
+        {"url": "host:8001", "tls": True, "client_key": "key.pem"},
+        {"deadline_s": 0},
+        {"max_attempts": 0},
+    ],
+)
+def test_connection_refuses(values):
+    with pytest.raises(ValueError, match=r"\w"):
+        Connection(**values)
+
+
+def test_secrets_are_not_shown():
+    assert "secret" not in repr(Connection(token="secret", api_key="secret"))
+
+
+@pytest.mark.parametrize("values", [{"faces": "some"}, {"direction": "up"}, {"min_confidence": 0.2}, {"detector": "x"}])
+def test_options_refuse(values):
+    with pytest.raises(ValueError, match="must"):
+        Options(**values)
+
+
+def test_saved_photo_keeps_nothing_of_the_original(client, astronaut, tmp_path):
+    photo = Image.open(astronaut)
+    exif = photo.getexif()
+    exif[0x010E] = "SECRET-DESCRIPTION"
+    buffer = io.BytesIO()
+    photo.save(buffer, "JPEG", exif=exif, comment=b"SECRET-COMMENT", quality=95)
+    result = client.anonymize(buffer.getvalue())
+    for suffix in ("jpg", "png", "webp"):
+        path = Path(tmp_path / f"saved.{suffix}")
+        result.save(path)
+        content = path.read_bytes()
+        assert b"SECRET" not in content
+        assert b"compositeWithTrainedAlgorithmicMedia" in content
+        with Image.open(path) as saved:
+            assert saved.size == photo.size

@@ -1,0 +1,44 @@
+"""The README's Python is executed as it stands there, its shell lines against the real command line's options."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from visard.cli import app
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_sdk_tour_runs(tiny_server, astronaut, tmp_path, monkeypatch, capsys):
+    (tmp_path / "photo.jpg").write_bytes(astronaut.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    tour = blocks("python")[0]
+    assert "127.0.0.1:8001" in tour
+    exec(compile(tour.replace("127.0.0.1:8001", tiny_server.grpc_url), "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "0 anonymised" in printed
+    assert "1 cannot read" in printed
+    assert (tmp_path / "anonymised.jpg").is_file()
+
+
+COMMANDS = [
+    line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines() if line.startswith("visard ")
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_shell_lines_parse(command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    name, *arguments = shlex.split(command)[1:]
+    get_command(app).commands[name].make_context(name, arguments)  # raises on an unknown option or value
+
+
+def test_every_command_is_toured():
+    assert {shlex.split(command)[1] for command in COMMANDS} >= set(get_command(app).commands) - {"demo"}

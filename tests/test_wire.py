@@ -1,0 +1,123 @@
+"""Requests, responses and statuses without a server."""
+
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2
+
+from visard import wire
+from visard_errors import (
+    DeadlineExceeded,
+    Overloaded,
+    PermissionDenied,
+    ServerRefused,
+    ServerUnavailable,
+)
+
+
+def image_batch(n=1):
+    return np.random.default_rng(n).integers(0, 256, (n, 512, 512, 3), dtype=np.uint8)
+
+
+def answer(model="anonymizer", **changes):
+    """A response as Triton writes it; `changes` replaces tensors by name."""
+    image = image_batch()
+    tensors = {
+        "swapped": image,
+        "gender": np.array([[0.9, 0.1]], np.float32),
+        "swapped_gender": np.array([[0.2, 0.8]], np.float32),
+    } | changes
+    names = [spec.name for spec in wire.MODELS[model].outputs if tensors[spec.name] is not None]
+    return service_pb2.ModelInferResponse(
+        model_name=model,
+        outputs=[
+            service_pb2.ModelInferResponse.InferOutputTensor(
+                name=name,
+                datatype={"u": "UINT8", "f": "FP32"}[tensors[name].dtype.kind],
+                shape=tensors[name].shape,
+            )
+            for name in names
+        ],
+        raw_output_contents=[tensors[name].tobytes() for name in names],
+    )
+
+
+def test_request_carries_the_pixels_and_asks_for_every_output():
+    images = image_batch(2)
+    request = wire.build_request("anonymizer", images, timeout_s=1.5)
+    assert np.array_equal(np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(images.shape), images)
+    assert list(request.inputs[0].shape) == [2, 512, 512, 3]
+    assert [output.name for output in request.outputs] == ["swapped", "gender", "swapped_gender"]
+    assert request.parameters["timeout"].int64_param == 1_500_000
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, 256, 256, 3), np.uint8),
+        np.zeros((1, 512, 512, 3), np.float32),
+        np.zeros((0, 512, 512, 3), np.uint8),
+        np.zeros((512, 512, 3), np.uint8),
+    ],
+)
+def test_request_refuses_what_the_contract_does_not_know(images):
+    with pytest.raises(ValueError, match="512"):
+        wire.build_request("anonymizer", images)
+
+
+def test_swap_is_read_from_the_answer():
+    swap = wire.parse_swap("anonymizer", answer())
+    assert np.array_equal(swap.swapped, image_batch()[0])
+    assert swap.gender.tolist() == pytest.approx([0.9, 0.1])
+    assert swap.swapped_gender.tolist() == pytest.approx([0.2, 0.8])
+
+
+def test_swap_in_a_given_direction_has_no_gender_before():
+    assert wire.parse_swap("anonymizer_to_male", answer("anonymizer_to_male")).gender is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"swapped": np.zeros((1, 256, 256, 3), np.uint8)}, "256"),
+        ({"gender": np.zeros((1, 2), np.uint8)}, "UINT8"),
+        ({"swapped_gender": None}, "did not send swapped_gender"),
+    ],
+)
+def test_answer_of_another_shape_is_refused(changes, words):
+    with pytest.raises(ServerRefused, match=words):
+        wire.parse_swap("anonymizer", answer(**changes))
+
+
+def test_answer_with_missing_bytes_is_refused():
+    response = answer()
+    response.raw_output_contents[0] = response.raw_output_contents[0][:-1]
+    with pytest.raises(ServerRefused, match="bytes"):
+        wire.parse_swap("anonymizer", response)
+
+
+@pytest.mark.parametrize(
+    ("status", "details", "error"),
+    [
+        ("UNAVAILABLE", "failed to connect to all addresses", ServerUnavailable),
+        ("UNAVAILABLE", "[request id: 1] Exceeds maximum queue size", Overloaded),
+        ("INTERNAL", "in ensemble 'anonymizer', Exceeds maximum queue size", Overloaded),
+        ("UNAVAILABLE", "Request timeout expired", Overloaded),
+        ("RESOURCE_EXHAUSTED", "rate limit", Overloaded),
+        ("DEADLINE_EXCEEDED", "Deadline Exceeded", DeadlineExceeded),
+        ("UNAUTHENTICATED", "no token", PermissionDenied),
+        ("PERMISSION_DENIED", "", PermissionDenied),
+        ("UNAVAILABLE", "This protocol is restricted, expecting header", PermissionDenied),
+        ("UNAVAILABLE", "Request for unknown model: 'anonymizer' is not found", ServerRefused),
+        ("NOT_FOUND", "Request for unknown model: 'anonymizer' has no available versions", ServerRefused),
+        ("INVALID_ARGUMENT", "unexpected shape", ServerRefused),
+        ("INTERNAL", "onnxruntime failed", ServerRefused),
+    ],
+)
+def test_status_becomes_the_error_that_says_what_to_do(status, details, error):
+    translated = wire.error_from_status(status, details, "host:8001")
+    assert type(translated) is error
+    assert "host:8001" in str(translated)
+
+
+def test_a_proxys_page_is_cut():
+    assert len(str(wire.error_from_status("INTERNAL", "<html>" * 1000, "host:1"))) < 500
