@@ -1,0 +1,84 @@
+"""Sends each face to the generator of the other apparent gender, as a Triton Python model.
+
+It moves pixels and never decodes, converts or looks at them; which face goes where is `route`'s decision. A request
+of one direction hands its image tensor on as it is, which stays in shared memory; only a request with both directions
+is split by rows and put together again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from .route import route
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class TritonPythonModel:
+    """One instance of the router; busy until the generators have answered every request of a batch."""
+
+    async def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer each request for itself: what fails in one is that one's error alone."""
+        return list(await asyncio.gather(*(_answer(request) for request in requests)))
+
+
+async def _answer(request: Any) -> Any:
+    try:
+        # A child cannot be called back once it is sent, so the caller's mind is asked for here.
+        if request.is_cancelled():
+            raise _Refused(pb_utils.TritonError("the request was cancelled", pb_utils.TritonError.CANCELLED))
+        return pb_utils.InferenceResponse(output_tensors=[await _swap(request)])
+    except _Refused as refused:
+        return pb_utils.InferenceResponse(error=refused.error)
+    except Exception as error:  # whatever it is must not reach the other requests of this batch
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"gender_router: {error}"))
+
+
+async def _swap(request: Any) -> Any:
+    image = pb_utils.get_input_tensor_by_name(request, "image")
+    groups = route(pb_utils.get_input_tensor_by_name(request, "gender").as_numpy())
+    if len(groups) == 1:
+        (generator,) = groups
+        return await _generate(request, generator, image)
+
+    pixels: NDArray[np.uint8] = image.as_numpy()
+    to_cpu = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)  # rows are put together by numpy
+    parts = await asyncio.gather(
+        *(
+            _generate(request, generator, pb_utils.Tensor("image", pixels[rows]), preferred_memory=to_cpu)
+            for generator, rows in groups.items()
+        )
+    )
+    swapped = np.empty_like(pixels)
+    for rows, part in zip(groups.values(), parts, strict=True):
+        swapped[rows] = part.as_numpy()
+    return pb_utils.Tensor("swapped", swapped)
+
+
+async def _generate(request: Any, generator: str, image: Any, **options: Any) -> Any:
+    """Ask one generator, in the caller's name: its queue counts the caller's timeout anew, as an ensemble step does."""
+    child = pb_utils.InferenceRequest(
+        model_name=generator,
+        requested_output_names=["swapped"],
+        inputs=[image],
+        request_id=request.request_id(),
+        timeout=request.timeout(),
+        **options,
+    )
+    response = await child.async_exec()
+    if response.has_error():
+        raise _Refused(response.error())
+    return pb_utils.get_output_tensor_by_name(response, "swapped")
+
+
+class _Refused(Exception):
+    """Carries an error of Triton's own, with its code, to the caller."""
+
+    def __init__(self, error: Any) -> None:
+        super().__init__(error.message())
+        self.error = error

@@ -1,0 +1,127 @@
+"""The configurations against the contract of the client, against each other and against the tiny ONNX graphs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import pytest
+from tritonclient.grpc.model_config_pb2 import DataType, ModelInstanceGroup, ModelQueuePolicy
+
+from tiny_models import MODEL_REPOSITORY, read_config, tiny_repository
+from visard.wire import MODELS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+CONFIGS = {path.parent.name: read_config(path.parent) for path in MODEL_REPOSITORY.glob("*/config.pbtxt")}
+ENSEMBLES = [name for name, config in CONFIGS.items() if config.platform == "ensemble"]
+ONNX = [name for name, config in CONFIGS.items() if config.backend == "onnxruntime"]
+QUEUED = [name for name, config in CONFIGS.items() if config.HasField("dynamic_batching")]
+
+
+def tensors(configured: Iterable[Any]) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Name, data type in the protocol's words and shape of each configured tensor."""
+    return [
+        (tensor.name, DataType.Name(tensor.data_type).removeprefix("TYPE_"), tuple(tensor.dims))
+        for tensor in configured
+    ]
+
+
+def test_the_repository_serves_the_contract_and_its_passports() -> None:
+    assert CONFIGS.keys() == {*MODELS, "passport"}
+    assert tensors(CONFIGS["passport"].output) == [("passport", "STRING", (1,))]
+    assert not CONFIGS["passport"].input
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_configuration_and_client_name_the_same_tensors(model: str) -> None:
+    spec = MODELS[model]
+    assert tensors(CONFIGS[model].input) == [(t.name, t.datatype, t.shape) for t in spec.inputs]
+    assert tensors(CONFIGS[model].output) == [(t.name, t.datatype, t.shape) for t in spec.outputs]
+
+
+@pytest.mark.parametrize("ensemble", ENSEMBLES)
+def test_an_ensemble_is_wired_to_tensors_that_exist_and_fit(ensemble: str) -> None:
+    config = CONFIGS[ensemble]
+    known = {tensor.name: tensor for tensor in config.input}
+    for step in config.ensemble_scheduling.step:
+        part = CONFIGS[step.model_name]
+        assert config.max_batch_size <= part.max_batch_size
+        assert set(step.input_map) == {tensor.name for tensor in part.input}
+        for tensor in part.input:
+            source = known[step.input_map[tensor.name]]
+            assert (source.data_type, source.dims) == (tensor.data_type, tensor.dims)
+        known |= {step.output_map[tensor.name]: tensor for tensor in part.output if tensor.name in step.output_map}
+    for tensor in config.output:
+        assert (known[tensor.name].data_type, known[tensor.name].dims) == (tensor.data_type, tensor.dims)
+
+
+def test_the_anonymizer_classifies_routes_and_classifies_the_result() -> None:
+    steps = [
+        (s.model_name, dict(s.input_map), dict(s.output_map)) for s in CONFIGS["anonymizer"].ensemble_scheduling.step
+    ]
+    assert steps == [
+        ("gender_classifier", {"image": "image"}, {"gender": "gender"}),
+        ("gender_router", {"image": "image", "gender": "gender"}, {"swapped": "swapped"}),
+        ("gender_classifier", {"image": "swapped"}, {"gender": "swapped_gender"}),
+    ]
+
+
+@pytest.mark.parametrize("direction", ["to_male", "to_female"])
+def test_a_given_direction_uses_its_own_generator(direction: str) -> None:
+    steps = [step.model_name for step in CONFIGS[f"anonymizer_{direction}"].ensemble_scheduling.step]
+    assert steps == [f"generator_{direction}", "gender_classifier"]
+
+
+@pytest.mark.parametrize("model", QUEUED)
+def test_a_queue_is_bounded_and_rejects(model: str) -> None:
+    policy = CONFIGS[model].dynamic_batching.default_queue_policy
+    assert policy.timeout_action == ModelQueuePolicy.REJECT
+    assert policy.max_queue_size > 0
+    assert policy.allow_timeout_override
+    assert policy.default_timeout_microseconds > 0  # without one Triton ignores a request's own
+    assert not CONFIGS[model].dynamic_batching.preferred_batch_size
+
+
+def test_what_waits_for_a_generator_finds_room_at_the_classifier() -> None:
+    room = {model: CONFIGS[model].dynamic_batching.default_queue_policy.max_queue_size for model in QUEUED}
+    assert room["gender_classifier"] >= sum(room.values()) - room["gender_classifier"]
+
+
+def test_nothing_keeps_faces() -> None:
+    assert not any(config.response_cache.enable for config in CONFIGS.values())
+
+
+@pytest.mark.parametrize("model", ONNX)
+def test_onnx_models_run_and_warm_up_on_the_gpu(model: str) -> None:
+    config = CONFIGS[model]
+    assert [group.kind for group in config.instance_group] == [ModelInstanceGroup.KIND_GPU]
+    sizes = [warmup.batch_size for warmup in config.model_warmup]
+    assert sizes[0] == 1
+    assert sizes[-1] == config.max_batch_size
+    for warmup in config.model_warmup:
+        assert {name: (value.data_type, value.dims) for name, value in warmup.inputs.items()} == {
+            tensor.name: (tensor.data_type, tensor.dims) for tensor in config.input
+        }
+
+
+@pytest.fixture(scope="module")
+def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_repository(tmp_path_factory.mktemp("repository") / "models")
+
+
+@pytest.mark.parametrize("model", ONNX)
+def test_tiny_graphs_have_the_configured_tensors(tiny_files: Path, model: str) -> None:
+    graph = onnx.load(tiny_files / model / "1" / "model.onnx").graph
+    for configured, offered in ((CONFIGS[model].input, graph.input), (CONFIGS[model].output, graph.output)):
+        assert tensors(configured) == [onnx_tensor(value) for value in offered]
+
+
+def onnx_tensor(value: onnx.ValueInfoProto) -> tuple[str, str, tuple[int, ...]]:
+    """Name, data type in the protocol's words and shape without the batch dimension, which must be free."""
+    batch, *dims = value.type.tensor_type.shape.dim
+    assert batch.dim_param
+    words = {onnx.TensorProto.UINT8: "UINT8", onnx.TensorProto.FLOAT: "FP32"}
+    return value.name, words[value.type.tensor_type.elem_type], tuple(dim.dim_value for dim in dims)

@@ -1,0 +1,486 @@
+"""The real Triton over real gRPC: what it answers, what it refuses, how it starts and how it ends."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+import visard_server.triton
+from tiny_models import (
+    expected_gender,
+    expected_swap,
+    expected_to_female,
+    expected_to_male,
+    tiny_repository,
+)
+from visard.wire import build_passports_request, build_request, parse_passports, parse_response
+from visard_errors import MissingExtra, RepositoryError, ServerError
+from visard_server.triton import TritonServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SHM = Path("/dev/shm")
+
+
+def faces(*brightness: int) -> np.ndarray:
+    """(N, 512, 512, 3) uint8: noise around each brightness; below 128 is female."""
+    noise = np.random.default_rng(seed=sum(brightness)).integers(-20, 20, (len(brightness), 512, 512, 3))
+    return (noise + np.array(brightness)[:, None, None, None]).clip(0, 255).astype(np.uint8)
+
+
+def connect(server: TritonServer) -> Any:
+    unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+    return service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(server.grpc_url, options=unlimited))
+
+
+@pytest.fixture(scope="module")
+def triton(tiny_server: TritonServer) -> Any:
+    return connect(tiny_server)
+
+
+# -- answers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "brightness",
+    [(40,), (200,), (40, 60), (210, 190, 200), (40, 200), (200, 40, 60, 190, 220), tuple(range(30, 222, 12))],
+    ids=["female", "male", "all-female", "all-male", "mixed", "mixed-5", "mixed-16"],
+)
+def test_anonymizer_swaps_every_face_of_a_batch(triton: Any, brightness: tuple[int, ...]) -> None:
+    images = faces(*brightness)
+    answer = parse_response("anonymizer", triton.ModelInfer(build_request("anonymizer", images)))
+    np.testing.assert_array_equal(answer["swapped"], expected_swap(images))
+    np.testing.assert_allclose(answer["gender"], expected_gender(images), atol=1e-4)
+    np.testing.assert_allclose(answer["swapped_gender"], expected_gender(expected_swap(images)), atol=1e-4)
+
+
+def test_a_swap_turns_the_apparent_gender(triton: Any) -> None:
+    answer = parse_response("anonymizer", triton.ModelInfer(build_request("anonymizer", faces(60, 190))))
+    assert answer["gender"].argmax(axis=1).tolist() == [0, 1]
+    assert answer["swapped_gender"].argmax(axis=1).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"), [("anonymizer_to_male", expected_to_male), ("anonymizer_to_female", expected_to_female)]
+)
+def test_a_given_direction_does_not_ask_the_classifier_first(triton: Any, model: str, expected: Any) -> None:
+    images = faces(60, 190)
+    answer = parse_response(model, triton.ModelInfer(build_request(model, images)))
+    np.testing.assert_array_equal(answer["swapped"], expected(images))
+    np.testing.assert_allclose(answer["swapped_gender"], expected_gender(expected(images)), atol=1e-4)
+
+
+def test_requests_at_the_same_time_keep_their_own_faces(triton: Any) -> None:
+    batches = [faces(30 + 10 * i, 220 - 10 * i) for i in range(16)]
+    with ThreadPoolExecutor(16) as threads:
+        answers = threads.map(lambda images: triton.ModelInfer(build_request("anonymizer", images)), batches)
+        for images, answer in zip(batches, answers, strict=True):
+            np.testing.assert_array_equal(parse_response("anonymizer", answer)["swapped"], expected_swap(images))
+
+
+def route_directly(triton: Any, image: np.ndarray, gender: list[float]) -> Any:
+    """Ask the router alone, with probabilities that no classifier gave."""
+    request = service_pb2.ModelInferRequest(model_name="gender_router")
+    for name, datatype, array in (("image", "UINT8", image), ("gender", "FP32", np.array([gender], np.float32))):
+        request.inputs.add(name=name, datatype=datatype, shape=array.shape)
+        request.raw_input_contents.append(array.tobytes())
+    return triton.ModelInfer.future(request)
+
+
+def test_an_unknown_gender_fails_its_own_request_alone(triton: Any) -> None:
+    image = faces(100)
+    certain = [route_directly(triton, image, [1.0, 0.0]) for _ in range(4)]
+    unknown = route_directly(triton, image, [np.nan, np.nan])
+    certain += [route_directly(triton, image, [0.0, 1.0]) for _ in range(4)]
+    with pytest.raises(grpc.RpcError, match="no probability"):
+        unknown.result()
+    for i, answer in enumerate(certain):
+        expected = expected_to_male(image) if i < 4 else expected_to_female(image)
+        assert answer.result().raw_output_contents[0] == expected.tobytes()
+
+
+def test_passports_are_answered_through_inference(tmp_path: Path) -> None:
+    repository = tiny_repository(tmp_path / "models", only={"passport", "gender_classifier"})
+    passport = '{"trained": false, "origin": "Zürich"}'
+    (repository / "gender_classifier" / "1" / "passport.json").write_text(passport, encoding="utf-8")
+    with TritonServer(repository) as server:
+        passports = parse_passports(connect(server).ModelInfer(build_passports_request()))
+    assert passports == {"gender_classifier": {"trained": False, "origin": "Zürich"}}
+
+
+def test_models_are_listed(tiny_server: TritonServer) -> None:
+    models = tiny_server.models()
+    assert [model.name for model in models] == [
+        "anonymizer",
+        "anonymizer_to_female",
+        "anonymizer_to_male",
+        "gender_classifier",
+        "gender_router",
+        "generator_to_female",
+        "generator_to_male",
+        "passport",
+    ]
+    assert all(model.ready and model.version == "1" for model in models)
+
+
+# -- under load -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    repository = tiny_repository(tmp_path_factory.mktemp("slow") / "models", slow_s=0.4, max_queue_size=1)
+    with TritonServer(repository) as server:
+        yield connect(server)
+
+
+def test_overload_is_answered_at_once_with_the_queue_s_own_words(slow: Any) -> None:
+    images = faces(40)
+    start = time.monotonic()
+    futures = [slow.ModelInfer.future(build_request("anonymizer_to_male", images)) for _ in range(8)]
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    assert 1 <= len(errors) < 8
+    assert all("maximum queue size" in error.details() for error in errors)
+    assert time.monotonic() - start < 8 * 0.4
+    for future in futures:
+        if future.exception() is None:
+            answer = parse_response("anonymizer_to_male", future.result())
+            np.testing.assert_array_equal(answer["swapped"], expected_to_male(images))
+
+
+def test_a_timeout_reaches_the_generator_and_its_answer_the_caller(slow: Any) -> None:
+    first = slow.ModelInfer.future(build_request("anonymizer", faces(40)))
+    time.sleep(0.15)  # the generator is busy with it now, the router has another instance free
+    second = slow.ModelInfer.future(build_request("anonymizer", faces(60), timeout_s=0.05))
+    assert "timeout expired" in second.exception().details()
+    np.testing.assert_array_equal(parse_response("anonymizer", first.result())["swapped"], expected_to_male(faces(40)))
+
+
+def test_a_failed_half_of_a_mixed_request_fails_it_in_the_generator_s_own_words(slow: Any) -> None:
+    first = slow.ModelInfer.future(build_request("anonymizer_to_female", faces(200)))
+    time.sleep(0.15)  # only the generator of the second half is busy
+    mixed = slow.ModelInfer.future(build_request("anonymizer", faces(40, 200), timeout_s=0.05))
+    assert "timeout expired" in mixed.exception().details()
+    assert first.exception() is None
+
+
+# -- what clients may not do -----------------------------------------------------------------------------------------
+
+RESTRICTED = {
+    "ModelConfig": service_pb2.ModelConfigRequest(name="gender_classifier"),
+    "ModelStatistics": service_pb2.ModelStatisticsRequest(name="gender_classifier"),
+    "RepositoryIndex": service_pb2.RepositoryIndexRequest(),
+    "RepositoryModelLoad": service_pb2.RepositoryModelLoadRequest(model_name="gender_classifier"),
+    "RepositoryModelUnload": service_pb2.RepositoryModelUnloadRequest(model_name="gender_classifier"),
+    "SystemSharedMemoryRegister": service_pb2.SystemSharedMemoryRegisterRequest(name="x", key="/x", byte_size=1),
+    "SystemSharedMemoryStatus": service_pb2.SystemSharedMemoryStatusRequest(),
+    "CudaSharedMemoryStatus": service_pb2.CudaSharedMemoryStatusRequest(),
+    "TraceSetting": service_pb2.TraceSettingRequest(),
+    "LogSettings": service_pb2.LogSettingsRequest(),
+}
+
+
+@pytest.mark.parametrize("rpc", RESTRICTED)
+def test_what_is_the_operator_s_is_refused_without_the_key(triton: Any, rpc: str) -> None:
+    with pytest.raises(grpc.RpcError, match="protocol is restricted"):
+        getattr(triton, rpc)(RESTRICTED[rpc])
+    with pytest.raises(grpc.RpcError, match="protocol is restricted"):
+        getattr(triton, rpc)(RESTRICTED[rpc], metadata=[("triton-grpc-protocol-visard-admin", "guess")])
+
+
+def test_the_key_opens_statistics_but_no_model_control(tiny_server: TritonServer, triton: Any) -> None:
+    admin = list(tiny_server.admin_headers.items())
+    assert triton.ModelStatistics(RESTRICTED["ModelStatistics"], metadata=admin).model_stats
+    with pytest.raises(grpc.RpcError, match="explicit model load / unload is not allowed"):
+        triton.RepositoryModelUnload(RESTRICTED["RepositoryModelUnload"], metadata=admin)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "repository/index",
+        "repository/models/gender_classifier/unload",
+        "models/gender_classifier/config",
+        "models/gender_classifier/stats",
+        "systemsharedmemory/status",
+        "trace/setting",
+        "logging",
+    ],
+)
+def test_http_is_restricted_in_the_same_way(tiny_server: TritonServer, path: str) -> None:
+    body = b"{}" if path.startswith("repository") else None
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{tiny_server.http_url}/v2/{path}", data=body)
+    with refused.value:
+        assert refused.value.code == 403
+
+
+def test_health_and_metrics_are_open(tiny_server: TritonServer, triton: Any) -> None:
+    assert triton.ServerReady(service_pb2.ServerReadyRequest()).ready
+    with urllib.request.urlopen(f"{tiny_server.http_url}/v2/health/ready") as answer:
+        assert answer.status == 200
+    with urllib.request.urlopen(tiny_server.metrics_url) as page:
+        assert b"nv_inference_request_success" in page.read()
+
+
+def test_it_listens_on_loopback_only(tiny_server: TritonServer) -> None:
+    urls = (tiny_server.grpc_url, tiny_server.http_url, tiny_server.metrics_url)
+    ports = {int(url.removesuffix("/metrics").rpartition(":")[2]) for url in urls}
+    assert len(ports) == 3
+    listening = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            _, local, _, state, *_ = line.split()
+            address, port = local.split(":")
+            if state == "0A" and int(port, 16) in ports:  # LISTEN
+                listening.add((address, int(port, 16)))
+    assert {port for _, port in listening} == ports
+    assert {address[-8:] for address, _ in listening} == {"0100007F"}  # 127.0.0.1, also as an address mapped to IPv6
+
+
+# -- starting -------------------------------------------------------------------------------------------------------
+
+
+def test_it_leaves_nothing_behind_and_logs_no_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    repository = tiny_repository(tmp_path / "models")
+    written = sorted(repository.rglob("*"))
+    log = io.StringIO()
+    start = time.monotonic()
+    with TritonServer(repository, log=log) as server:
+        print(f"ready in {time.monotonic() - start:.1f} s")
+        (folder,) = tmp_path.glob("visard-server-*")
+        assert list(SHM.glob(f"{folder.name}*"))
+        connect(server).ModelInfer(build_request("anonymizer", faces(40)))  # Triton warns once of missing pinned memory
+        time.sleep(0.2)
+        length = len(log.getvalue())
+        assert "successfully loaded 'anonymizer'" in log.getvalue()
+        connect(server).ModelInfer(build_request("anonymizer", faces(40, 200)))
+        with pytest.raises(grpc.RpcError):
+            route_directly(connect(server), faces(40), [np.nan, 0.0]).result()
+        time.sleep(0.2)
+        assert log.getvalue()[length:] == ""
+    assert not processes_of(repository)
+    assert not list(tmp_path.glob("visard-server-*"))
+    assert not list(SHM.glob(f"{folder.name}*"))
+    assert [path for path in sorted(repository.rglob("*")) if "__pycache__" not in path.parts] == written
+    server.stop()  # harmless when repeated
+
+
+def test_a_model_finishes_its_work_before_the_end(tmp_path: Path) -> None:
+    repository = tiny_repository(tmp_path / "models", slow_s=1.0, only={"generator_to_male"})
+    with TritonServer(repository) as server:
+        future = connect(server).ModelInfer.future(build_request("generator_to_male", faces(40)))
+        time.sleep(0.3)
+        server.stop()
+        assert future.result().raw_output_contents[0] == expected_to_male(faces(40)).tobytes()
+
+
+DIRECT = {"anonymizer_to_male", "generator_to_male", "gender_classifier"}
+
+
+@pytest.mark.parametrize("port", ["grpc_port", "http_port", "metrics_port"])
+def test_a_taken_port_is_named(tmp_path: Path, port: str) -> None:
+    repository = tiny_repository(tmp_path / "models", only={"passport"})
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        number = taken.getsockname()[1]
+        with pytest.raises(ServerError, match=rf"127\.0\.0\.1:{number} \(Address already in use\).*another port"):
+            TritonServer(repository, **{port: number}).start()
+
+
+def test_a_port_lost_while_the_models_load_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose = visard_server.triton._choose_ports
+    calls = []
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+
+        def lose_the_first(host: str, wanted: tuple[int, int, int]) -> tuple[int, int, int]:
+            calls.append(choose(host, wanted))
+            return (taken.getsockname()[1], *calls[-1][1:]) if len(calls) == 1 else calls[-1]
+
+        monkeypatch.setattr(visard_server.triton, "_choose_ports", lose_the_first)
+        with TritonServer(tiny_repository(tmp_path / "models", only={"passport"})) as server:
+            assert server.grpc_url == f"127.0.0.1:{calls[1][0]}"
+            assert [model.ready for model in server.models()] == [True]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("gender_classifier/1/model.onnx", "junk", r"model 'gender_classifier'.*Protobuf parsing failed"),
+        ("generator_to_male/config.pbtxt", "pixels: 3", r"model 'generator_to_male'.*no field named \"pixels\""),
+        ("passport/1/model.py", "def broken(", r"model 'passport'.*SyntaxError: '\(' was never closed"),
+    ],
+)
+def test_a_model_that_does_not_load_is_named_with_its_reason(
+    tmp_path: Path, file: str, content: str, reason: str
+) -> None:
+    repository = tiny_repository(tmp_path / "models", only={file.split("/")[0]})
+    (repository / file).write_text(content, encoding="utf-8")
+    with pytest.raises(RepositoryError, match=reason) as refused:
+        TritonServer(repository).start()
+    assert "\\n" not in str(refused.value)
+    assert "export it again" in str(refused.value)
+
+
+def test_an_ensemble_without_its_parts_is_named(tmp_path: Path) -> None:
+    repository = tiny_repository(tmp_path / "models", only={"anonymizer_to_male", "gender_classifier"})
+    with pytest.raises(RepositoryError, match=r"'anonymizer_to_male' does not load.*generator_to_male"):
+        TritonServer(repository).start()
+
+
+def test_an_empty_repository_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError, match="holds no model"):
+        TritonServer(tmp_path).start()
+    with pytest.raises(RepositoryError, match="holds no model"):
+        TritonServer(tmp_path / "nowhere").start()
+
+
+def test_a_server_that_does_not_get_ready_in_time_is_ended(tmp_path: Path) -> None:
+    repository = tiny_repository(tmp_path / "models", only={"passport"})
+    (repository / "passport" / "1" / "model.py").write_text("import time; time.sleep(60)", encoding="utf-8")
+    with pytest.raises(ServerError, match=r"not ready within 1 s"):
+        TritonServer(repository, startup_timeout_s=1).start()
+    assert not processes_of(repository)
+
+
+@pytest.mark.parametrize("missing", ["pytriton", "onnxruntime"])
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name, *rest))
+    with pytest.raises(MissingExtra, match=r"visard\[serve\]"):
+        TritonServer(tmp_path).start()
+
+
+def test_an_unsupported_python_or_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Future(tuple[int, ...]):
+        major, minor = 3, 99
+
+    monkeypatch.setattr(sys, "version_info", Future((3, 99, 0)))
+    with pytest.raises(ServerError, match=r"supports Python .*3\.11.*this is 3\.99"):
+        TritonServer(tmp_path).start()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(ServerError, match="runs on Linux, not on darwin"):
+        TritonServer(tmp_path).start()
+
+
+# -- ending ---------------------------------------------------------------------------------------------------------
+
+PARENT = """
+import os
+from visard_server.triton import TritonServer
+
+print("starting", flush=True)
+with TritonServer(os.environ["REPOSITORY"]) as server:
+    print("ready", flush=True)
+    server.wait()
+print("ended", flush=True)
+"""
+
+
+def processes_of(repository: Path) -> list[str]:
+    """Command lines of the living processes of a server: Triton and its models name the repository."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            command = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if str(repository).encode() in command:
+            found.append(command.decode().replace("\0", " "))
+    return found
+
+
+def wait_for(condition: Any, seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return bool(condition())
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A Python program that serves a repository in `tmp_path` and keeps its temporary files there too."""
+    repository = tiny_repository(tmp_path / "models", only=DIRECT)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT],
+        env={**os.environ, "REPOSITORY": str(repository), "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        yield process
+        folders = list(tmp_path.glob("visard-server-*"))
+        process.kill()
+    wait_for(lambda: not processes_of(tmp_path))
+    for folder in folders:  # killed while it loads its models, Triton leaves shared memory, without pixels yet
+        for segment in SHM.glob(f"{folder.name}*"):
+            segment.unlink(missing_ok=True)
+
+
+def read_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_a_killed_parent_takes_the_server_and_its_models_along(parent: Any, tmp_path: Path) -> None:
+    assert [read_line(parent), read_line(parent)] == ["starting", "ready"]
+    assert len(processes_of(tmp_path)) >= 3  # Triton and its two models
+    (folder,) = tmp_path.glob("visard-server-*")
+    parent.kill()
+    assert wait_for(lambda: not processes_of(tmp_path)), processes_of(tmp_path)
+    assert not list(SHM.glob(f"{folder.name}*"))
+
+
+def test_a_parent_killed_during_the_start_leaves_nothing_running(parent: Any, tmp_path: Path) -> None:
+    assert read_line(parent) == "starting"
+    assert wait_for(lambda: processes_of(tmp_path))
+    parent.kill()
+    assert wait_for(lambda: not processes_of(tmp_path)), processes_of(tmp_path)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_waiting_parent_in_order(parent: Any, tmp_path: Path, sign: signal.Signals) -> None:
+    assert [read_line(parent), read_line(parent)] == ["starting", "ready"]
+    time.sleep(0.3)  # until it waits
+    parent.send_signal(sign)
+    assert read_line(parent) == "ended"
+    assert parent.wait(10) == 0
+    assert not processes_of(tmp_path)
+    assert not list(tmp_path.glob("visard-server-*"))
+
+
+def test_ctrl_c_during_the_start_cleans_up(parent: Any, tmp_path: Path) -> None:
+    assert read_line(parent) == "starting"
+    assert wait_for(lambda: processes_of(tmp_path))
+    parent.send_signal(signal.SIGINT)
+    assert parent.wait(20) == -signal.SIGINT
+    assert not processes_of(tmp_path)
+    assert not list(tmp_path.glob("visard-server-*"))
+
+
+def test_wait_says_when_the_server_ended_by_itself(tmp_path: Path) -> None:
+    with TritonServer(tiny_repository(tmp_path / "models", only={"passport"})) as server:
+        os.kill(server._process.pid, signal.SIGKILL)
+        with pytest.raises(ServerError, match="ended by itself"):
+            server.wait()
+    assert not processes_of(tmp_path)

@@ -1,0 +1,170 @@
+"""Tiny real ONNX models for the whole contract, whose answers numpy can predict, and repositories made of them.
+
+Female is dark and male is bright: `generator_to_male` brightens, `generator_to_female` darkens, so a swap flips what
+the classifier says.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from google.protobuf import text_format
+from onnx import TensorProto, helper, numpy_helper
+from tritonclient.grpc import model_config_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+MODEL_REPOSITORY = Path(__file__).resolve().parents[1] / "model_repository"
+IMAGE_SIZE = 512
+STEP = 100  # grey levels that a generator adds or takes away
+STEEPNESS = 1 / 8  # of the classifier's logistic curve, per grey level of mean brightness away from 127.5
+
+
+def expected_gender(images: np.ndarray) -> np.ndarray:
+    """(N, 512, 512, 3) uint8 → (N, 2) float64 probabilities (female, male), as the tiny classifier gives them."""
+    male = 1 / (1 + np.exp(-STEEPNESS * (images.mean(axis=(1, 2, 3), dtype=np.float64) - 127.5)))
+    return np.stack([1 - male, male], axis=1)
+
+
+def expected_swap(images: np.ndarray) -> np.ndarray:
+    """(N, 512, 512, 3) uint8 → the same, each image brought to the other gender, exact to the last bit."""
+    is_female = images.mean(axis=(1, 2, 3)) < 127.5
+    return np.where(is_female[:, None, None, None], expected_to_male(images), expected_to_female(images))
+
+
+def expected_to_male(images: np.ndarray) -> np.ndarray:
+    return np.minimum(images.astype(np.int32) + STEP, 255).astype(np.uint8)
+
+
+def expected_to_female(images: np.ndarray) -> np.ndarray:
+    return np.maximum(images.astype(np.int32) - STEP, 0).astype(np.uint8)
+
+
+def classifier(*, size: int = IMAGE_SIZE) -> onnx.ModelProto:
+    """Softmax of (0, steepness · (mean brightness − 127.5))."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["floats", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Unsqueeze", ["mean", "one"], ["column"]),
+        helper.make_node("Sub", ["column", "middle"], ["distance"]),
+        helper.make_node("Mul", ["distance", "slopes"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["gender"], axis=1),
+    ]
+    constants = {
+        "axes": np.array([1, 2, 3]),
+        "one": np.array([1]),
+        "middle": np.array(127.5, np.float32),
+        "slopes": np.array([[0, STEEPNESS]], np.float32),
+    }
+    return build(nodes, constants, ("gender", TensorProto.FLOAT, ["N", 2]), size=size)
+
+
+def generator(step: int, *, size: int = IMAGE_SIZE) -> onnx.ModelProto:
+    """`step` grey levels brighter (darker where it is negative), clipped to 0..255."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.INT32),
+        helper.make_node("Add", ["levels", "step"], ["moved"]),
+        helper.make_node("Clip", ["moved", "low", "high"], ["clipped"]),
+        helper.make_node("Cast", ["clipped"], ["swapped"], to=TensorProto.UINT8),
+    ]
+    constants = {"step": np.array(step, np.int32), "low": np.array(0, np.int32), "high": np.array(255, np.int32)}
+    return build(nodes, constants, ("swapped", TensorProto.UINT8, ["N", size, size, 3]), size=size)
+
+
+def build(
+    nodes: list[onnx.NodeProto],
+    constants: dict[str, np.ndarray],
+    output: tuple[str, int, list[Any]],
+    *,
+    size: int = IMAGE_SIZE,
+    batch: str | int = "N",
+) -> onnx.ModelProto:
+    """Make a checked model of one input, `image` (batch, size, size, 3) uint8, and one output."""
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [batch, size, size, 3])],
+        [helper.make_tensor_value_info(*output)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+SLOW_GENERATOR = """
+import time
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        time.sleep({slow_s})
+        images = [pb_utils.get_input_tensor_by_name(request, "image").as_numpy() for request in requests]
+        swapped = [np.clip(image.astype(np.int32) + {step}, 0, 255).astype(np.uint8) for image in images]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("swapped", image)]) for image in swapped]
+"""
+
+
+def read_config(model: Path) -> model_config_pb2.ModelConfig:
+    """Read the configuration in a model's folder."""
+    return text_format.Parse((model / "config.pbtxt").read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+
+
+def write_config(model: Path, config: model_config_pb2.ModelConfig) -> None:
+    (model / "config.pbtxt").write_text(text_format.MessageToString(config), encoding="utf-8")
+
+
+def tiny_repository(
+    folder: Path,
+    *,
+    only: Collection[str] = (),
+    size: int = IMAGE_SIZE,
+    slow_s: float = 0.0,
+    max_queue_size: int | None = None,
+) -> Path:
+    """Copy the project's repository for the CPU into `folder`, with tiny models, ready to serve.
+
+    Args:
+        folder: must not exist yet.
+        only: the models to keep; all where it is empty. Triton refuses an ensemble whose parts are missing.
+        size: rows and columns of every image; anything but 512 is against the contract.
+        slow_s: how long the generators sleep over each batch; the result stays the same.
+        max_queue_size: of every queue, instead of its own.
+
+    Returns:
+        `folder`.
+    """
+    ignored = shutil.ignore_patterns("__pycache__", "*.onnx", "passport.json", "README.md")
+    shutil.copytree(MODEL_REPOSITORY, folder, ignore=ignored)
+    for model in folder.iterdir():
+        if only and model.name not in only:
+            shutil.rmtree(model)
+            continue
+        (model / "1").mkdir(exist_ok=True)
+        config = read_config(model)
+        del config.model_warmup[:]
+        for group in config.instance_group:
+            group.kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
+            group.count = min(group.count, 2)
+        for tensor in (*config.input, *config.output):
+            if len(tensor.dims) == 3:
+                tensor.dims[:] = [size, size, 3]
+        if max_queue_size is not None and config.HasField("dynamic_batching"):
+            config.dynamic_batching.default_queue_policy.max_queue_size = max_queue_size
+        if model.name == "gender_classifier":
+            onnx.save(classifier(size=size), model / "1" / "model.onnx")
+        if model.name.startswith("generator_"):
+            step = STEP if model.name == "generator_to_male" else -STEP
+            if slow_s:
+                config.backend = "python"
+                (model / "1" / "model.py").write_text(SLOW_GENERATOR.format(slow_s=slow_s, step=step), encoding="utf-8")
+            else:
+                onnx.save(generator(step, size=size), model / "1" / "model.onnx")
+        write_config(model, config)
+    return folder
