@@ -1,4 +1,4 @@
-"""The configurations against the contract of the client, against each other and against the tiny ONNX graphs."""
+"""The configurations against the contract of the client, against each other and against real ONNX graphs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ import onnx
 import pytest
 from tritonclient.grpc.model_config_pb2 import DataType, ModelInstanceGroup, ModelQueuePolicy
 
+from small_models import small_checkpoints
 from tiny_models import MODEL_REPOSITORY, read_config, tiny_repository
 from visard.wire import MODELS
+from visard_export.checkpoints import load_classifier, load_generator
+from visard_export.graphs import build_graph
+from visard_export.onnx import export_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from visard_export.graphs import Precision
 
 CONFIGS = {path.parent.name: read_config(path.parent) for path in MODEL_REPOSITORY.glob("*/config.pbtxt")}
 ENSEMBLES = [name for name, config in CONFIGS.items() if config.platform == "ensemble"]
@@ -115,6 +121,21 @@ def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("model", ONNX)
 def test_tiny_graphs_have_the_configured_tensors(tiny_files: Path, model: str) -> None:
     graph = onnx.load(tiny_files / model / "1" / "model.onnx").graph
+    for configured, offered in ((CONFIGS[model].input, graph.input), (CONFIGS[model].output, graph.output)):
+        assert tensors(configured) == [onnx_tensor(value) for value in offered]
+
+
+@pytest.mark.parametrize("model", ONNX)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_exported_graphs_have_the_configured_tensors(tmp_path: Path, model: str, precision: Precision) -> None:
+    checkpoints = small_checkpoints(tmp_path)
+    checkpoint = {
+        "gender_classifier": lambda: load_classifier(checkpoints.classifier),
+        "generator_to_male": lambda: load_generator(checkpoints.to_male),
+        "generator_to_female": lambda: load_generator(checkpoints.to_female),
+    }[model]()
+    export_onnx(build_graph(checkpoint.network(), precision), tmp_path / "model.onnx")
+    graph = onnx.load(tmp_path / "model.onnx").graph
     for configured, offered in ((CONFIGS[model].input, graph.input), (CONFIGS[model].output, graph.output)):
         assert tensors(configured) == [onnx_tensor(value) for value in offered]
 

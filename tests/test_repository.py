@@ -176,7 +176,13 @@ def test_cpu_profile(tmp_path):
         assert not config.model_warmup
         assert all(group.kind == KIND_CPU for group in config.instance_group)
         assert not config.HasField("optimization")
+        assert config.dynamic_batching.max_queue_delay_microseconds == 0
+    for model in (*EXPORTED_MODELS, "gender_router"):
+        assert [group.count for group in read_config(repository, model).instance_group] == [2]
+    for model in EXPORTED_MODELS:
+        assert read_config(repository, model).parameters["intra_op_thread_count"].string_value == "1"
     assert read_config(repository, "passport").max_batch_size == 0  # no batching stays no batching
+    assert [group.count for group in read_config(repository, "passport").instance_group] == [1]
     assert read_config(repository, "generator_to_male").backend == "onnxruntime"
 
 
