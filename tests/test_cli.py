@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,19 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from command_line import visard
 from small_models import small_checkpoints
 from visard.cli import EXIT_CODES
 from visard_errors import PhotoError, VisardError
-
-
-def visard(*arguments, env=None, timeout=120):
-    return subprocess.run(
-        [sys.executable, "-m", "visard", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **(env or {})},
-    )
 
 
 def size_of(path):

@@ -16,6 +16,7 @@ from visard.wire import Swap
 from visard_errors import (
     CheckpointError,
     CorruptPhoto,
+    DataError,
     DeadlineExceeded,
     ExportError,
     FaceTooSmall,
@@ -42,6 +43,7 @@ __all__ = [
     "Client",
     "Connection",
     "CorruptPhoto",
+    "DataError",
     "DeadlineExceeded",
     "ExportError",
     "FaceResult",

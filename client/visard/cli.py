@@ -29,6 +29,7 @@ from visard.client import Client, Connection
 from visard.pipeline import Options, prepare
 from visard_errors import (
     CheckpointError,
+    DataError,
     ExportError,
     MissingExtra,
     PhotoError,
@@ -53,14 +54,15 @@ EXIT_CODES: dict[type[VisardError], int] = {
     PhotoError: 3,
     ServerError: 4,
     CheckpointError: 5,
+    DataError: 5,
     ExportError: 5,
     RepositoryError: 6,
     MissingExtra: 7,
 }
 _EXIT_HELP = (
     "Exit codes: 0 done · 1 a defect in Visard · 2 wrong usage · 3 a photo could not be anonymised · 4 the server did "
-    "not answer · 5 a checkpoint or its export was refused · 6 the model repository cannot be used · 7 an optional "
-    "part is not installed · 130 interrupted."
+    "not answer · 5 a checkpoint, an export or training data was refused · 6 the model repository cannot be used · "
+    "7 an optional part is not installed · 130 interrupted."
 )
 
 app = typer.Typer(
@@ -242,6 +244,36 @@ def export(
         )
     _out.print(f"Model repository ready: {target}", highlight=False, soft_wrap=True)
     _out.print(report.passports_table(_repository_passports(target)))
+
+
+@app.command(epilog="Example: visard evaluate photos/ --split test --json")
+def evaluate(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Photos with a manifest.csv (file, gender[, split]) or in folders female/ and male/."),
+    ],
+    split: Annotated[str | None, typer.Option(help="Only this split of the manifest.")] = None,
+    server: Annotated[
+        str | None, typer.Option(envvar="VISARD_SERVER", help="host:port; without it a server is started here.")
+    ] = None,
+    models: _Models = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Measure how well a server's models anonymise labelled photos; the largest face of each counts."""
+    from visard.evaluate import evaluate as measure
+    from visard.evaluate import find_photos
+
+    photos = find_photos(folder, split)
+    with ExitStack() as stack:
+        url = server or stack.enter_context(_embedded(models)).grpc_url
+        client = stack.enter_context(Client(_usage(lambda: Connection(url=url))))
+        _warn_untrained(client)
+        counted = stack.enter_context(report.progress_bar(_err, len(photos), show=True))
+        figures = measure(photos, client.anonymize_many, counted)
+    if as_json:
+        sys.stdout.write(json.dumps(figures) + "\n")
+    else:
+        _out.print(report.figures_table(figures))
 
 
 @app.command()

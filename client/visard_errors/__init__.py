@@ -16,6 +16,7 @@ VisardError
 │   ├── PermissionDenied    the token is missing or wrong
 │   └── ServerRefused       call the operator: a model is missing, broken or of another shape
 ├── CheckpointError         a weights file is unsafe, damaged or of another architecture
+├── DataError               the training data cannot be used
 ├── ExportError             a model is out of tolerance or its tool is not usable
 ├── RepositoryError         a model repository cannot be written or served
 └── MissingExtra            an optional part of Visard is not installed
@@ -86,6 +87,10 @@ class ServerRefused(ServerError):
 
 class CheckpointError(VisardError):
     """A weights file is unsafe, damaged or does not fit the architecture."""
+
+
+class DataError(VisardError):
+    """The training data is empty, one-sided or damaged beyond use."""
 
 
 class ExportError(VisardError):
