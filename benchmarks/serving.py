@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, help="model repository; the demo models by default")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each measurement (default 5)")
     parser.add_argument("--repeats", type=int, default=5, help="how often all take turns (default 5)")
-    parser.add_argument("--in-flight", type=int, default=8, help="faces under way at once (default 8)")
+    parser.add_argument("--in-flight", type=int, default=4, help="faces under way at once (default 4)")
     arguments = parser.parse_args()
 
     image = prepare(SAMPLE_PHOTO, Options()).aligned

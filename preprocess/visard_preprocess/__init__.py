@@ -1,0 +1,5 @@
+"""Photographs to aligned faces, and swapped faces back into photographs; it knows no server.
+
+The files in the order of the data: `photo` (decode), `align` (find faces), `geometry` (crop), `compose` (blend back).
+Import what you need from them: this package itself loads neither dlib nor Pillow.
+"""
