@@ -214,7 +214,7 @@ def test_exit_codes_cover_every_error():
     assert all(any(issubclass(leaf, kind) for kind in EXIT_CODES) for leaf in leaves(VisardError))
 
 
-@pytest.mark.parametrize("command", [[], ["swap"], ["serve"], ["export"], ["check"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["swap"], ["serve"], ["evaluate"], ["export"], ["check"], ["demo"], ["train"]])
 def test_help_teaches(command):
     run = visard(*command, "--help")
     assert run.returncode == 0

@@ -34,6 +34,7 @@ from visard import (
     UncertainGender,
     UnsupportedFormat,
 )
+from visard.pipeline import prepare
 from visard.wire import MODELS
 from visard_server.triton import TritonServer
 
@@ -185,6 +186,18 @@ def test_many_pass_on_the_callers_own_failure(client, astronaut):
     outcomes = client.anonymize_many(photos())
     with pytest.raises(OSError, match="disk is gone"):
         list(outcomes)
+
+
+def test_a_defect_in_one_photo_stops_no_other(client, astronaut, monkeypatch):
+    def defective(photo, options):
+        if photo == "defect":
+            raise RuntimeError("as the test asked")
+        return prepare(photo, options)
+
+    monkeypatch.setattr("visard.client.prepare", defective)
+    outcomes = list(client.anonymize_many(["defect", astronaut]))
+    assert isinstance(outcomes[0].error, RuntimeError)
+    assert outcomes[1].result is not None
 
 
 def test_async_client_is_the_same(tiny_server, astronaut, client):
@@ -364,6 +377,7 @@ def test_model_of_another_shape(tmp_path):
         {"url": "http://host:8001"},
         {"url": "host"},
         {"url": "host:8001", "token": "secret"},  # would travel unencrypted
+        {"url": "127.example.org:8001", "token": "secret"},  # no loopback address
         {"url": "host:8001", "tls": True, "client_key": "key.pem"},
         {"deadline_s": 0},
         {"max_attempts": 0},

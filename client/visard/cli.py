@@ -1,4 +1,4 @@
-"""The command line: `visard swap`, `serve`, `export`, `check` and `demo`.
+"""The command line: `visard swap`, `serve`, `evaluate`, `train`, `export`, `check` and `demo`.
 
 Says what happens and draws tables; the work is done by the packages it calls. It is the one place that reaches
 sideways into `visard_server` and `visard_export`, when a command needs them, so that the SDK never loads torch.
@@ -35,9 +35,11 @@ from visard_errors import (
     PhotoError,
     RepositoryError,
     ServerError,
+    ServerRefused,
     UnreadablePhoto,
     VisardError,
 )
+from visard_training.cli import app as train_app
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -70,10 +72,12 @@ app = typer.Typer(
     help="Anonymise faces in photographs by swapping their apparent gender.",
     epilog=_EXIT_HELP,
     no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,  # they print local variables, and ours hold faces
     add_completion=False,
     rich_markup_mode="rich",
 )
+app.add_typer(train_app)
 _out = Console()
 _err = Console(stderr=True)
 
@@ -83,6 +87,15 @@ _Models = Annotated[
         "--models", envvar="VISARD_MODELS", help="Model repository to serve for this run; the demo models by default."
     ),
 ]
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        _out.print(f"visard {metadata.version('visard')}", highlight=False)
+        raise typer.Exit
 
 
 @app.command(epilog="Example: visard swap family.jpg -o anonymised/ --identity --side-by-side")
@@ -425,7 +438,12 @@ def _aligned(photo: Path) -> NDArray[np.uint8]:
 
 
 def _warn_untrained(client: Client) -> None:
-    untrained = [model for model, passport in client.passports().items() if not passport.get("trained", True)]
+    try:
+        passports = client.passports()
+    except ServerRefused:
+        _err.print("[yellow]This server does not say where its models come from.[/]")
+        return
+    untrained = [model for model, passport in passports.items() if passport.get("trained") is False]
     if untrained:
         _err.print(
             Panel(

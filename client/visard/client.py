@@ -10,12 +10,14 @@ One request carries one face: batching is the server's work, and a face that fai
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import random
 import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,7 +40,7 @@ from visard.wire import (
     parse_passports,
     parse_swap,
 )
-from visard_errors import DeadlineExceeded, Overloaded, ServerUnavailable, VisardError
+from visard_errors import DeadlineExceeded, Overloaded, ServerUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
@@ -49,7 +51,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEFAULT_URL = "127.0.0.1:8001"
-_LOOPBACK = ("127.", "localhost", "[::1]")
 
 _RETRY_PAUSE_S = 0.1  # doubled per attempt, jittered over its whole length so that callers do not return in step
 _RETRY_PAUSE_MAX_S = 2.0
@@ -107,7 +108,10 @@ class Connection:
     @property
     def local(self) -> bool:
         """Whether the server is on this machine."""
-        return self.url.startswith(_LOOPBACK)
+        host = self.url.rpartition(":")[0].strip("[]")
+        with suppress(ValueError):  # a name, which only "localhost" promises to be here
+            return ipaddress.ip_address(host).is_loopback
+        return host == "localhost"
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Credentials as gRPC metadata."""
@@ -268,7 +272,7 @@ class AsyncClient:
     async def _outcome(self, index: int, photo: Any, options: Options | None) -> Outcome:
         try:
             return Outcome(index=index, source=photo, result=await self.anonymize(photo, options))
-        except VisardError as error:
+        except Exception as error:  # a defect that one photo brings out must not stop the others either
             return Outcome(index=index, source=photo, error=error)
 
     async def _on_thread(self, work: Callable[[], T]) -> T:

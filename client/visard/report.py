@@ -80,9 +80,10 @@ def passports_table(passports: dict[str, dict[str, Any]]) -> Table:
     for heading in ("model", "trained", "architecture", "precision", "checkpoint", "sha256"):
         table.add_column(heading, overflow="fold")
     for model, passport in sorted(passports.items()):
+        trained = passport.get("trained")
         table.add_row(
             model,
-            "yes" if passport.get("trained") else "[red]no[/]",
+            "not said" if trained is None else "yes" if trained else "[red]no[/]",
             ", ".join(f"{key} {value}" for key, value in dict(passport.get("architecture", {})).items()),
             str(passport.get("precision", "")),
             str(passport.get("checkpoint", "")),

@@ -147,7 +147,7 @@ class Outcome:
         index: position in the sequence of photos, from 0.
         source: the photo as it was given.
         result: None where there was an error.
-        error: the `VisardError` that the same call for this photo alone would have raised.
+        error: what the same call for this photo alone would have raised: a `VisardError`, unless Visard has a defect.
     """
 
     index: int
