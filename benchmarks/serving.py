@@ -24,7 +24,7 @@ import numpy as np
 import onnxruntime
 
 from visard import AsyncClient, Client, Connection, Options
-from visard.cli import SAMPLE_PHOTO, demo_models
+from visard.embedded import SAMPLE_PHOTO, demo_models
 from visard.pipeline import prepare
 from visard_server.triton import TritonServer
 

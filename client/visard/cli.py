@@ -1,32 +1,29 @@
 """The command line: `visard swap`, `serve`, `evaluate`, `train`, `export`, `check` and `demo`.
 
-Says what happens and draws tables; the work is done by the packages it calls. It is the one place that reaches
-sideways into `visard_server` and `visard_export`, when a command needs them, so that the SDK never loads torch.
+Says what happens; the work is done by what it calls.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import signal
 import sys
-import tempfile
 from contextlib import ExitStack, contextmanager, suppress
-from importlib import import_module, metadata, util
+from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import numpy as np
 import typer
-from platformdirs import user_cache_path
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from visard import report
+from visard import outputs, report
 from visard.client import Client, Connection
-from visard.pipeline import Options, prepare
+from visard.embedded import SAMPLE_PHOTO, aligned_faces, embedded_server, neighbour
+from visard.pipeline import Options
 from visard_errors import (
     CheckpointError,
     DataError,
@@ -36,20 +33,15 @@ from visard_errors import (
     RepositoryError,
     ServerError,
     ServerRefused,
-    UnreadablePhoto,
     VisardError,
 )
 from visard_training.cli import app as train_app
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from numpy.typing import NDArray
-
-    from visard.result import Result
     from visard_server.triton import TritonServer
 
-SAMPLE_PHOTO = Path(__file__).parent / "data" / "astronaut.jpg"  # NASA, public domain
 
 # What a script needs to know of a failure; the first failed photo decides where there are several.
 EXIT_CODES: dict[type[VisardError], int] = {
@@ -138,7 +130,7 @@ def swap(
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one face.")] = 30.0,
 ) -> None:
     """Anonymise photos: every face found is swapped, or the photo is withheld and the reason reported."""
-    targets = _targets(photos, output, crops=crops)
+    targets = _usage(lambda: outputs.choose_targets(photos, output, crops=crops))
     options = Options(
         faces=faces,
         direction=direction,
@@ -166,7 +158,7 @@ def swap(
             saved: list[Path] = []
             if outcome.result is not None:
                 try:
-                    saved = _save(outcome.result, source, target, side_by_side=side_by_side)
+                    saved = outputs.save_result(outcome.result, source, target, side_by_side=side_by_side)
                 except VisardError as failure:
                     error = failure
             if error is not None:
@@ -242,8 +234,8 @@ def export(
     ] = None,
 ) -> None:
     """Turn checkpoints into a verified, servable model repository; nothing is published out of tolerance."""
-    exporting = _extra("export", "exporting models", "visard_export.export")
-    verification = np.concatenate([_aligned(photo) for photo in face_photos or [SAMPLE_PHOTO]])
+    exporting = neighbour("export", "exporting models", "visard_export.export")
+    verification = np.concatenate([aligned_faces(photo) for photo in face_photos or [SAMPLE_PHOTO]])
     with _err.status("Exporting") as status:
         exporting.export_repository(
             target,
@@ -324,8 +316,8 @@ def demo(
     table = report.scores_table()
     report.add_rows(table, SAMPLE_PHOTO, result, None)
     _out.print(table)
-    _mkdir(output)
-    saved = _save(result, SAMPLE_PHOTO, output / "after.png", side_by_side=True)
+    outputs.make_folder(output)
+    saved = outputs.save_result(result, SAMPLE_PHOTO, output / "after.png", side_by_side=True)
     saved[-1].replace(output / "before_after.png")
     (output / "result.json").write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
     for path in (output / "before_after.png", output / "after.png"):
@@ -380,61 +372,17 @@ def _usage(make: Any) -> Any:
         raise typer.BadParameter(str(error)) from None
 
 
-def _extra(extra: str, what: str, module: str) -> Any:
-    """Import one of our packages that needs an extra."""
-    try:
-        return import_module(module)
-    except MissingExtra:
-        raise
-    except ImportError as error:
-        raise MissingExtra(extra, f"{what} ({error})") from error
-
-
 @contextmanager
 def _embedded(models: Path | None, **settings: Any) -> Iterator[TritonServer]:
-    triton = _extra("serve", "the embedded server", "visard_server.triton")
     with ExitStack() as stack:
         with _err.status("Starting the embedded server") as status:
-            repository = models or demo_models(status.update)
-            server = stack.enter_context(triton.TritonServer(repository, **settings))
+            server = stack.enter_context(embedded_server(models, status.update, **settings))
         yield server
 
 
-def demo_models(report_line: Callable[[str], None] = lambda line: None) -> Path:
-    """Find the demo models in the user's cache folder; the first call exports them there, which takes a minute.
-
-    The folder's name holds the digest of the trained weights, if there are any, so that other weights are exported
-    anew. Only models lie there, never a photograph.
-    """
-    package = util.find_spec("visard_export")
-    assert package is not None  # noqa: S101 - it is in the same distribution
-    assert package.origin is not None  # noqa: S101
-    weights = sorted((Path(package.origin).parent / "weights").glob("*.safetensors"))
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in weights)).hexdigest()[:12]
-    folder = user_cache_path("visard") / f"demo-models-{metadata.version('visard')}-{digest}"
-    if not folder.is_dir():
-        demo = _extra("export", "making the demo models", "visard_export.demo")
-        exporting = _extra("export", "making the demo models", "visard_export.export")
-        with tempfile.TemporaryDirectory() as scratch:
-            paths = demo.demo_checkpoints(Path(scratch))
-            exporting.export_repository(
-                folder,
-                classifier=paths.classifier,
-                to_male=paths.to_male,
-                to_female=paths.to_female,
-                faces=_aligned(SAMPLE_PHOTO),
-                report=report_line,
-            )
-    return folder
-
-
 def _repository_passports(models: Path) -> dict[str, dict[str, Any]]:
-    repository = _extra("export", "reading a model repository", "visard_export.repository")
+    repository = neighbour("export", "reading a model repository", "visard_export.repository")
     return cast("dict[str, dict[str, Any]]", repository.read_passports(models))
-
-
-def _aligned(photo: Path) -> NDArray[np.uint8]:
-    return prepare(photo, Options()).aligned
 
 
 def _warn_untrained(client: Client) -> None:
@@ -453,47 +401,3 @@ def _warn_untrained(client: Client) -> None:
                 border_style="bold red",
             )
         )
-
-
-def _targets(photos: list[Path], output: Path, *, crops: bool) -> list[Path]:
-    """Decide where each result goes, and refuse before any work what would overwrite something."""
-    one_file = output.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp") and not output.is_dir()
-    if one_file and len(photos) > 1:
-        raise typer.BadParameter(f"{len(photos)} photos need a folder, not the file {output}", param_hint="--output")
-    if one_file:
-        targets = [output]
-    else:
-        suffix = ".png" if crops else None
-        targets = [output / (photo.with_suffix(suffix).name if suffix else photo.name) for photo in photos]
-    for photo, target in zip(photos, targets, strict=True):
-        if target.exists() and photo.exists() and target.samefile(photo):
-            raise typer.BadParameter(f"the result would overwrite the photo {photo}", param_hint="--output")
-    if len(set(targets)) < len(targets):
-        raise typer.BadParameter("two photos of the same name would overwrite each other", param_hint="--output")
-    _mkdir(targets[0].parent)
-    return targets
-
-
-def _mkdir(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UnreadablePhoto(f"cannot make the folder {folder}: {error.strerror}") from None
-
-
-def _save(result: Result, source: Path, target: Path, *, side_by_side: bool) -> list[Path]:
-    if result.photo is None:
-        saved = [target.with_stem(f"{target.stem}_face{i}") for i in range(1, len(result.faces) + 1)]
-        for face, path in zip(result.faces, saved, strict=True):
-            face.save(path)
-        return saved
-    result.save(target)
-    if not side_by_side:
-        return [target]
-    from visard_preprocess.photo import read_photo, write_photo
-
-    both = target.with_stem(f"{target.stem}_before_after")
-    gap = np.full((result.photo.shape[0], 8, 3), 255, np.uint8)
-    picture = np.hstack([read_photo(source), gap, result.photo])
-    write_photo(picture, both, source_type="compositeWithTrainedAlgorithmicMedia")
-    return [target, both]
