@@ -105,26 +105,36 @@ def save_checkpoint(path: Path, network: Network, *, trained: bool, licence: str
 
 
 def _load(path: Path, network: Literal["resnet18", "pix2pixhd"]) -> Checkpoint:
-    try:
-        n_bytes = path.stat().st_size
-        sha256 = sha256_of(path)
-    except OSError as error:
-        raise CheckpointError(f"'{path}' cannot be read ({error.strerror}): check the path") from error
-    if n_bytes > MAX_BYTES:
-        raise CheckpointError(f"'{path}' has {n_bytes:,} bytes, more than the {MAX_BYTES:,} of any network of Visard")
-    tensors, metadata = _read(path, n_bytes)
+    tensors, metadata = read_tensors(path)
     try:
         architecture = _architecture(network, {name: tuple(t.shape) for name, t in tensors.items()}, metadata)
     except ValueError as error:
         raise CheckpointError(f"'{path}' is not a {network} checkpoint: {error}") from error
     return Checkpoint(
         file_name=path.name,
-        sha256=sha256,
+        sha256=sha256_of(path),
         architecture=architecture,
         trained={"true": True, "false": False}.get(metadata.get("trained", "")),
         licence=metadata.get("licence"),
         tensors=_fit(path, tensors, architecture),
     )
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors and the metadata of any state dict, safetensors or torch, without executing code.
+
+    Raises:
+        CheckpointError: the file cannot be read, is unsafe, damaged or too large.
+    """
+    try:
+        n_bytes = path.stat().st_size
+        if n_bytes > MAX_BYTES:
+            raise CheckpointError(
+                f"'{path}' has {n_bytes:,} bytes, more than the {MAX_BYTES:,} of any network of Visard"
+            )
+        return _read(path, n_bytes)
+    except OSError as error:
+        raise CheckpointError(f"'{path}' cannot be read ({error.strerror}): check the path") from error
 
 
 def sha256_of(path: Path) -> str:

@@ -1,0 +1,371 @@
+"""Trains the gender classifier on prepared faces: ResNet-18, two outputs, calibrated.
+
+The defaults are the published recipe. A run lives in one folder and goes on from its last state when it is started
+again, to the same weights as if it had never stopped:
+
+    classifier.safetensors   the result: the best epoch's weights, calibrated
+    best.safetensors         the best epoch so far, last.safetensors the last one
+    state.pt                 where to go on
+    report.json, curves.png, confusion.png
+
+It knows nothing about photographs that are not aligned, nor about servers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator, PartialState
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.nn import functional
+
+from visard_errors import CheckpointError
+from visard_export.checkpoints import load_classifier, save_checkpoint
+from visard_export.graphs import CLASSIFIER_SIZE
+from visard_export.networks.resnet18 import MAX_WIDTH, ResNet18, ResNet18Architecture
+from visard_training import augmentation, classifier_report
+from visard_training.classifier_report import Epoch
+from visard_training.data import GENDERS, Sample, check_classes, read_faces
+from visard_training.pixels import Pixels, classifier_pixels, normalise
+from visard_training.state import generator, load_state, replace_atomically, save_state
+
+if TYPE_CHECKING:
+    from visard_training.classifier_report import ClassifierReport
+
+STATE_FILE, RESULT_FILE, BEST_FILE, LAST_FILE = (
+    "state.pt",
+    "classifier.safetensors",
+    "best.safetensors",
+    "last.safetensors",
+)
+_WARM_UP_SHARE = 0.05  # of all steps, for the cosine schedule
+_VALIDATION_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierOptions:
+    """How to train; the defaults are the published recipe.
+
+    Attributes:
+        width: channels of the first stage; 64 is the published network.
+        initial: weights to start from, of the same width; random without.
+        epochs: how often every face is seen.
+        batch_size: faces of one step, on each process.
+        learning_rate: at its highest.
+        schedule: `constant`, or `cosine`: a short linear rise, then a fall to zero.
+        momentum: of the gradient descent.
+        weight_decay: pull of the weights towards zero.
+        label_smoothing: share of certainty given to the other class, against mistaken labels.
+        balance: `none`, `sampler` (both classes are drawn equally often) or `weights` (the rarer one counts more).
+        augmentation: `flip`, or `strong`: see `augmentation`.
+        size: edge of the pictures trained on. The served network sees 224; smaller is faster, for weights that a
+            second training starts from.
+        mixed_precision: `bf16` where the processor is faster in it.
+        save_every: steps between two states on disk; there is one after each epoch too.
+        licence: of the weights, as an SPDX identifier: what the faces they learned from allow.
+        seed: decides weights, order and augmentation.
+    """
+
+    width: int = 64
+    initial: Path | None = None
+    epochs: int = 3
+    batch_size: int = 16
+    learning_rate: float = 0.001
+    schedule: Literal["constant", "cosine"] = "constant"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    balance: Literal["none", "sampler", "weights"] = "none"
+    augmentation: Literal["flip", "strong"] = "flip"
+    size: int = CLASSIFIER_SIZE
+    mixed_precision: Literal["no", "bf16"] = "no"
+    save_every: int = 200
+    licence: str = "LicenseRef-Unknown"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        for name, low, high in (
+            ("width", 1, MAX_WIDTH),
+            ("epochs", 1, math.inf),
+            ("batch_size", 2, math.inf),
+            ("size", 33, CLASSIFIER_SIZE),
+            ("save_every", 1, math.inf),
+            ("momentum", 0, 1),
+            ("weight_decay", 0, 1),
+            ("label_smoothing", 0, 0.5),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must be {low}..{high}, not {getattr(self, name)}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be above 0, not {self.learning_rate}")
+
+
+def train_classifier(
+    caches: Sequence[Path], output: Path, options: ClassifierOptions | None = None, *, console: Console | None = None
+) -> ClassifierReport:
+    """Train, or go on training, and report.
+
+    Under `accelerate launch` every process takes its share of each step.
+
+    Args:
+        caches: folders of `prepare_faces`; their splits `train` and `validation` are used, and `test` is reported on.
+        output: folder of this run.
+        options: the published recipe by default.
+        console: where progress and epoch lines go.
+
+    Raises:
+        DataError: a cache cannot be used, or a split lacks a class.
+        CheckpointError: the initial weights or the state cannot be used, the training diverged, or the disk is full.
+    """
+    options = options or ClassifierOptions()
+    accelerator = Accelerator(mixed_precision=options.mixed_precision)
+    console = console or Console(stderr=True, quiet=not accelerator.is_main_process)
+    output.mkdir(parents=True, exist_ok=True)
+    samples = [sample for cache in caches for sample in read_faces(cache)]
+    for split in ("train", "validation"):
+        where = f"split '{split}' of {', '.join(map(str, caches))}"
+        check_classes((sample.gender for sample in samples if sample.split == split), where)
+    with main_process_first():
+        pixels = Pixels([classifier_pixels(cache, console) for cache in caches])
+    epochs = _Run(accelerator, pixels, samples, output, options, console).train()
+    best = cast("ResNet18", load_classifier(output / BEST_FILE).network())
+    temperature = classifier_report.calibrate(best, *_logits(best, pixels, samples, options.size))
+    report = classifier_report.evaluate(best, samples, epochs=epochs, temperature=temperature, console=console)
+    if accelerator.is_main_process:
+        _save_network(output / RESULT_FILE, best, options.licence)
+        classifier_report.write(report, output, _written(options))
+    accelerator.wait_for_everyone()
+    return report
+
+
+def main_process_first() -> AbstractContextManager[None]:
+    """Let the other processes of `accelerate launch`, if there are any, wait until the first one is through."""
+    return cast("AbstractContextManager[None]", PartialState().main_process_first())
+
+
+class _Run:
+    """One training: everything that is the same in each of its steps, and where it stands."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        pixels: Pixels,
+        samples: Sequence[Sample],
+        output: Path,
+        options: ClassifierOptions,
+        console: Console,
+    ) -> None:
+        self.accelerator, self.pixels, self.output, self.options = accelerator, pixels, output, options
+        self.console = console
+        self.samples = samples
+        self.train_indices = np.array([i for i, sample in enumerate(samples) if sample.split == "train"])
+        self.labels = np.array([GENDERS.index(sample.gender) for sample in samples])
+        share = -(-len(self.train_indices) // accelerator.num_processes)
+        self.steps_per_epoch = -(-share // options.batch_size)
+        self.n_steps = options.epochs * self.steps_per_epoch
+        network = _initial_network(options).to(memory_format=torch.channels_last)  # twice as fast on CPUs
+        optimizer = torch.optim.SGD(
+            network.parameters(), options.learning_rate, options.momentum, weight_decay=options.weight_decay
+        )
+        self.network, self.optimizer = accelerator.prepare(network, optimizer)
+        self.class_weights = _class_weights(self.labels[self.train_indices], options).to(accelerator.device)
+        self.step = 0
+        self.totals = torch.zeros(3, dtype=torch.float64, device=accelerator.device)  # loss, correct, seen: this epoch
+        self.seconds = 0.0
+        self.epochs: list[Epoch] = []
+        self.best = (-1.0, 0.0)
+        self._resume()
+
+    def train(self) -> list[Epoch]:
+        """Take all steps that are left."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console) as progress:
+            task = progress.add_task("Training", total=self.n_steps, completed=self.step)
+            while self.step < self.n_steps:
+                started = time.monotonic()
+                self._take_step()
+                self.seconds += time.monotonic() - started
+                progress.advance(task)
+                if self.step % self.steps_per_epoch == 0:
+                    self._end_epoch()
+                elif self.step % self.options.save_every == 0:
+                    self._save()
+        return self.epochs
+
+    def _take_step(self) -> None:
+        """One step; its random numbers depend on the seed, the step and the process alone."""
+        options, rank, world = self.options, self.accelerator.process_index, self.accelerator.num_processes
+        epoch, position = divmod(self.step, self.steps_per_epoch)
+        order = _epoch_order(self.labels[self.train_indices], options, epoch, world)[rank::world]
+        start = position * options.batch_size
+        chosen = self.train_indices[order[start : start + options.batch_size]]
+        pictures = self.pixels.batch(chosen, options.size).to(self.accelerator.device)
+        random = generator(options.seed, "step", self.step, rank)
+        pictures = getattr(augmentation, options.augmentation)(pictures, random)
+        labels = torch.from_numpy(self.labels[chosen]).to(pictures.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = _learning_rate(options, self.step, self.n_steps)
+        self.network.train()
+        logits = self.network(normalise(pictures))
+        loss = functional.cross_entropy(logits, labels, self.class_weights, label_smoothing=options.label_smoothing)
+        self.accelerator.backward(loss)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        correct = (logits.argmax(1) == labels).sum()
+        self.totals += torch.stack(
+            [loss.detach() * len(chosen), correct, torch.tensor(len(chosen), device=loss.device)]
+        )
+        self.step += 1
+
+    def _end_epoch(self) -> None:
+        """Validate, tell, and keep the weights."""
+        loss, correct, seen = self.accelerator.reduce(self.totals).tolist()
+        if not math.isfinite(loss):
+            raise CheckpointError(
+                f"the training diverged in epoch {len(self.epochs) + 1}: start anew in another folder with a lower "
+                f"learning rate than {self.options.learning_rate}"
+            )
+        network = self.accelerator.unwrap_model(self.network)
+        started = time.monotonic()
+        logits, labels = _logits(network, self.pixels, self.samples, self.options.size)
+        right = (logits.argmax(1) == labels).double()
+        epoch = Epoch(
+            train_loss=loss / seen,
+            train_accuracy=correct / seen,
+            train_s=self.seconds,
+            validation_loss=float(functional.cross_entropy(logits, labels)),
+            validation_accuracy=float(right.mean()),
+            validation_s=time.monotonic() - started,
+        )
+        self.epochs.append(epoch)
+        self.totals.zero_()
+        self.seconds = 0.0
+        self.console.print(f"epoch {len(self.epochs)}/{self.options.epochs}: {epoch}", highlight=False, soft_wrap=True)
+        # Both classes count alike, however many faces of each there are; of two equals, the more certain epoch.
+        balanced = sum(float(right[labels == label].mean()) for label in range(len(GENDERS))) / len(GENDERS)
+        better = (balanced, -epoch.validation_loss) > self.best
+        self.best = max(self.best, (balanced, -epoch.validation_loss))
+        if self.accelerator.is_main_process:
+            if better:
+                _save_network(self.output / BEST_FILE, network, self.options.licence)
+            _save_network(self.output / LAST_FILE, network, self.options.licence)
+        self._save()  # last: killed before it, the run repeats this epoch's end and writes the same weights
+
+    def _save(self) -> None:
+        if self.accelerator.is_main_process:
+            state = {
+                "run": self._identity(),
+                "network": self.accelerator.unwrap_model(self.network).state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "totals": self.totals.cpu(),
+                "seconds": self.seconds,
+                "epochs": [asdict(epoch) for epoch in self.epochs],
+                "best": list(self.best),
+            }
+            save_state(self.output / STATE_FILE, state)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        path = self.output / STATE_FILE
+        state = load_state(path)
+        if state is None:
+            return
+        if state.get("run") != self._identity():
+            raise CheckpointError(
+                f"'{path}' belongs to a training with other options, faces or processes: give the same ones, or "
+                "another folder"
+            )
+        try:
+            self.accelerator.unwrap_model(self.network).load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.totals.copy_(state["totals"])
+            self.step, self.seconds, self.best = state["step"], state["seconds"], tuple(state["best"])
+            self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"'{path}' is not a state of this training ({error}): remove it") from error
+
+    def _identity(self) -> str:
+        faces = "\n".join(f"{sample.path.name} {sample.gender} {sample.split}" for sample in self.samples)
+        digest = hashlib.sha256(faces.encode()).hexdigest()
+        return json.dumps([_written(self.options), self.accelerator.num_processes, digest], sort_keys=True)
+
+
+def _written(options: ClassifierOptions) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
+
+
+def _save_network(path: Path, network: ResNet18, licence: str) -> None:
+    try:
+        replace_atomically(path, lambda new: save_checkpoint(new, network, trained=True, licence=licence))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"cannot write the weights '{path}' ({error}); an older file is whole: make room and start again"
+        ) from error
+
+
+def _logits(network: ResNet18, pixels: Pixels, samples: Sequence[Sample], size: int) -> tuple[Tensor, Tensor]:
+    """Classify the validation faces as they are; (N, 2) float32 logits and (N,) labels, on the CPU."""
+    indices = np.array([i for i, sample in enumerate(samples) if sample.split == "validation"])
+    device = next(network.parameters()).device
+    network.eval()
+    with torch.inference_mode():
+        logits = [
+            network(normalise(pixels.batch(part, size).to(device))).float().cpu()
+            for part in np.array_split(indices, math.ceil(len(indices) / _VALIDATION_BATCH))
+        ]
+    return torch.cat(logits), torch.tensor([GENDERS.index(samples[i].gender) for i in indices])
+
+
+def _class_weights(labels: NDArray[np.int64], options: ClassifierOptions) -> Tensor:
+    """(2,) float32 whose mean over the faces is 1."""
+    counts = np.bincount(labels, minlength=len(GENDERS))
+    if options.balance != "weights":
+        return torch.ones(len(GENDERS))
+    return torch.tensor(len(labels) / (len(GENDERS) * counts), dtype=torch.float32)
+
+
+def _initial_network(options: ClassifierOptions) -> ResNet18:
+    if options.initial is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            return ResNet18(ResNet18Architecture(width=options.width))
+    checkpoint = load_classifier(options.initial)
+    if checkpoint.architecture != ResNet18Architecture(width=options.width):
+        raise CheckpointError(f"'{options.initial}' holds {checkpoint.architecture}: set the width to match it")
+    return cast("ResNet18", checkpoint.network())
+
+
+def _epoch_order(labels: NDArray[np.int64], options: ClassifierOptions, epoch: int, world: int) -> NDArray[np.int64]:
+    """In which order an epoch sees its faces, filled up by its first ones so that every process gets as many."""
+    random = generator(options.seed, "order", epoch)
+    if options.balance == "sampler":
+        weights = torch.from_numpy(1 / np.bincount(labels)[labels])
+        order = torch.multinomial(weights, len(labels), replacement=True, generator=random)
+    else:
+        order = torch.randperm(len(labels), generator=random)
+    return np.resize(order.numpy(), math.ceil(len(labels) / world) * world)
+
+
+def _learning_rate(options: ClassifierOptions, step: int, n_steps: int) -> float:
+    if options.schedule == "constant":
+        return options.learning_rate
+    warm_up = max(1, round(_WARM_UP_SHARE * n_steps))
+    if step < warm_up:
+        return options.learning_rate * (step + 1) / warm_up
+    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (n_steps - warm_up)))

@@ -1,0 +1,96 @@
+"""Training state on disk: written whole or not at all, read without executing anything.
+
+A training that is killed at any moment finds its last complete state here. Randomness needs no place in it: `generator`
+derives the random numbers of every step from the seed and the step's number, so a resumed run draws what an
+uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visard_errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all: an older one stays until the new one is safe on the disk.
+
+    Raises:
+        OSError: it cannot be written, the disk is full for instance; the older file is untouched.
+    """
+    replace_atomically(path, lambda new: new.write_bytes(data))
+
+
+def replace_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a file beside `path`, and put it in its place when that is done.
+
+    Raises:
+        OSError: it cannot be written; the older file is untouched. So it is when `write` raises anything else.
+    """
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        write(new)
+        with new.open("rb+") as file:
+            os.fsync(file.fileno())
+        new.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors, numbers, strings, and lists and dicts of them.
+
+    Raises:
+        CheckpointError: it cannot be written, the disk is full for instance; the older file is untouched.
+    """
+    import torch
+
+    buffer = BytesIO()
+    torch.save(state, buffer)
+    try:
+        write_atomically(path, buffer.getvalue())
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write the training state '{path}' ({error.strerror}); the last one is whole: make room and start "
+            "again, the training goes on from it"
+        ) from error
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """Read what `save_state` wrote, onto the CPU; None where there is no such file. Nothing in it is executed.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds more than `save_state` writes.
+    """
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # a hostile file may raise anything
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise CheckpointError(f"'{path}' is not a training state ({reason}): remove it to start anew") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"'{path}' is not a training state: remove it to start anew")
+    return state
+
+
+def generator(seed: int, *position: int | str) -> torch.Generator:
+    """Random numbers of their own for one place in the training, such as an epoch or a step of one process."""
+    import torch
+
+    digest = hashlib.sha256(repr((seed, *position)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -1,0 +1,461 @@
+"""Trains a generator on pairs as pix2pixHD does: the photo in, the face of the other apparent gender out.
+
+`train_swapper` is the whole story; what it draws on lies in `batches` (data), `losses` and `discriminator`. It knows
+nothing about where the pairs come from.
+
+Source: Wang et al.: High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs, 2018, and the
+training code published with it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+
+from visard_errors import CheckpointError, DataError
+from visard_export.checkpoints import load_classifier, sha256_of
+from visard_export.networks.pix2pixhd import IMAGE_SIZE, Pix2PixHDArchitecture, Pix2PixHDGenerator
+from visard_export.networks.resnet18 import ResNet18
+from visard_training.batches import Direction, PairImages, Sampler, vary
+from visard_training.discriminator import DiscriminatorArchitecture, MultiScaleDiscriminator
+from visard_training.generator import SwapModel, export_generator, initial_network
+from visard_training.losses import (
+    ClassifierFeatures,
+    PerceptualLoss,
+    VGG19Features,
+    feature_matching_loss,
+    lsgan_loss,
+    reconstruction_loss,
+)
+from visard_training.pairs import read_pairs
+from visard_training.state import load_state, save_state
+from visard_training.swapper_report import grey_levels, write_grid, write_losses
+
+STATE_FILE, SAMPLES_FOLDER = "state.pt", "samples"
+LOG_STEPS = 25  # a row of the losses is the mean of at most so many steps
+HOLDOUT_PAIRS = 32  # how many are looked at to see whether the generator generalises
+BETAS = (0.5, 0.999)
+
+_FREE = ("save_every", "sample_every", "amplification", "half")  # options that may change when a training is resumed
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """What each loss counts; a weight of zero leaves the loss and what it needs out. The defaults are the published."""
+
+    adversarial: float = 1.0
+    feature_matching: float = 10.0
+    perceptual: float = 10.0
+    reconstruction: float = 0.0
+
+    def __post_init__(self) -> None:
+        values = asdict(self)
+        if min(values.values()) < 0 or not sum(values.values()):
+            raise ValueError(f"loss weights must not be negative and not all zero: {values}")
+
+    @property
+    def needs_discriminator(self) -> bool:
+        """Whether any loss looks through a discriminator."""
+        return self.adversarial > 0 or self.feature_matching > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwapperOptions:
+    """How to train; a training that is resumed must be given the same.
+
+    Attributes:
+        direction: which side of a pair is the photo and which the swapped one.
+        generator: its architecture; the size of a warp head is the one that it works at.
+        discriminator: its architecture.
+        photo_size: side in pixels of the training pictures; for a warp head a multiple of the generator's size.
+        weights: of the losses.
+        batch_size: pairs in a step, over all processes.
+        epochs: how often every pair is seen.
+        minutes: end earlier, after so long.
+        learning_rate: of both optimisers.
+        constant_share: of the training, after which the rate decays linearly to zero.
+        ema_decay: of the moving average of the generator's weights, which is what is exported.
+        augmentation: `strong` varies light, colour, place, sharpness and noise besides mirroring, both sides alike.
+        mixed_precision: `bf16` computes the networks in half, weights and losses stay in float32.
+        gradient_checkpointing: compute the residual blocks twice instead of keeping them in memory.
+        seed: decides about everything that is random.
+        save_every: steps between two states on the disk.
+        sample_every: steps between two grids of samples.
+        amplification: how many times the learned effect goes into the exported weights, see `amplified`.
+        half: export in half precision.
+    """
+
+    direction: Direction
+    generator: Pix2PixHDArchitecture = field(default_factory=Pix2PixHDArchitecture)
+    discriminator: DiscriminatorArchitecture = field(default_factory=DiscriminatorArchitecture)
+    photo_size: int = IMAGE_SIZE
+    weights: LossWeights = field(default_factory=LossWeights)
+    batch_size: int = 1
+    epochs: int = 200
+    minutes: float | None = None
+    learning_rate: float = 2e-4
+    constant_share: float = 0.5
+    ema_decay: float = 0.999
+    augmentation: Literal["flip", "strong"] = "flip"
+    mixed_precision: Literal["no", "bf16"] = "no"
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    save_every: int = 500
+    sample_every: int = 500
+    amplification: float = 1.0
+    half: bool = False
+
+    def __post_init__(self) -> None:
+        if self.direction not in get_args(Direction):
+            raise ValueError(f"direction must be one of {get_args(Direction)}, not {self.direction!r}")
+        for name in ("batch_size", "epochs", "save_every", "sample_every", "learning_rate", "amplification"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("constant_share", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
+        if self.minutes is not None and self.minutes <= 0:
+            raise ValueError(f"minutes must be positive, not {self.minutes}")
+        step = 2**self.generator.n_downsampling if self.generator.head == "image" else self.generator.size
+        if self.amplification != 1 and self.generator.head != "warp":
+            raise ValueError("only a warp head can be amplified")
+        if self.photo_size % step or self.photo_size > IMAGE_SIZE:
+            raise ValueError(f"photo_size must be a multiple of {step} and at most {IMAGE_SIZE}, not {self.photo_size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedSwapper:
+    """How a training ended.
+
+    Attributes:
+        checkpoint: the generator's file, safetensors with metadata.
+        steps: how many there were, those before a resume included.
+        seconds: how long they took.
+        pairs: how many were trained on.
+        broken: pairs left out because an image could not be read.
+        holdout_l1: mean absolute difference between result and target on held-out pairs, in grey levels; on pairs of
+            the training where none were held out.
+        unchanged_l1: the same between photo and target: what a generator that does nothing would have.
+    """
+
+    checkpoint: Path
+    steps: int
+    seconds: float
+    pairs: int
+    broken: int
+    holdout_l1: float
+    unchanged_l1: float
+
+
+def train_swapper(
+    folder: Path,
+    output: Path,
+    options: SwapperOptions,
+    *,
+    vgg: Path | None = None,
+    classifier: Path | None = None,
+    initial: Path | None = None,
+    licence: str = "unknown",
+    report: Callable[[str], None] = lambda line: None,
+) -> TrainedSwapper:
+    """Train a generator, or go on where an earlier call with the same options and output was interrupted.
+
+    Args:
+        folder: of pairs, see `pairs`.
+        output: a folder of this training's own, made if missing: decoded pairs, state, losses, samples, checkpoints.
+        options: how to train.
+        vgg: torchvision's VGG19 weights for the perceptual loss.
+        classifier: for the perceptual loss where there is no `vgg`: a trained gender classifier.
+        initial: a generator to start from, of the same architecture but for its size.
+        licence: of the weights, written into the checkpoint.
+        report: is told how it goes, a line at a time.
+
+    Raises:
+        DataError: the pairs cannot be used, or `output` belongs to another training.
+        CheckpointError: a weights file cannot be used, or the state cannot be written.
+    """
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())  # else CPU processes would not find each other
+    say = report if accelerator.is_main_process else lambda line: None
+    _make_folder(output)
+    with accelerator.main_process_first():  # the others find what the first has decoded
+        train, holdout, broken = _read_pictures(folder, output, options, say)
+    inputs = {"pairs": train.digest}
+    for name, path in (("vgg", vgg), ("classifier", classifier), ("initial", initial)):
+        inputs[name] = sha256_of(path) if path is not None and path.is_file() else ""
+    training = _Training(options, accelerator, _perceptual_loss(options, vgg, classifier), initial, inputs)
+    state = load_state(output / STATE_FILE)
+    if state is not None:
+        training.load(state, output)
+        say(f"Going on after step {training.step}")
+    training.prepare()
+
+    sampler = Sampler(len(train), options.batch_size, options.seed)
+    if sampler.batch_size % accelerator.num_processes:
+        raise DataError(f"{sampler.batch_size} pairs cannot be shared by {accelerator.num_processes} processes alike")
+    total_steps = options.epochs * sampler.steps_per_epoch
+    shown = holdout.take(range(min(len(holdout), HOLDOUT_PAIRS)))
+    started = time.monotonic() - training.seconds
+    while (progress := training.progress(total_steps)) < 1:
+        mine = sampler.batch(training.step)[accelerator.process_index :: accelerator.num_processes]
+        batch = train.take(mine).to(accelerator.device)
+        batch = vary(
+            batch, options.seed, training.step, accelerator.process_index, strong=options.augmentation == "strong"
+        )
+        training.train_step(batch[:, 0], batch[:, 1], progress)
+        training.seconds = time.monotonic() - started
+        over = training.progress(total_steps) >= 1
+        saving = training.step % options.save_every == 0 or over
+        if training.step % LOG_STEPS == 0 or saving:
+            say(training.log(total_steps))
+        if not accelerator.is_main_process:
+            continue
+        try:
+            if training.step % options.sample_every == 0 or over:
+                swapped = training.swap(shown[:, 0])
+                say(f"step {training.step}: {grey_levels(swapped, shown[:, 1]):.2f} grey levels from held-out targets")
+                write_grid(output / SAMPLES_FOLDER / f"step_{training.step:06}.jpg", shown, swapped)
+            if saving:
+                save_state(output / STATE_FILE, training.state())
+                write_losses(output, training.history)
+                _export(output, training.average, options, licence)
+        except OSError as error:
+            raise DataError(f"cannot write to '{output}' ({error.strerror}): make room, then go on") from error
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    checkpoint = output / f"{options.direction}.safetensors"
+    if accelerator.is_main_process:
+        checkpoint = _export(output, training.average, options, licence)
+    return TrainedSwapper(
+        checkpoint=checkpoint,
+        steps=training.step,
+        seconds=training.seconds,
+        pairs=len(train),
+        broken=broken,
+        holdout_l1=grey_levels(training.swap(shown[:, 0]), shown[:, 1]),
+        unchanged_l1=grey_levels(shown[:, 0], shown[:, 1]),
+    )
+
+
+class _Training:
+    """Networks, optimisers and what else a state on the disk must hold."""
+
+    def __init__(
+        self,
+        options: SwapperOptions,
+        accelerator: Accelerator,
+        perceptual: PerceptualLoss | None,
+        initial: Path | None,
+        inputs: dict[str, str],
+    ) -> None:
+        self.options, self.accelerator, self._inputs = options, accelerator, inputs
+        self.step, self.seconds = 0, 0.0
+        self.history: list[dict[str, float]] = []
+        self._recent: list[dict[str, float]] = []  # losses of the steps since the last row of the history
+        device = accelerator.device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            network = initial_network(initial, options.generator)
+            discriminator = MultiScaleDiscriminator(options.discriminator)
+        self.average = copy.deepcopy(network).to(device).eval().requires_grad_(False)
+        self._generator = SwapModel(
+            network, options.photo_size, gradient_checkpointing=options.gradient_checkpointing
+        ).to(device)
+        self._perceptual = perceptual.to(device) if perceptual is not None else None
+        self._discriminator = discriminator.to(device) if options.weights.needs_discriminator else None
+        self._optimisers = {"generator": self._adam(self._generator)}
+        if self._discriminator is not None:
+            self._optimisers["discriminator"] = self._adam(self._discriminator)
+
+    def _adam(self, network: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam(network.parameters(), self.options.learning_rate, BETAS)
+
+    def prepare(self) -> None:
+        """Let accelerate distribute the networks; after `load`."""
+        prepare = self.accelerator.prepare
+        self._generate = prepare(self._generator)
+        self._discriminate = prepare(self._discriminator) if self._discriminator is not None else None
+        self._optimisers = {name: prepare(optimiser) for name, optimiser in self._optimisers.items()}
+
+    def progress(self, total_steps: int) -> float:
+        """How much of the training is done: of its steps, or of its time where that ends first."""
+        done = self.step / total_steps
+        if self.options.minutes is None:
+            return done
+        seconds = torch.tensor(self.seconds, device=self.accelerator.device)
+        return max(done, float(broadcast(seconds)) / (60 * self.options.minutes))  # all processes end together
+
+    def train_step(self, photo: Tensor, target: Tensor, progress: float) -> None:
+        """Update the generator, its average and the discriminator once."""
+        self._rate = self.options.learning_rate * rate_factor(progress, self.options.constant_share)
+        with self._autocast():
+            fake = self._generate(photo)
+        losses = self._generator_losses(photo, fake, target)
+        weights = asdict(self.options.weights)
+        self._update("generator", torch.stack([weights[name] * loss for name, loss in losses.items()]).sum())
+        decay = min(self.options.ema_decay, (1 + self.step) / (10 + self.step))  # the first weights are forgotten soon
+        for mean, now in zip(self.average.parameters(), self._generator.network.parameters(), strict=True):
+            mean.lerp_(now.detach(), 1 - decay)
+        if self._discriminate is not None:
+            with self._autocast():
+                outputs = self._discriminate(torch.cat((photo, photo)), torch.cat((fake.detach(), target)))
+            generated, real = (
+                [[layer[half] for layer in features] for features in outputs]
+                for half in (slice(len(photo)), slice(len(photo), None))
+            )
+            losses["discriminator"] = 0.5 * (lsgan_loss(generated, 0.0) + lsgan_loss(real, 1.0))
+            self._update("discriminator", losses["discriminator"])
+        self.step += 1
+        self._recent.append({name: loss.item() for name, loss in losses.items()})
+        if not all(map(math.isfinite, self._recent[-1].values())):
+            raise DataError(
+                f"the training diverged at step {self.step} ({self._recent[-1]}): begin anew with a lower learning rate"
+            )
+
+    def _generator_losses(self, photo: Tensor, fake: Tensor, target: Tensor) -> dict[str, Tensor]:
+        weights = self.options.weights
+        losses: dict[str, Tensor] = {}
+        if weights.reconstruction:
+            losses["reconstruction"] = reconstruction_loss(fake, target)
+        if self._perceptual is not None:
+            with self._autocast():
+                losses["perceptual"] = self._perceptual(fake, target)
+        if self._discriminator is not None:
+            self._discriminator.requires_grad_(False)
+            with self._autocast():
+                generated = self._discriminator(photo, fake)
+                with torch.no_grad():
+                    real = self._discriminator(photo, target)
+            self._discriminator.requires_grad_(True)
+            losses["adversarial"] = lsgan_loss(generated, 1.0)
+            losses["feature_matching"] = feature_matching_loss(real, generated)
+        return losses
+
+    def _autocast(self) -> torch.autocast:
+        # Not accelerate's own: that is one setting for the whole process, and a test or a notebook trains twice.
+        return torch.autocast(
+            self.accelerator.device.type, torch.bfloat16, enabled=self.options.mixed_precision == "bf16"
+        )
+
+    def _update(self, name: str, loss: Tensor) -> None:
+        optimiser = self._optimisers[name]
+        for group in optimiser.param_groups:
+            group["lr"] = self._rate
+        optimiser.zero_grad()
+        self.accelerator.backward(loss)
+        optimiser.step()
+
+    def log(self, total_steps: int) -> str:
+        """Turn the steps since the last row into one more, and say it."""
+        means = {name: sum(row[name] for row in self._recent) / len(self._recent) for name in self._recent[0]}
+        self._recent.clear()
+        self.history.append({"step": self.step, "seconds": round(self.seconds, 1), "rate": self._rate, **means})
+        told = " · ".join(f"{name} {mean:.4f}" for name, mean in means.items())
+        return f"step {self.step} of {total_steps} · {self.seconds:.0f} s · {told}"
+
+    def swap(self, photos: Tensor) -> Tensor:
+        """Swap (N, 3, S, S) photos with the averaged generator, on the CPU and clamped to −1..1."""
+        device = self.accelerator.device
+        model = SwapModel(self.average, self.options.photo_size).to(device).eval()
+        with torch.no_grad():
+            swapped = [model(few.to(device)).cpu() for few in torch.split(photos, 4)]
+        return torch.cat(swapped).clamp(-1, 1)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        networks = {"generator": self._generator.network, "average": self.average, "discriminator": self._discriminator}
+        return {
+            "settings": self._settings(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": self.history,
+            "networks": {name: network.state_dict() for name, network in networks.items() if network is not None},
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self._optimisers.items()},
+        }
+
+    def load(self, state: dict[str, Any], output: Path) -> None:
+        """Take up a state; before `prepare`."""
+        try:
+            begun, settings = state["settings"], self._settings()
+            changed = sorted(name for name in settings.keys() | begun.keys() if settings.get(name) != begun.get(name))
+            if changed:
+                raise DataError(
+                    f"'{output}' was begun with other settings ({', '.join(changed)}): repeat them to go on, or choose "
+                    "another folder"
+                )
+            self._generator.network.load_state_dict(state["networks"]["generator"])
+            self.average.load_state_dict(state["networks"]["average"])
+            if self._discriminator is not None:
+                self._discriminator.load_state_dict(state["networks"]["discriminator"])
+            for name, optimiser in self._optimisers.items():
+                optimiser.load_state_dict(state["optimisers"][name])
+            self.step, self.seconds = state["step"], state["seconds"]
+            self.history = state["history"]
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(f"'{output / STATE_FILE}' is of another training: remove it to start anew") from error
+
+    def _settings(self) -> dict[str, Any]:
+        """What decides about the weights: options and digests of the inputs, in JSON's types."""
+        settings = {name: value for name, value in asdict(self.options).items() if name not in _FREE}
+        return {**json.loads(json.dumps(settings)), **self._inputs}
+
+
+def rate_factor(progress: float, constant_share: float) -> float:
+    """How much of the learning rate is left: all of it for a share of the training, then linearly less down to zero."""
+    return min(1.0, (1 - progress) / (1 - constant_share))
+
+
+def _export(output: Path, network: Pix2PixHDGenerator, options: SwapperOptions, licence: str) -> Path:
+    path = output / f"{options.direction}.safetensors"
+    export_generator(path, network, amplification=options.amplification, half=options.half, licence=licence)
+    return path
+
+
+def _make_folder(output: Path) -> None:
+    try:
+        (output / SAMPLES_FOLDER).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"'{output}' cannot be written ({error.strerror}): choose another folder") from error
+
+
+def _read_pictures(
+    folder: Path, output: Path, options: SwapperOptions, say: Callable[[str], None]
+) -> tuple[PairImages, PairImages, int]:
+    """Decode the pairs to train on, and those to look at: held-out ones if there are any. Count the broken ones."""
+    pairs = read_pairs(folder)
+    train = [pair for pair in pairs if pair.split == "train"]
+    if not train:
+        raise DataError(f"'{folder}' holds no pair of the split 'train': make pairs of more photographs")
+    holdout = [pair for pair in pairs if pair.split == "holdout"][:HOLDOUT_PAIRS]
+    pictures = PairImages(train, options.direction, options.photo_size, output)
+    held_out = PairImages(holdout, options.direction, options.photo_size, output) if holdout else pictures
+    for path in {*pictures.broken, *held_out.broken}:
+        say(f"left out, cannot be read: {path}")
+    n_held_out = len(held_out) if holdout else 0
+    broken = len(train) + len(holdout) - len(pictures) - n_held_out
+    say(f"{len(pictures)} pairs to train on, {n_held_out} held out to look at, {broken} left out")
+    return pictures, held_out, broken
+
+
+def _perceptual_loss(options: SwapperOptions, vgg: Path | None, classifier: Path | None) -> PerceptualLoss | None:
+    if not options.weights.perceptual:
+        return None
+    if vgg is not None:
+        return PerceptualLoss(VGG19Features.load(vgg))
+    if classifier is not None:
+        network = load_classifier(classifier).network()
+        assert isinstance(network, ResNet18)  # noqa: S101 - for the type checker
+        return PerceptualLoss(ClassifierFeatures(network, options.photo_size))
+    raise CheckpointError(
+        "the perceptual loss needs the weights of VGG19 or of a trained classifier: give one of them, or a weight of 0"
+    )
