@@ -9,17 +9,18 @@ from typer.main import get_command
 
 from visard.cli import app
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(file, language):
+    text = (ROOT / file).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def test_sdk_tour_runs(tiny_server, astronaut, tmp_path, monkeypatch, capsys):
     (tmp_path / "photo.jpg").write_bytes(astronaut.read_bytes())
     monkeypatch.chdir(tmp_path)
-    tour = blocks("python")[0]
+    tour = blocks("README.md", "python")[0]
     assert "127.0.0.1:8001" in tour
     exec(compile(tour.replace("127.0.0.1:8001", tiny_server.grpc_url), "README.md", "exec"), {})
     printed = capsys.readouterr().out
@@ -29,16 +30,24 @@ def test_sdk_tour_runs(tiny_server, astronaut, tmp_path, monkeypatch, capsys):
 
 
 COMMANDS = [
-    line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines() if line.startswith("visard ")
+    line.split(" #")[0].strip()
+    for file in ("README.md", "docs/training.md")
+    for block in blocks(file, "sh")
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("visard ")
 ]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_shell_lines_parse(command, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    name, *arguments = shlex.split(command)[1:]
-    get_command(app).commands[name].make_context(name, arguments)  # raises on an unknown option or value
+    node, arguments = get_command(app), shlex.split(command)[1:]
+    while hasattr(node, "commands"):
+        node, arguments = node.commands[arguments[0]], arguments[1:]
+    node.make_context("visard", arguments)  # raises on an unknown option or value
 
 
 def test_every_command_is_toured():
     assert {shlex.split(command)[1] for command in COMMANDS} >= set(get_command(app).commands) - {"demo"}
+    toured = {shlex.split(command)[2] for command in COMMANDS if command.startswith("visard train")}
+    assert toured == set(get_command(app).commands["train"].commands)
