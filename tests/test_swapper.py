@@ -162,6 +162,11 @@ def test_training_learns_to_swap_faces_it_has_not_seen(pairs: Path, tmp_path: Pa
     )
     assert done.steps == 200
     assert done.holdout_l1 < 0.5 * done.unchanged_l1
+    state = load_state(tmp_path / "out" / "state.pt")
+    assert state is not None
+    rates = {row["step"]: row["rate"] for row in state["history"]}
+    assert rates[100] == 1e-3
+    assert rates[200] == pytest.approx(1e-5)  # the last of 100 falling steps
 
 
 def test_the_rate_is_constant_then_falls_linearly_to_zero() -> None:

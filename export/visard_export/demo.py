@@ -17,7 +17,7 @@ from visard_export.networks.pix2pixhd import Pix2PixHDArchitecture, Pix2PixHDGen
 from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
 
 DEMO_CLASSIFIER = ResNet18Architecture(width=32)
-DEMO_GENERATOR = Pix2PixHDArchitecture(head="warp", ngf=16, n_downsampling=3, n_blocks=4, size=256)
+DEMO_GENERATOR = Pix2PixHDArchitecture(head="warp", ngf=16, n_downsampling=3, n_blocks=4, size=128)
 
 TRAINED_FOLDER = Path(__file__).parent / "weights"
 LICENCE = "Apache-2.0"

@@ -76,6 +76,7 @@ class ClassifierOptions:
             second training starts from.
         mixed_precision: `bf16` where the processor is faster in it.
         save_every: steps between two states on disk; there is one after each epoch too.
+        half: write the result in half precision, and measure it so: half the bytes, the same answers.
         licence: of the weights, as an SPDX identifier: what the faces they learned from allow.
         seed: decides weights, order and augmentation.
     """
@@ -94,6 +95,7 @@ class ClassifierOptions:
     size: int = CLASSIFIER_SIZE
     mixed_precision: Literal["no", "bf16"] = "no"
     save_every: int = 200
+    half: bool = False
     licence: str = "LicenseRef-Unknown"
     seed: int = 0
 
@@ -145,9 +147,11 @@ def train_classifier(
     epochs = _Run(accelerator, pixels, samples, output, options, console).train()
     best = cast("ResNet18", load_classifier(output / BEST_FILE).network())
     temperature = classifier_report.calibrate(best, *_logits(best, pixels, samples, options.size))
+    if options.half:
+        best = best.half().float()  # rounded to what is written, before it is measured
     report = classifier_report.evaluate(best, samples, epochs=epochs, temperature=temperature, console=console)
     if accelerator.is_main_process:
-        _save_network(output / RESULT_FILE, best, options.licence)
+        _save_network(output / RESULT_FILE, best.half() if options.half else best, options.licence)
         classifier_report.write(report, output, _written(options))
     accelerator.wait_for_everyone()
     return report

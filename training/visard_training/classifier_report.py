@@ -196,7 +196,7 @@ def _calibration_error(certainty: NDArray[np.float32], right: NDArray[np.bool_])
 
 
 def _curves(epochs: Sequence[Epoch]) -> bytes:
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    figure = Figure(figsize=(9, 4))
     numbers = range(1, len(epochs) + 1)
     for axes, what in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for part in ("train", "validation"):
@@ -207,7 +207,7 @@ def _curves(epochs: Sequence[Epoch]) -> bytes:
 
 
 def _confusion(splits: Mapping[str, SplitReport]) -> bytes:
-    figure = Figure(figsize=(3.5 * len(splits), 3.5), layout="constrained")
+    figure = Figure(figsize=(4.5 * len(splits), 4.5))
     for axes, (name, split) in zip(np.atleast_1d(figure.subplots(1, len(splits))), splits.items(), strict=True):
         counts = np.array([[split.confusion[label][answer] for answer in GENDERS] for label in GENDERS])
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)

@@ -95,6 +95,7 @@ def classifier(
     ] = 224,
     mixed_precision: Annotated[Literal["no", "bf16"], typer.Option(help="'bf16' where it is faster.")] = "no",
     save_every: Annotated[int, typer.Option(help="Steps between two states on disk.")] = 200,
+    half: Annotated[bool, typer.Option("--half", help="Write the result in half precision.")] = False,
     licence: Annotated[
         str, typer.Option(help="Of the weights, as an SPDX identifier: what the faces allow.")
     ] = "LicenseRef-Unknown",
@@ -118,6 +119,7 @@ def classifier(
             size=size,
             mixed_precision=mixed_precision,
             save_every=save_every,
+            half=half,
             licence=licence,
             seed=seed,
         )
