@@ -182,7 +182,8 @@ class _Run:
         share = -(-len(self.train_indices) // accelerator.num_processes)
         self.steps_per_epoch = -(-share // options.batch_size)
         self.n_steps = options.epochs * self.steps_per_epoch
-        network = _initial_network(options).to(memory_format=torch.channels_last)  # twice as fast on CPUs
+        network = _initial_network(options)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # twice as fast on CPUs
         optimizer = torch.optim.SGD(
             network.parameters(), options.learning_rate, options.momentum, weight_decay=options.weight_decay
         )
