@@ -344,16 +344,7 @@ def test_on_two_processes_the_weights_stay_one(toy_faces, tmp_path):
         "options = ClassifierOptions(width=2, size=33, epochs=1, batch_size=2, learning_rate=0.05)\n"
         f"train_classifier([Path({str(toy_faces)!r})], Path({str(tmp_path / 'run')!r}), options)\n"
     )
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        "0",
-        str(script),
-    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
