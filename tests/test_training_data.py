@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import resource
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -164,21 +165,23 @@ def test_a_source_that_has_splits_keeps_them():
     assert [p.split for p in hold_out(photos[:2], 1.0, seed=0)] == ["test", "validation"]
 
 
-@pytest.fixture
+@contextmanager
 def tiny_disk():
-    """Let no file grow beyond 1,000 bytes."""
+    """Let no file grow beyond 1,000 bytes; within a test only, since the limit holds for pytest's own log too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_leaves_the_older_file(tmp_path, tiny_disk):
+def test_a_full_disk_leaves_the_older_file(tmp_path):
     path = tmp_path / "file"
     write_atomically(path, b"old")
-    with pytest.raises(OSError, match="too large"):
+    with tiny_disk(), pytest.raises(OSError, match="too large"):
         write_atomically(path, bytes(2000))
-    with pytest.raises(CheckpointError, match="make room"):
+    with tiny_disk(), pytest.raises(CheckpointError, match="make room"):
         save_state(path, {"step": torch.zeros(1000)})
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
