@@ -3,7 +3,8 @@
 The ceiling is a bare loop over the ensemble's three graphs (classifier, generator, classifier) with onnxruntime in
 one process, on as many threads as the machine has cores, the faster of two layouts: every graph on all cores, one
 image after another, or one image per core, each graph on one thread. The server, the client that loads it and the
-bare loop share the same cores and take turns within one run, so that a slow minute of the machine slows both.
+bare loop share the same cores and take turns within one run, so that a slow minute of the machine slows both. The
+ensemble is measured twice: with the pixels inside the gRPC messages, and with them in shared memory.
 
 Prints medians and the ratio; the last line is JSON.
 """
@@ -18,6 +19,7 @@ import platform
 import statistics
 import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +28,21 @@ import onnxruntime
 from visard import AsyncClient, Client, Connection, Options
 from visard.embedded import SAMPLE_PHOTO, demo_models
 from visard.pipeline import prepare
+from visard.wire import Direction
 from visard_server.triton import TritonServer
 
 CORES = len(os.sched_getaffinity(0))
 MODELS = ("gender_classifier", "generator_to_male", "generator_to_female")
+
+
+@dataclass
+class Road:
+    """One way of the pixels to the server and back, and what was measured on it in each repeat."""
+
+    shared_memory: bool
+    rates: list[float] = field(default_factory=list)
+    over_bare: list[float] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
 
 
 def load(repository: Path, threads: int) -> dict[str, onnxruntime.InferenceSession]:
@@ -73,19 +86,21 @@ def bare(repository: Path, image: np.ndarray, seconds: float, workers: int) -> f
     return sum(counts) / (time.perf_counter() - start)
 
 
-async def served(url: str, image: np.ndarray, seconds: float, in_flight: int) -> tuple[float, list[float]]:
-    """Images per second with `in_flight` callers, each sending its next face when the last one is back."""
+async def served(
+    connection: Connection, image: np.ndarray, seconds: float, direction: Direction = "opposite"
+) -> tuple[float, list[float]]:
+    """Faces per second with `max_in_flight` callers, each sending its next face when the last one is back."""
     latencies: list[float] = []
-    async with AsyncClient(Connection(url=url, max_in_flight=in_flight)) as client:
-        await client.swap(image)
+    async with AsyncClient(connection) as client:
+        await client.swap(image, direction)
         start = time.perf_counter()
 
         async def caller() -> None:
             while (sent := time.perf_counter()) - start < seconds:
-                await client.swap(image)
+                await client.swap(image, direction)
                 latencies.append(time.perf_counter() - sent)
 
-        await asyncio.gather(*(caller() for _ in range(in_flight)))
+        await asyncio.gather(*(caller() for _ in range(connection.max_in_flight)))
         return len(latencies) / (time.perf_counter() - start), latencies
 
 
@@ -100,39 +115,50 @@ def main() -> None:
     image = prepare(SAMPLE_PHOTO, Options()).aligned
     repository = arguments.models or demo_models()
     start = time.perf_counter()
-    with TritonServer(repository) as server:
+    with TritonServer(repository, shared_memory=True) as server:
         ready_s = time.perf_counter() - start
         start = time.perf_counter()
         with Client(server.grpc_url) as client:
             client.swap(image)
         first_s = time.perf_counter() - start
         layouts: dict[int, list[float]] = {1: [], CORES: []}
-        rates: list[float] = []
-        latencies: list[float] = []
+        roads = {"gRPC": Road(shared_memory=False), "shared memory": Road(shared_memory=True)}
         for repeat in range(arguments.repeats):
+            line = f"repeat {repeat + 1}:"
             for workers, rate in layouts.items():
                 rate.append(bare(repository, image, arguments.seconds, workers))
-            rate_served, latency = asyncio.run(served(server.grpc_url, image, arguments.seconds, arguments.in_flight))
-            rates.append(rate_served)
-            latencies += latency
             best = max(rate[-1] for rate in layouts.values())
-            print(f"repeat {repeat + 1}: served {rates[-1]:6.2f}/s   bare {best:6.2f}/s   {rates[-1] / best:.1%}")
+            for name, road in roads.items():
+                connection = Connection(
+                    url=server.grpc_url, max_in_flight=arguments.in_flight, shared_memory=road.shared_memory
+                )
+                rate_served, latencies = asyncio.run(served(connection, image, arguments.seconds))
+                road.rates.append(rate_served)
+                road.over_bare.append(rate_served / best)
+                road.latencies += latencies
+                line += f"   {name} {rate_served:6.2f}/s {rate_served / best:6.1%}"
+            print(f"{line}   bare {best:6.2f}/s")
 
-    bares = [max(pair) for pair in zip(*layouts.values(), strict=True)]
-    ratio = statistics.median(a / b for a, b in zip(rates, bares, strict=True))
-    p50, p99 = np.percentile(latencies, [50, 99]) * 1000
     print(f"\nserver ready in {ready_s:.2f} s, first request after {first_s:.2f} s")
     for workers, rate in layouts.items():
         print(f"bare, {workers} at once on {CORES // workers} thread(s): {statistics.median(rate):6.2f} images/s")
-    print(f"served, {arguments.in_flight} in flight:        {statistics.median(rates):6.2f} images/s")
-    print(f"served over bare: {ratio:.1%}   latency p50 {p50:.0f} ms, p99 {p99:.0f} ms")
+    for name, road in roads.items():
+        p50, p99 = np.percentile(road.latencies, [50, 99]) * 1000
+        print(
+            f"served over {name}, {arguments.in_flight} in flight: {statistics.median(road.rates):6.2f} images/s, "
+            f"{statistics.median(road.over_bare):.1%} of bare   latency p50 {p50:.0f} ms, p99 {p99:.0f} ms"
+        )
+    grpc, shared = roads.values()
     print(
         json.dumps(
             {
-                "images_per_second": round(statistics.median(rates), 2),
-                "bare_images_per_second": round(statistics.median(bares), 2),
-                "served_over_bare": round(ratio, 4),
-                "p99_ms": round(float(p99), 1),
+                "images_per_second": round(statistics.median(grpc.rates), 2),
+                "bare_images_per_second": round(
+                    statistics.median(max(pair) for pair in zip(*layouts.values(), strict=True)), 2
+                ),
+                "served_over_bare": round(statistics.median(grpc.over_bare), 4),
+                "shared_memory_over_bare": round(statistics.median(shared.over_bare), 4),
+                "p99_ms": round(float(np.percentile(grpc.latencies, 99)) * 1000, 1),
                 "ready_s": round(ready_s, 2),
                 "environment": {
                     "machine": f"{platform.processor() or platform.machine()}, {CORES} cores",

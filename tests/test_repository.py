@@ -181,6 +181,7 @@ def test_cpu_profile(tmp_path):
         assert [group.count for group in read_config(repository, model).instance_group] == [2]
     for model in EXPORTED_MODELS:
         assert read_config(repository, model).parameters["intra_op_thread_count"].string_value == "1"
+        assert list(read_config(repository, model).dynamic_batching.preferred_batch_size) == [1]  # faces one by one
     assert read_config(repository, "passport").max_batch_size == 0  # no batching stays no batching
     assert [group.count for group in read_config(repository, "passport").instance_group] == [1]
     assert read_config(repository, "generator_to_male").backend == "onnxruntime"

@@ -1,5 +1,7 @@
 """Requests, responses and statuses without a server."""
 
+import math
+
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
@@ -103,6 +105,11 @@ def test_answer_with_missing_bytes_is_refused():
         ("INTERNAL", "in ensemble 'anonymizer', Exceeds maximum queue size", Overloaded),
         ("UNAVAILABLE", "Request timeout expired", Overloaded),
         ("RESOURCE_EXHAUSTED", "rate limit", Overloaded),
+        ("RESOURCE_EXHAUSTED", "Received message larger than max (5 vs. 4)", ServerRefused),
+        ("INTERNAL", "Received RST_STREAM with error code 2", ServerUnavailable),
+        ("UNAVAILABLE", "x" * 300 + " CERTIFICATE_VERIFY_FAILED: certificate has expired", ServerRefused),
+        ("UNAVAILABLE", "Tls handshake failed: WRONG_VERSION_NUMBER", ServerRefused),
+        ("UNAVAILABLE", "Failed parsing HTTP/2 (Expected SETTINGS frame as the first frame)", ServerRefused),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", DeadlineExceeded),
         ("UNAUTHENTICATED", "no token", PermissionDenied),
         ("PERMISSION_DENIED", "", PermissionDenied),
@@ -117,6 +124,19 @@ def test_status_becomes_the_error_that_says_what_to_do(status, details, error):
     translated = wire.error_from_status(status, details, "host:8001")
     assert type(translated) is error
     assert "host:8001" in str(translated)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "seconds"),
+    [
+        ((), 0),
+        ((("grpc-retry-pushback-ms", "250"),), 0.25),
+        ((("grpc-retry-pushback-ms", "-1"),), math.inf),
+        ((("grpc-retry-pushback-ms", "9" * 5000),), math.inf),
+    ],
+)
+def test_the_pause_that_a_server_asks_for(metadata, seconds):
+    assert wire.parse_retry_after_s(metadata) == seconds
 
 
 def test_a_proxys_page_is_cut():

@@ -13,6 +13,7 @@ import asyncio
 import ipaddress
 import os
 import random
+import sys
 import threading
 import time
 from collections import deque
@@ -28,22 +29,34 @@ from numpy.typing import NDArray
 
 from visard.pipeline import Options, Prepared, finish, prepare
 from visard.result import Outcome, Result
+from visard.shared_memory import RegionPool
 from visard.wire import (
     ENSEMBLES,
     MODELS,
+    REGION_SIZE,
     Direction,
     Swap,
     build_passports_request,
     build_request,
+    check_images,
     check_metadata,
     error_from_status,
     parse_passports,
+    parse_retry_after_s,
     parse_swap,
+    write_region,
 )
-from visard_errors import DeadlineExceeded, Overloaded, ServerUnavailable
+from visard_errors import (
+    DeadlineExceeded,
+    Overloaded,
+    PermissionDenied,
+    ServerRefused,
+    ServerUnavailable,
+    VisardError,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator
     from types import TracebackType
 
     from typing_extensions import Self
@@ -56,6 +69,8 @@ _RETRY_PAUSE_S = 0.1  # doubled per attempt, jittered over its whole length so t
 _RETRY_PAUSE_MAX_S = 2.0
 _METADATA_DEADLINE_S = 5.0
 _UNWIND_S = 5.0
+_GIVEN_UP_REST = 10  # deadlines: a request may wait in three queues, one after another, and then be computed
+_RECONNECT_MS = 5_000  # gRPC's own pause before it looks for a lost server again grows to two minutes
 _KEEPALIVE_MS = 30_000  # below the idle time after which load balancers commonly drop a connection
 
 
@@ -75,6 +90,8 @@ class Connection:
         max_attempts: how often one face is sent at most. Inference changes nothing on the server, so that sending it
             again is safe; only `ServerUnavailable` and `Overloaded` are tried again.
         max_in_flight: faces under way at once.
+        shared_memory: hand faces over in memory instead of through the connection, to a server on this machine that
+            allows it (``visard serve --shared-memory``).
     """
 
     url: str = DEFAULT_URL
@@ -87,6 +104,7 @@ class Connection:
     deadline_s: float = 30.0
     max_attempts: int = 4
     max_in_flight: int = 16
+    shared_memory: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work or would leak the credentials."""
@@ -97,6 +115,8 @@ class Connection:
             raise ValueError("client_certificate and client_key belong together")
         if (self.token or self.api_key) and not (self.encrypted or self.local):
             raise ValueError(f"a token for {self.url} would travel unencrypted: use tls=True")
+        if self.shared_memory and not self.local:
+            raise ValueError(f"{self.url} is another machine: shared memory reaches a server on this one only")
         if self.deadline_s <= 0 or self.max_attempts < 1 or self.max_in_flight < 1:
             raise ValueError("deadline_s, max_attempts and max_in_flight must be positive")
 
@@ -131,6 +151,7 @@ class Connection:
             ("grpc.max_send_message_length", -1),
             ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
             ("grpc.keepalive_permit_without_calls", 0),
+            ("grpc.max_reconnect_backoff_ms", _RECONNECT_MS),
             ("grpc.enable_retries", 0),  # retries are ours: they know which errors are worth one
             ("grpc.enable_http_proxy", 0 if self.local else 1),
         ]
@@ -162,6 +183,9 @@ class AsyncClient:
         self._checked: set[str] = set()
         self._channel: Any = None
         self._stub: Any = None
+        self._regions = RegionPool(
+            self.connection.max_in_flight, _GIVEN_UP_REST * self.connection.deadline_s, self._register
+        )
 
     async def __aenter__(self) -> Self:
         """Return itself."""
@@ -176,6 +200,7 @@ class AsyncClient:
     async def close(self) -> None:
         """Drop the connection, cancel what is under way on the server and let the workers end."""
         if self._channel is not None:
+            await self._unregister(self._regions.forget())
             await self._channel.close()
             self._channel = self._stub = None
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -243,17 +268,14 @@ class AsyncClient:
         """
         model = ENSEMBLES[direction]
         batch = aligned[None] if aligned.ndim == 3 else aligned
-        requests = [
-            build_request(model, batch[i : i + 1], timeout_s=self.connection.deadline_s) for i in range(len(batch))
-        ]
+        check_images(model, batch)
         await self._check_contract(model)
-        tasks = [asyncio.ensure_future(self._infer(request)) for request in requests]
+        tasks = [asyncio.ensure_future(self._swap_one(model, batch[i : i + 1])) for i in range(len(batch))]
         try:
-            responses = await asyncio.gather(*tasks)
+            return tuple(await asyncio.gather(*tasks))
         finally:
             for task in tasks:
                 task.cancel()
-        return tuple(parse_swap(model, response) for response in responses)
 
     async def models(self) -> dict[str, bool]:
         """Ask which models of the contract the server has ready."""
@@ -285,21 +307,71 @@ class AsyncClient:
         from tritonclient.grpc import service_pb2
 
         request = service_pb2.ModelMetadataRequest(name=model)
-        check_metadata(model, await self._retry("ModelMetadata", request))
+        check_metadata(model, await self._retry(partial(self._call, "ModelMetadata", request)))
         self._checked.add(model)
 
-    async def _infer(self, request: Any) -> Any:
+    async def _swap_one(self, model: str, image: NDArray[np.uint8]) -> Swap:
+        attempt = self._infer_shared if self.connection.shared_memory else self._infer
         async with self._slots:
-            return await self._retry("ModelInfer", request)
+            return await self._retry(partial(attempt, model, image))
 
-    async def _retry(self, method: str, request: Any) -> Any:
+    async def _infer(self, model: str, image: NDArray[np.uint8], timeout_s: float) -> Swap:
+        request = build_request(model, image, timeout_s=self.connection.deadline_s)
+        return parse_swap(model, await self._call("ModelInfer", request, timeout_s))
+
+    async def _infer_shared(self, model: str, image: NDArray[np.uint8], timeout_s: float) -> Swap:
+        region = await self._regions.take()
+        if region is None:
+            return await self._infer(model, image, timeout_s)
+        answered = False
+        try:
+            write_region(region.memory, image)
+            request = build_request(model, image, timeout_s=self.connection.deadline_s, region=region.name)
+            response = await self._call("ModelInfer", request, timeout_s)
+            answered = True
+            return parse_swap(model, response, region.memory)
+        except (Overloaded, ServerRefused):
+            answered = True
+            raise
+        except ServerUnavailable:
+            self._regions.forget()  # a server that comes back does not know them
+            raise
+        finally:
+            self._regions.give_back(region, answered=answered)
+
+    async def _register(self, name: str) -> None:
+        from tritonclient.grpc import service_pb2
+
+        request = service_pb2.SystemSharedMemoryRegisterRequest(
+            name=name, key=f"/{name}", offset=0, byte_size=REGION_SIZE
+        )
+        try:
+            await self._call("SystemSharedMemoryRegister", request, _METADATA_DEADLINE_S)
+        except PermissionDenied:
+            raise PermissionDenied(
+                f"the server at {self.connection.url} does not share memory with its callers: start it with "
+                "`visard serve --shared-memory`, or leave shared_memory off"
+            ) from None
+
+    async def _unregister(self, names: Iterable[str]) -> None:
+        from tritonclient.grpc import service_pb2
+
+        for name in names:
+            with suppress(VisardError):  # a server that is gone has let go of them already
+                request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name)
+                await self._call("SystemSharedMemoryUnregister", request, _METADATA_DEADLINE_S)
+
+    async def _retry(self, call: Callable[[float], Awaitable[T]]) -> T:
+        """Call, with the seconds that are left, until it works, there is no time, or it has been tried enough."""
         deadline = time.monotonic() + self.connection.deadline_s
         attempt = 1
         while True:
             try:
-                return await self._call(method, request, deadline - time.monotonic())
-            except (ServerUnavailable, Overloaded):
+                return await call(deadline - time.monotonic())
+            except (ServerUnavailable, Overloaded) as error:
                 pause = random.uniform(0.0, min(_RETRY_PAUSE_MAX_S, _RETRY_PAUSE_S * 2**attempt))  # noqa: S311
+                if isinstance(error, Overloaded):
+                    pause += error.retry_after_s
                 if attempt == self.connection.max_attempts or time.monotonic() + pause >= deadline:
                     raise
                 attempt += 1
@@ -316,11 +388,14 @@ class AsyncClient:
             raise DeadlineExceeded(f"no answer from {self.connection.url} within {self.connection.deadline_s:g} s")
         try:
             return await getattr(self._stub, method)(
-                request, timeout=timeout_s, metadata=self.connection.metadata() or None
+                request, timeout=timeout_s, metadata=(*self.connection.metadata(), *_trace_context()) or None
             )
         except grpc.aio.AioRpcError as error:
+            raised = error_from_status(error.code().name, error.details() or "", self.connection.url)
+            if isinstance(raised, Overloaded):
+                raised.retry_after_s = parse_retry_after_s(error.trailing_metadata() or ())
             # The request holds a face: the chain ends here, so that no traceback carries it on.
-            raise error_from_status(error.code().name, error.details() or "", self.connection.url) from None
+            raise raised from None
 
 
 class Client:
@@ -408,3 +483,14 @@ class Client:
 
 async def _next(outcomes: AsyncGenerator[Outcome, None]) -> Outcome | None:
     return await anext(outcomes, None)
+
+
+def _trace_context() -> tuple[tuple[str, str], ...]:
+    """W3C trace context of the caller's current span, in a program that uses OpenTelemetry; no baggage."""
+    if "opentelemetry.trace" not in sys.modules:
+        return ()
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier)
+    return tuple(carrier.items())

@@ -23,7 +23,7 @@ from visard.wire import GENDERS, Direction, Swap
 from visard_errors import FaceTooSmall, NoFace, UncertainGender
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from os import PathLike
 
     from visard_preprocess.align import Face
@@ -159,7 +159,10 @@ def finish(prepared: Prepared, swaps: Sequence[Swap], options: Options, *, swap_
                 "yourself, or lower min_confidence"
             )
     watch = Stopwatch()
-    faces = tuple(_score(prepared, swaps, options))
+    faces = tuple(
+        score_face(face, aligned, swap, options)
+        for face, aligned, swap in zip(prepared.faces, prepared.aligned, swaps, strict=True)
+    )
     watch.lap("score")
     photo = None
     if options.output == "photo":
@@ -176,21 +179,28 @@ def finish(prepared: Prepared, swaps: Sequence[Swap], options: Options, *, swap_
     )
 
 
-def _score(prepared: Prepared, swaps: Sequence[Swap], options: Options) -> Iterator[FaceResult]:
-    for face, aligned, swap in zip(prepared.faces, prepared.aligned, swaps, strict=True):
-        gender = None if swap.gender is None else ApparentGender.from_probabilities(swap.gender)
-        yield FaceResult(
-            box=face.box,
-            quad=face.quad,
-            aligned=aligned,
-            swapped=swap.swapped,
-            target=_TARGETS[options.direction] if gender is None else _opposite(gender.label),
-            gender=gender,
-            swapped_gender=ApparentGender.from_probabilities(swap.swapped_gender),
-            similarity_percent=scoring.similarity_percent(aligned, swap.swapped),
-            pixel_cosine=scoring.pixel_cosine(aligned, swap.swapped),
-            identity_distance=_identity(aligned, swap.swapped, options) if options.identity else None,
-        )
+def score_face(face: Face, aligned: NDArray[np.uint8], swap: Swap, options: Options) -> FaceResult:
+    """Say how well one swap hides its face.
+
+    Args:
+        face: where it lies in the photo.
+        aligned: (512, 512, 3) uint8 RGB, the original face.
+        swap: the server's answer.
+        options: the direction that the server was asked for, and whether to measure identity.
+    """
+    gender = None if swap.gender is None else ApparentGender.from_probabilities(swap.gender)
+    return FaceResult(
+        box=face.box,
+        quad=face.quad,
+        aligned=aligned,
+        swapped=swap.swapped,
+        target=_TARGETS[options.direction] if gender is None else _opposite(gender.label),
+        gender=gender,
+        swapped_gender=ApparentGender.from_probabilities(swap.swapped_gender),
+        similarity_percent=scoring.similarity_percent(aligned, swap.swapped),
+        pixel_cosine=scoring.pixel_cosine(aligned, swap.swapped),
+        identity_distance=_identity(aligned, swap.swapped, options) if options.identity else None,
+    )
 
 
 def _identity(aligned: NDArray[np.uint8], swapped: NDArray[np.uint8], options: Options) -> float:

@@ -8,6 +8,7 @@ functions. It knows nothing about photographs, connections or retries.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +25,7 @@ from visard_errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 IMAGE_SIZE = 512
 GENDERS = ("female", "male")  # the order of both gender tensors
@@ -72,6 +73,11 @@ MODELS: Mapping[str, ModelSpec] = {
 }
 
 
+# Where each tensor of one face lies in a region of shared memory, whichever ensemble it goes through.
+_REGION_OFFSETS = {"image": 0, "swapped": 786_432, "gender": 1_572_864, "swapped_gender": 1_572_928}
+REGION_SIZE = 1_576_960  # whole pages of 4,096 bytes
+
+
 @dataclass(frozen=True, eq=False)
 class Swap:
     """What the server says about one aligned face.
@@ -87,44 +93,69 @@ class Swap:
     swapped_gender: NDArray[np.float32]
 
 
-def build_request(model: str, images: NDArray[np.uint8], *, timeout_s: float | None = None) -> Any:
+def check_images(model: str, images: NDArray[np.uint8]) -> None:
+    """Raise ValueError where `images` is not what the model's only input takes, (N, 512, 512, 3) uint8."""
+    (image,) = MODELS[model].inputs
+    if images.dtype != _NUMPY[image.datatype] or images.shape[1:] != image.shape or not len(images):
+        raise ValueError(f"aligned faces must be (N, 512, 512, 3) uint8, got {images.shape} {images.dtype}")
+
+
+def build_request(
+    model: str, images: NDArray[np.uint8], *, timeout_s: float | None = None, region: str | None = None
+) -> Any:
     """Write one inference request.
 
     Args:
         model: a key of `MODELS` whose only input is `image`.
-        images: (N, 512, 512, 3) uint8 RGB.
+        images: (N, 512, 512, 3) uint8 RGB; one image where a region is given.
         timeout_s: how long the request may wait in the server's queues before it is rejected.
+        region: name of shared memory that holds the image already (`write_region`) and will take the answer.
 
     Returns:
-        `ModelInferRequest`, the tensors as raw bytes.
+        `ModelInferRequest`, the tensors as raw bytes or, with a region, as references.
 
     Raises:
         ValueError: `images` has another shape or type.
     """
     from tritonclient.grpc import service_pb2
 
+    check_images(model, images)
     spec = MODELS[model]
     (image,) = spec.inputs
-    if images.dtype != _NUMPY[image.datatype] or images.shape[1:] != image.shape or not len(images):
-        raise ValueError(f"aligned faces must be (N, 512, 512, 3) uint8, got {images.shape} {images.dtype}")
     request = service_pb2.ModelInferRequest(
         model_name=model,
         inputs=[
             service_pb2.ModelInferRequest.InferInputTensor(name=image.name, datatype=image.datatype, shape=images.shape)
         ],
         outputs=[service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=output.name) for output in spec.outputs],
-        raw_input_contents=[images.tobytes()],
     )
+    if region is None:
+        request.raw_input_contents.append(images.tobytes())
+    else:
+        for written, tensor in zip((*request.inputs, *request.outputs), (*spec.inputs, *spec.outputs), strict=True):
+            written.parameters["shared_memory_region"].string_param = region
+            written.parameters["shared_memory_offset"].int64_param = _REGION_OFFSETS[tensor.name]
+            written.parameters["shared_memory_byte_size"].int64_param = _size(tensor.datatype, tensor.shape)
     if timeout_s is not None:
         request.parameters["timeout"].int64_param = int(timeout_s * 1e6)  # Triton counts in microseconds
     return request
 
 
-def parse_response(model: str, response: Any) -> dict[str, NDArray[Any]]:
+def write_region(memory: NDArray[np.uint8], image: NDArray[np.uint8]) -> None:
+    """Put one (512, 512, 3) uint8 image where a request with a region refers to it."""
+    memory[: image.size] = image.reshape(-1)
+
+
+def parse_response(model: str, response: Any, memory: NDArray[np.uint8] | None = None) -> dict[str, NDArray[Any]]:
     """Read the tensors of one `ModelInferResponse`.
 
+    Args:
+        model: which one answered.
+        response: its answer.
+        memory: the region of shared memory that the request named, with one image's tensors in it.
+
     Returns:
-        Output name → read-only array of shape (N, …), a view of the response's own bytes.
+        Output name → read-only array of shape (N, …), a view of the response's own bytes or a copy from the region.
 
     Raises:
         ServerRefused: an output is missing, or its type or shape is not the contract's.
@@ -136,19 +167,21 @@ def parse_response(model: str, response: Any) -> dict[str, NDArray[Any]]:
             continue
         if tensor.datatype != expected.datatype or tuple(tensor.shape[1:]) != expected.shape:
             raise ServerRefused(_other_shape(model, expected, tensor.datatype, tuple(tensor.shape[1:])))
-        dtype = np.dtype(_NUMPY[tensor.datatype])
-        if len(raw) != int(np.prod(tensor.shape)) * dtype.itemsize:
+        if memory is not None:
+            offset = _REGION_OFFSETS[tensor.name]
+            raw = memory[offset : offset + _size(expected.datatype, expected.shape)].tobytes()
+        if len(raw) != _size(tensor.datatype, tensor.shape):
             raise ServerRefused(f"model '{model}' sent {len(raw)} bytes for '{tensor.name}' {list(tensor.shape)}")
-        tensors[tensor.name] = np.frombuffer(raw, dtype).reshape(tuple(tensor.shape))
+        tensors[tensor.name] = np.frombuffer(raw, _NUMPY[tensor.datatype]).reshape(tuple(tensor.shape))
     missing = [spec.name for spec in MODELS[model].outputs if spec.name not in tensors]
     if missing:
         raise ServerRefused(f"model '{model}' did not send {', '.join(missing)}; its repository needs a new export")
     return tensors
 
 
-def parse_swap(model: str, response: Any) -> Swap:
+def parse_swap(model: str, response: Any, memory: NDArray[np.uint8] | None = None) -> Swap:
     """Read the answer of one of `ENSEMBLES` to a request of one image."""
-    tensors = parse_response(model, response)
+    tensors = parse_response(model, response, memory)
     gender = tensors.get("gender")
     return Swap(
         swapped=tensors["swapped"][0],
@@ -174,6 +207,11 @@ def check_metadata(model: str, metadata: Any) -> None:
                 raise ServerRefused(_other_shape(model, spec, tensor.datatype, shape))
 
 
+def _size(datatype: str, shape: Sequence[int]) -> int:
+    """Bytes of a tensor."""
+    return math.prod(shape) * np.dtype(_NUMPY[datatype]).itemsize
+
+
 def _other_shape(model: str, spec: TensorSpec, datatype: str, shape: tuple[int, ...]) -> str:
     return (
         f"model '{model}' has '{spec.name}' as {datatype} {list(shape)}, this client needs "
@@ -197,6 +235,12 @@ def parse_passports(response: Any) -> dict[str, dict[str, Any]]:
 # Triton's own words for a full queue and for a request that waited too long in one; both arrive as UNAVAILABLE.
 _OVERLOAD_WORDS = ("maximum queue size", "request timeout expired")
 _MISSING_MODEL_WORDS = ("unknown model", "is not found", "is not ready", "has no available versions")
+_LOST_REGION_WORDS = "unable to find shared memory region"
+_FOREIGN_REGION_WORDS = "unable to open shared memory region"
+_TOO_LARGE_WORDS = "larger than max"  # gRPC's own, which gives them the status of a used-up limit
+_UNTRUSTED_WORDS = "certificate_verify_failed"
+_NO_TLS_WORDS = ("wrong_version_number", "expected settings frame")  # one side encrypts, the other does not
+_CUT_WORDS = "rst_stream"  # a proxy lost its server in the middle of an answer
 _DETAILS_LIMIT = 300  # a proxy may answer with a whole page
 
 
@@ -208,18 +252,47 @@ def error_from_status(status: str, details: str, url: str) -> VisardError:
         details: the server's or the transport's explanation.
         url: the server's address, for the message.
     """
-    details = details[:_DETAILS_LIMIT]
     words = details.lower()
+    details = details[:_DETAILS_LIMIT]
     if any(phrase in words for phrase in _OVERLOAD_WORDS):
         return Overloaded(f"the server at {url} has a full queue ({details}): retry later or send less at once")
     if any(phrase in words for phrase in _MISSING_MODEL_WORDS):
         return ServerRefused(f"the server at {url} lacks a model: {details}. Its operator has to export and load it")
+    if _LOST_REGION_WORDS in words:
+        return ServerUnavailable(f"the server at {url} was restarted and has lost the shared memory: retry")
+    if _FOREIGN_REGION_WORDS in words:
+        return ServerRefused(
+            f"the server at {url} cannot open this process's shared memory: it runs in another container or as "
+            "another user. Let both share /dev/shm, or leave shared_memory off"
+        )
     if status in ("UNAUTHENTICATED", "PERMISSION_DENIED") or "protocol is restricted" in words:
         return PermissionDenied(f"the server at {url} rejected the credentials ({details}): check the token")
+    if _TOO_LARGE_WORDS in words:
+        return ServerRefused(f"the server at {url} does not take requests of this size: its operator has to allow it")
+    if _UNTRUSTED_WORDS in words:
+        return ServerRefused(
+            f"the certificate of {url} is not trusted ({details}): name its authority in root_certificates, or have "
+            "its operator renew it"
+        )
+    if any(phrase in words for phrase in _NO_TLS_WORDS):
+        return ServerRefused(f"{url} and this client do not agree on encryption: check tls and the port ({details})")
     if status == "RESOURCE_EXHAUSTED":
         return Overloaded(f"the server at {url} is limiting requests ({details}): retry later or send less at once")
     if status == "DEADLINE_EXCEEDED":
         return DeadlineExceeded(f"no answer from {url} within the deadline: allow more time or send less at once")
-    if status in ("UNAVAILABLE", "CANCELLED"):
+    if status in ("UNAVAILABLE", "CANCELLED") or _CUT_WORDS in words:
         return ServerUnavailable(f"no server answers at {url} ({details}): is it running? `visard serve` starts one")
     return ServerRefused(f"the server at {url} refused the request ({status}: {details}): tell its operator")
+
+
+def parse_retry_after_s(metadata: Iterable[tuple[str, str | bytes]]) -> float:
+    """Read from an error's trailing metadata how long to wait: gRPC's ``grpc-retry-pushback-ms``.
+
+    Returns:
+        Seconds; 0 where nothing was asked for, infinite where no further attempt is wanted (by a negative or
+        unreadable number, as gRPC has it).
+    """
+    asked = dict(metadata).get("grpc-retry-pushback-ms")
+    if asked is None:
+        return 0.0
+    return int(asked) / 1000 if asked.isdigit() and len(asked) < 10 else math.inf

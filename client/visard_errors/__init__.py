@@ -8,7 +8,8 @@ VisardError
 │   ├── PhotoTooLarge       more pixels or bytes than allowed
 │   ├── NoFace              nothing to anonymise was found
 │   ├── FaceTooSmall        a face is below the stated minimum, so the photo is withheld
-│   └── UncertainGender     a face is below `min_confidence` and guessing was refused
+│   ├── UncertainGender     a face is below `min_confidence` and guessing was refused
+│   └── NotHidden           a face was swapped and can still be told
 ├── ServerError
 │   ├── ServerUnavailable   retry: not reachable, or lost between request and answer
 │   ├── Overloaded          retry later: the server's queue is full
@@ -19,6 +20,7 @@ VisardError
 ├── DataError               the training data cannot be used
 ├── ExportError             a model is out of tolerance or its tool is not usable
 ├── RepositoryError         a model repository cannot be written or served
+├── OutputError             results cannot be written: make room, or choose another folder
 └── MissingExtra            an optional part of Visard is not installed
 
 Every message says what was wrong, with what, and what to do. This module imports nothing.
@@ -61,6 +63,10 @@ class UncertainGender(PhotoError):
     """The classifier is less certain than `min_confidence` and the caller refused a guess."""
 
 
+class NotHidden(PhotoError):
+    """A face was swapped, and the classifier or the recogniser still tells what it was; the photo is withheld."""
+
+
 class ServerError(VisardError):
     """The inference server did not answer as it should."""
 
@@ -70,7 +76,13 @@ class ServerUnavailable(ServerError):
 
 
 class Overloaded(ServerError):
-    """The server's queue is full. Safe to retry after a pause."""
+    """The server's queue is full. Safe to retry after a pause.
+
+    Attributes:
+        retry_after_s: the pause that the server asked for; infinite where it asked not to be tried again.
+    """
+
+    retry_after_s: float = 0.0
 
 
 class DeadlineExceeded(ServerError):
@@ -99,6 +111,10 @@ class ExportError(VisardError):
 
 class RepositoryError(VisardError):
     """A model repository cannot be assembled, written or served."""
+
+
+class OutputError(VisardError):
+    """Results cannot be written where they belong: the disk is full, or the folder is used by something else."""
 
 
 class MissingExtra(VisardError, ImportError):

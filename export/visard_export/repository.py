@@ -28,7 +28,7 @@ ENGINE_FILE = "model.plan"
 CONFIG_FILE = "config.pbtxt"
 PASSPORT_FILE = "passport.json"
 
-CPU_MAX_BATCH = 4  # a CPU gains nothing from more, and all of a batch waits for its last face
+CPU_MAX_BATCH = 4  # of one request: a CPU gains nothing from more, and all of a batch waits for its last face
 # Two instances of one thread each use two cores better than one instance of two threads: nobody waits for the other
 # half of a convolution. Raise `count` in the repository's configurations where there are more cores.
 CPU_INSTANCES = 2
@@ -73,6 +73,8 @@ def adapt(config: Any, profile: Profile) -> Any:
                 group.count = CPU_INSTANCES
         if config.backend == "onnxruntime":
             config.parameters["intra_op_thread_count"].string_value = "1"
+            # Faces one by one: a batch takes a CPU as long as its faces do, and leaves the other instance without work.
+            config.dynamic_batching.preferred_batch_size.append(1)
     elif config.backend == "onnxruntime" and profile == "gpu":
         accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
         # No `precision_mode`: onnxruntime then builds a strongly typed network, in the precision of the graph itself.

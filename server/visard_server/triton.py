@@ -50,7 +50,8 @@ _POLL_S = 0.05
 _PORT_ATTEMPTS = 3  # a free port can be taken by someone else before Triton opens it, seconds later
 
 # Clients may ask for health, metadata and inference. The rest is the operator's, under a key of each start.
-_RESTRICTED = "shared-memory,model-config,model-repository,statistics,trace,logging"
+_RESTRICTED = "model-config,model-repository,statistics,trace,logging"
+_SHARED_MEMORY = "shared-memory"
 _ADMIN_HEADER = "visard-admin"
 
 _HERE = Path(__file__).parent
@@ -77,6 +78,8 @@ class TritonServer:
         grpc_port: 0 picks a free port; so for the other two.
         http_port: health and the HTTP form of inference.
         metrics_port: Prometheus.
+        shared_memory: let callers over gRPC hand tensors over in shared memory. Whoever reaches the port can then name
+            and use every caller's memory: for callers on this machine that trust each other, never behind a gateway.
         startup_timeout_s: how long the models may take to load; a GPU model with many warm-ups takes minutes.
         log: where the server's log goes, line by line; its end is kept in memory in any case. It holds no payloads.
 
@@ -101,12 +104,14 @@ class TritonServer:
         grpc_port: int = 0,
         http_port: int = 0,
         metrics_port: int = 0,
+        shared_memory: bool = False,
         startup_timeout_s: float = 600.0,
         log: TextIO | None = None,
     ) -> None:
         self.repository = Path(repository).resolve()
         self._host = host
         self._wanted_ports = (grpc_port, http_port, metrics_port)
+        self._restricted = _RESTRICTED if shared_memory else f"{_RESTRICTED},{_SHARED_MEMORY}"
         self._startup_timeout_s = startup_timeout_s
         self._log = log
         self._process: subprocess.Popen[str] | None = None
@@ -204,8 +209,8 @@ class TritonServer:
                 "http-port": ports[1],
                 "metrics-address": self._host,
                 "metrics-port": ports[2],
-                "grpc-restricted-protocol": f"{_RESTRICTED}:{_ADMIN_HEADER}={key}",
-                "http-restricted-api": f"{_RESTRICTED}:{_ADMIN_HEADER}={key}",
+                "grpc-restricted-protocol": f"{self._restricted}:{_ADMIN_HEADER}={key}",
+                "http-restricted-api": f"{_RESTRICTED},{_SHARED_MEMORY}:{_ADMIN_HEADER}={key}",
                 "backend-config": f"python,shm-region-prefix-name={segments}",
             }
             self._tail: deque[str] = deque(maxlen=_LOG_LINES)
@@ -219,7 +224,7 @@ class TritonServer:
             undo.callback(self._thread.join)
             undo.callback(lambda: _kill(started.result()))
             self._process = started.result()
-            self._wait_until_ready(self._process)
+            self._wait_until_ready(self._process, ports)
             self._undo = undo.pop_all()
 
     def _run(self, command: list[str], environment: dict[str, str], started: Future[subprocess.Popen[str]]) -> None:
@@ -250,15 +255,17 @@ class TritonServer:
                     with suppress(OSError, ValueError):  # a log that nobody reads any more must not end the server
                         self._log.write(line)
 
-    def _wait_until_ready(self, process: subprocess.Popen[str]) -> None:
+    def _wait_until_ready(self, process: subprocess.Popen[str], ports: tuple[int, int, int]) -> None:
         deadline = time.monotonic() + self._startup_timeout_s
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 _kill(process)  # the models, which would keep the log open for another second
                 self._thread.join()
                 raise self._failure()
-            with suppress(InferenceServerException):
+            with suppress(InferenceServerException, OSError):
                 if all(model.ready for model in self.models()):
+                    for port in ports[1:]:  # opened after gRPC, milliseconds later
+                        socket.create_connection((self._host, port), timeout=1).close()
                     return
             time.sleep(_POLL_S)
         raise ServerError(

@@ -22,9 +22,22 @@ if TYPE_CHECKING:
 class TritonPythonModel:
     """One instance of the router; busy until the generators have answered every request of a batch."""
 
-    async def execute(self, requests: list[Any]) -> list[Any]:
+    def initialize(self, _args: dict[str, str]) -> None:
+        """Keep one event loop: Triton would make one, with a new thread for the children's answers, for every batch."""
+        self._loop = asyncio.new_event_loop()
+
+    def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request for itself: what fails in one is that one's error alone."""
-        return list(await asyncio.gather(*(_answer(request) for request in requests)))
+        return self._loop.run_until_complete(_answer_all(requests))
+
+    def finalize(self) -> None:
+        """Let the loop's threads end."""
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+
+async def _answer_all(requests: list[Any]) -> list[Any]:
+    return list(await asyncio.gather(*map(_answer, requests)))
 
 
 async def _answer(request: Any) -> Any:
