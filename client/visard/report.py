@@ -90,22 +90,3 @@ def passports_table(passports: dict[str, dict[str, Any]]) -> Table:
             str(passport.get("checkpoint_sha256", ""))[:12],
         )
     return table
-
-
-def figures_table(figures: dict[str, Any]) -> Table:
-    """What `visard.evaluate` measured, a row per figure."""
-    table = Table("figure", "female", "male", "all", title=f"{figures['n']} faces", title_justify="left")
-    for name in ("classifier_accuracy", "swap_success", "similarity_percent"):
-        cells = [_figure(name, figures[name][gender]) for gender in ("female", "male")]
-        table.add_row(name.replace("_", " "), *cells, "")
-    table.add_row("detection preserved", "", "", _figure("", figures["detection_preserved"]))
-    table.add_row("still matched by dlib", "", "", _figure("", figures["identity"]["dlib"]["verification"]))
-    for error, count in figures["errors"].items():
-        table.add_row(f"[red]{error}[/]", "", "", str(count))
-    return table
-
-
-def _figure(name: str, value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.2f}" if name == "similarity_percent" else f"{value:.1%}"

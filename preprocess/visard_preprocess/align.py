@@ -132,10 +132,23 @@ class FaceFinder:
         Returns:
             (128,) float64. Two pictures of one person lie less than 0.6 apart (Euclidean distance).
         """
+        return np.array(self._recogniser.compute_face_descriptor(aligned, self._aligned_shape(aligned)))
+
+    def landmarks(self, aligned: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Place the landmarks of an aligned face, which is not detected again either.
+
+        Args:
+            aligned: (512, 512, 3) uint8 RGB.
+
+        Returns:
+            (68, 2) float64, x before y, in pixel-index coordinates of the crop.
+        """
+        return np.array([(point.x, point.y) for point in self._aligned_shape(aligned).parts()], np.float64)
+
+    def _aligned_shape(self, aligned: NDArray[np.uint8]) -> Any:
         if aligned.shape != (CROP_SIZE, CROP_SIZE, 3):
             raise ValueError(f"an aligned face is ({CROP_SIZE}, {CROP_SIZE}, 3), not {aligned.shape}")
-        shape = self._predictor(aligned, dlib.rectangle(*_ALIGNED_BOX))
-        return np.array(self._recogniser.compute_face_descriptor(aligned, shape))
+        return self._predictor(aligned, dlib.rectangle(*_ALIGNED_BOX))
 
     @cached_property
     def _recogniser(self) -> Any:

@@ -28,6 +28,11 @@ SourceType = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmic
 
 _ACCEPTED = "Visard reads still JPEG, PNG and WebP photos"
 _FORMATS: dict[str, Format] = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+_OPENERS: dict[Format, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+}
 _SAVE_OPTIONS: dict[Format, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": "4:4:4"},
     "PNG": {"compress_level": 4},  # 3 % larger than the default in a third of the time
@@ -91,17 +96,28 @@ def read_photo(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MA
         data, name = _read_file(Path(source), max_bytes), f"'{os.fspath(source)}'"
     else:
         raise PhotoError(f"a photo is a path, bytes, a PIL image or an array, not {type(source).__name__}")
-    opener = _opener(data)
-    if opener is None:
+    format_ = photo_format(data)
+    if format_ is None:
         raise UnsupportedFormat(f"{name} {_what_is(data)}: {_ACCEPTED}, whatever the file is called")
     try:
         # Not Image.open: it warns about large pictures by a limit of its own, ours is checked before decoding.
-        image = opener(BytesIO(data))
+        image = _OPENERS[format_](BytesIO(data))
     except Image.DecompressionBombError as error:
         raise PhotoTooLarge(f"{name} has too many pixels ({error}): reduce it first") from None
     except Exception as error:  # whatever a decoder raises at hostile bytes is the photo's fault
         raise _corrupt(name, error) from error
     return _decode(image, name, max_pixels)
+
+
+def photo_format(data: bytes) -> Format | None:
+    """Tell the format of a file by its first twelve bytes; None for what is not read here."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WEBP"
+    return None
 
 
 def write_photo(image: NDArray[np.uint8], path: str | os.PathLike[str], *, source_type: SourceType) -> None:
@@ -137,22 +153,29 @@ def write_photo(image: NDArray[np.uint8], path: str | os.PathLike[str], *, sourc
             draft.unlink()
 
 
-def encode_photo(image: NDArray[np.uint8], format: Format, *, source_type: SourceType) -> bytes:
+def encode_photo(image: NDArray[np.uint8], format: Format, *, source_type: SourceType | None) -> bytes:
     """Encode a photo as the bytes of a file; see `write_photo`.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        format: of the file.
+        source_type: None for a photo in which nothing is generated: it gets no metadata at all.
 
     Raises:
         UnsupportedFormat: another format, or more pixels than the format can hold.
     """
     if format not in _SAVE_OPTIONS:
         raise UnsupportedFormat(f"cannot write {format!r}: Visard writes {', '.join(_SAVE_OPTIONS)}")
-    if source_type not in get_args(SourceType):
+    if source_type is not None and source_type not in get_args(SourceType):
         raise ValueError(f"source_type must be one of {', '.join(get_args(SourceType))}, not {source_type!r}")
     image = _check_array(image, max_pixels=None)
     if max(image.shape[:2]) > _MAX_SIDE[format]:
         raise UnsupportedFormat(f"{format} holds at most {_MAX_SIDE[format]} pixels a side: write PNG instead")
-    xmp = _XMP.format(source_type).encode()
     options = dict(_SAVE_OPTIONS[format])
-    if format == "PNG":
+    xmp = b"" if source_type is None else xmp_packet(source_type)
+    if not xmp:
+        pass
+    elif format == "PNG":
         options["pnginfo"] = PngImagePlugin.PngInfo()
         options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
     else:
@@ -160,6 +183,11 @@ def encode_photo(image: NDArray[np.uint8], format: Format, *, source_type: Sourc
     buffer = BytesIO()
     Image.fromarray(image).save(buffer, format, **options)
     return buffer.getvalue()
+
+
+def xmp_packet(source_type: SourceType) -> bytes:
+    """Write the XMP packet of a file that `encode_photo` makes: its only metadata."""
+    return _XMP.format(source_type).encode()
 
 
 def _read_file(path: Path, max_bytes: int) -> bytes:
@@ -173,16 +201,6 @@ def _read_file(path: Path, max_bytes: int) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
         reason = getattr(error, "strerror", None) or error
         raise UnreadablePhoto(f"cannot read '{path}' ({reason}): check the path and its permissions") from None
-
-
-def _opener(data: bytes) -> type[ImageFile.ImageFile] | None:
-    if data.startswith(b"\xff\xd8\xff"):
-        return JpegImagePlugin.JpegImageFile
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImagePlugin.PngImageFile
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return WebPImagePlugin.WebPImageFile
-    return None
 
 
 def _what_is(data: bytes) -> str:

@@ -1,0 +1,134 @@
+"""The command `visard evaluate`: options in, tables and report files out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from visard import console
+from visard.client import Client, Connection
+from visard.console import ModelsOption, ServerOption
+from visard_errors import OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def evaluate(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Photos with a manifest.csv (file, gender[, split, person, …]), in folders female/ and male/, or "
+            "without labels."
+        ),
+    ],
+    split: Annotated[str | None, typer.Option(help="Only this split of the manifest.")] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with finished results by the photos' names, as `visard folder` leaves them: judge these "
+            "instead of anonymising now."
+        ),
+    ] = None,
+    recogniser: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="One more judge of identity, as NAME=FILE.onnx:SIZE:THRESHOLD, such as arcface=w600k_r50.onnx:112:1.1 "
+            "(RGB in −1..1, aligned by five points as ArcFace; THRESHOLD: distance of unit vectors). Repeatable."
+        ),
+    ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column of the manifest to split the figures by; without it every further column of 2 to 12 values. "
+            "Repeatable."
+        ),
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report.", dir_okay=False)] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write a one-page summary.", dir_okay=False)] = None,
+    with_pictures: Annotated[
+        bool, typer.Option("--with-pictures", help="Put faces into the HTML report (shows the originals!).")
+    ] = False,
+    server: ServerOption = None,
+    models: ModelsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Measure how well photos are anonymised, with 95 % intervals; the largest face of each counts."""
+    from visard.evaluation.labels import choose_groups, find_photos
+    from visard.evaluation.recognisers import build_recognisers
+    from visard.evaluation.run import evaluate as measure
+
+    if with_pictures and report is None:
+        raise typer.BadParameter("--with-pictures has no --report to put them into")
+    photos = find_photos(folder, split)
+    groups = choose_groups(photos, group or ())
+    recognisers = console.usage(lambda: build_recognisers(recogniser or ()))
+    if report is not None:
+        from visard.evaluation.html import write_html  # before the work: a missing extra is known at once
+    with ExitStack() as stack:
+        url = server or stack.enter_context(console.embedded(models)).grpc_url
+        client = stack.enter_context(Client(console.usage(lambda: Connection(url=url))))
+        passports = console.warn_untrained(client)
+        columns = (TextColumn("Evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        bar = stack.enter_context(Progress(*columns, console=console.err))
+        found = measure(
+            photos,
+            client,
+            results=results,
+            recognisers=recognisers,
+            groups=groups,
+            pictures=with_pictures,
+            progress=lambda measured: bar.track(measured, total=len(photos)),
+        )
+        found.figures["settings"] |= {
+            "visard": metadata.version("visard"),
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "models": {
+                model: {key: passport.get(key) for key in ("trained", "checkpoint_sha256")}
+                for model, passport in passports.items()
+            },
+        }
+    title = f"How well {'the results of ' if results else ''}“{folder.name or folder.resolve().name}” "
+    title += "is anonymised" if not results else "are anonymised"
+    if markdown is not None:
+        from visard.evaluation.markdown import write_markdown
+
+        _write(markdown, write_markdown(found.figures, title, results=results is not None))
+    if report is not None:
+        _write(report, write_html(found, title, results=results is not None))
+    if as_json:
+        sys.stdout.write(json.dumps(found.figures) + "\n")
+    else:
+        console.out.print(figures_table(found.figures))
+
+
+def figures_table(figures: Mapping[str, Any]) -> Table:
+    """What an evaluation found, a row per figure."""
+    from visard.evaluation.wording import cell, rows
+
+    parts = {"all": figures, **figures["groups"]["gender"]}
+    table = Table("figure", title=f"{figures['n']} faces (95 % intervals)", title_justify="left")
+    for name, part in parts.items():
+        table.add_column(f"{name} ({part['n']})")
+    for row in rows(figures):
+        table.add_row(row.label, *(cell(part, row) for part in parts.values()))
+    for error, count in figures["errors"].items():
+        table.add_row(f"[red]{error}[/]", str(count))
+    return table
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names may be any bytes
+    except OSError as error:
+        raise OutputError(f"cannot write '{path}' ({error.strerror}): choose a folder that can be written") from None
+    console.err.print(f"Report saved: {path}", highlight=False, soft_wrap=True)

@@ -1,0 +1,233 @@
+"""What is measured of one anonymised photo, and many photos measured on all cores.
+
+Values out: numbers, and descriptors that never leave memory. It knows nothing about how the photo was anonymised (a
+server, or a folder of results), nor about averages.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from visard.evaluation.drift import (
+    Pose,
+    drift_around_face,
+    drift_beyond_crops,
+    head_pose,
+    landmark_drift_percent,
+)
+from visard_errors import PhotoError, ServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from visard.evaluation.labels import LabelledPhoto
+    from visard.evaluation.recognisers import Recogniser
+    from visard.result import Gender, Outcome, Result
+    from visard.wire import Direction, Swap
+
+    Item = TypeVar("Item")
+    Value = TypeVar("Value")
+
+_SAME_PLACE_IOU = 0.4  # the detector's boxes move in steps of a fifth, so the same face may be boxed this differently
+_BACK: Mapping[Gender, Direction] = {"male": "to_female", "female": "to_male"}
+_PICTURE_SIZE = 160
+
+
+class Swapper(Protocol):
+    """Swaps aligned faces, as `Client.swap` does."""
+
+    def __call__(self, aligned: NDArray[np.uint8], direction: Direction = "opposite") -> tuple[Swap, ...]:
+        """(N, 512, 512, 3) uint8 RGB, or one without N → an answer per face."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Descriptors:
+    """One recogniser's descriptors, (D,) float64 each: biometric data, kept in memory alone.
+
+    Attributes:
+        original: of the face before.
+        anonymised: of the result.
+        swapped_back: of the published result after the opposite generator.
+    """
+
+    original: NDArray[np.float64] = field(repr=False)
+    anonymised: NDArray[np.float64] = field(repr=False)
+    swapped_back: NDArray[np.float64] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outside:
+    """What changed outside a face.
+
+    Attributes:
+        levels: mean absolute difference in grey levels (0..255) over the part of the crop that is not face.
+        colour_delta_e: distance of the mean colours of that part, CIE 1976 ΔE; about 2 can just be seen.
+        levels_beyond_crop: mean absolute difference over the photo outside all faces' crops; None where nothing is.
+    """
+
+    levels: float
+    colour_delta_e: float
+    levels_beyond_crop: float | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measures:
+    """What was measured of the largest face of one photo.
+
+    Attributes:
+        photo: which one, and its labels.
+        gender: apparent gender before.
+        flipped: whether the classifier sees the intended gender in the result.
+        similarity_percent: published formula, see `visard.scoring.similarity_percent`.
+        detected: whether the detector sees a face in the same place of the result.
+        landmark_drift_percent: of the distance between the eyes.
+        pose_drift: degrees.
+        outside: what changed outside the face.
+        descriptors: by the recogniser's name.
+        pictures: JPEG files of the face before, published, and swapped back; None unless they were asked for.
+    """
+
+    photo: LabelledPhoto
+    gender: Gender
+    flipped: bool
+    similarity_percent: float
+    detected: bool
+    landmark_drift_percent: float
+    pose_drift: Pose
+    outside: Outside
+    descriptors: Mapping[str, Descriptors] = field(repr=False)
+    pictures: tuple[bytes, bytes, bytes] | None = field(default=None, repr=False)
+
+    @property
+    def group(self) -> Gender:
+        """The label, or the apparent gender where there is no label."""
+        return self.photo.gender or self.gender
+
+
+def measure(
+    photo: LabelledPhoto, result: Result, recognisers: Sequence[Recogniser], swap: Swapper, *, pictures: bool = False
+) -> Measures:
+    """Measure the largest face of one photo against its original, which is read again.
+
+    The attacker of the swap-back attack sees what is published, the blended photo, and knows where the face is and
+    which generator was used.
+
+    Args:
+        photo: the original.
+        result: the anonymised photo, of `anonymize` with its default output.
+        recognisers: who judges identity.
+        swap: reaches the generators.
+        pictures: keep small pictures for a report.
+
+    Raises:
+        PhotoError: the original cannot be read any more, or has another size than the result.
+        ServerError: the attack could not be made.
+    """
+    from visard_preprocess.align import finder
+    from visard_preprocess.geometry import crop
+    from visard_preprocess.photo import read_photo
+
+    face, published = result.faces[0], result.photo
+    assert published is not None and face.gender is not None  # noqa: S101, PT018 - OPTIONS asks for both
+    original = read_photo(photo.path)
+    check_same_size(photo, original, published)
+    found = finder().find(published)
+    exposed = crop(published, face.quad)
+    (back,) = swap(exposed, _BACK[face.target])
+    crops = {"original": face.aligned, "anonymised": face.swapped, "swapped_back": back.swapped}
+    landmarks = {name: finder().landmarks(image) for name, image in crops.items()}
+    levels, colour = drift_around_face(face.aligned, exposed, face.quad, original.shape[:2])
+    return Measures(
+        photo=photo,
+        gender=face.gender.label,
+        flipped=face.flipped,
+        similarity_percent=face.similarity_percent,
+        detected=any(_iou(face.box, other.box) >= _SAME_PLACE_IOU for other in found),
+        landmark_drift_percent=landmark_drift_percent(landmarks["original"], landmarks["anonymised"]),
+        pose_drift=head_pose(landmarks["original"]).drift(head_pose(landmarks["anonymised"])),
+        outside=Outside(
+            levels=levels,
+            colour_delta_e=colour,
+            levels_beyond_crop=drift_beyond_crops(original, published, [face.quad, *(other.quad for other in found)]),
+        ),
+        descriptors={
+            recogniser.name: Descriptors(
+                **{name: recogniser.describe(image, landmarks[name]) for name, image in crops.items()}
+            )
+            for recogniser in recognisers
+        },
+        pictures=(_jpeg(face.aligned), _jpeg(exposed), _jpeg(back.swapped)) if pictures else None,
+    )
+
+
+def check_same_size(photo: LabelledPhoto, original: NDArray[np.uint8], published: NDArray[np.uint8]) -> None:
+    """Raise `PhotoError` where a result cannot be that of its photo."""
+    if original.shape != published.shape:
+        raise PhotoError(f"the result of '{photo.name}' has another size: compare it with the photo it was made of")
+
+
+def measure_many(
+    photos: Sequence[LabelledPhoto],
+    outcomes: Iterable[Outcome],
+    recognisers: Sequence[Recogniser],
+    swap: Swapper,
+    *,
+    pictures: bool = False,
+) -> Iterator[Measures | Exception]:
+    """Measure photos as their outcomes come, several at once, in their order.
+
+    Yields:
+        What `measure` returns; the photo's error where it could not be anonymised or measured.
+    """
+
+    def work(item: tuple[LabelledPhoto, Outcome]) -> Measures | Exception:
+        photo, outcome = item
+        if outcome.result is None:
+            return outcome.error or RuntimeError("an outcome without result and error")
+        try:
+            return measure(photo, outcome.result, recognisers, swap, pictures=pictures)
+        except (PhotoError, ServerError) as error:
+            return error
+
+    return in_order(work, zip(photos, outcomes, strict=True))
+
+
+def in_order(work: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[Value]:
+    """Map on a thread per core; at most twice as many items are under way, and values come in their items' order."""
+    workers = os.cpu_count() or 1
+    pending: deque[Future[Value]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="visard-evaluate") as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) > 2 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Intersection over union of two (left, top, right, bottom) boxes."""
+    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
+    shared = float(np.prod(np.maximum(high - low, 0)))
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return shared / (sum(areas) - shared)
+
+
+def _jpeg(image: NDArray[np.uint8]) -> bytes:
+    buffer = BytesIO()
+    small = Image.fromarray(image).resize((_PICTURE_SIZE, _PICTURE_SIZE), Image.Resampling.LANCZOS)
+    small.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
