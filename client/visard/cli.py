@@ -1,4 +1,4 @@
-"""The command line: `visard swap`, `serve`, `evaluate`, `train`, `export`, `check` and `demo`.
+"""The command line: `visard swap`, `folder`, `serve`, `evaluate`, `train`, `receipt`, `export`, `check` and `demo`.
 
 Says what happens; the work is done by what it calls.
 """
@@ -8,39 +8,49 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.panel import Panel
 from rich.table import Table
 
 from visard import outputs, report
 from visard.client import Client, Connection
-from visard.embedded import SAMPLE_PHOTO, aligned_faces, embedded_server, neighbour
+from visard.console import (
+    DetectorOption,
+    DirectionOption,
+    ModelsOption,
+    ServerOption,
+    embedded,
+    err,
+    out,
+    usage,
+    warn_untrained,
+)
+from visard.embedded import SAMPLE_PHOTO, aligned_faces, neighbour
+from visard.evaluation.cli import evaluate
+from visard.folder.cli import folder
+from visard.folder.receipt_cli import app as receipt_app
 from visard.pipeline import Options
 from visard_errors import (
     CheckpointError,
     DataError,
     ExportError,
     MissingExtra,
+    OutputError,
     PhotoError,
     RepositoryError,
     ServerError,
-    ServerRefused,
     VisardError,
 )
 from visard_training.cli import app as train_app
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from visard_server.triton import TritonServer
+    from collections.abc import Sequence
 
 
 # What a script needs to know of a failure; the first failed photo decides where there are several.
@@ -52,11 +62,12 @@ EXIT_CODES: dict[type[VisardError], int] = {
     ExportError: 5,
     RepositoryError: 6,
     MissingExtra: 7,
+    OutputError: 8,
 }
 _EXIT_HELP = (
     "Exit codes: 0 done · 1 a defect in Visard · 2 wrong usage · 3 a photo could not be anonymised · 4 the server did "
     "not answer · 5 a checkpoint, an export or training data was refused · 6 the model repository cannot be used · "
-    "7 an optional part is not installed · 130 interrupted."
+    "7 an optional part is not installed · 8 results could not be written · 130 interrupted."
 )
 
 app = typer.Typer(
@@ -70,15 +81,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(train_app)
-_out = Console()
-_err = Console(stderr=True)
-
-_Models = Annotated[
-    Path | None,
-    typer.Option(
-        "--models", envvar="VISARD_MODELS", help="Model repository to serve for this run; the demo models by default."
-    ),
-]
+app.add_typer(receipt_app)
 
 
 @app.callback()
@@ -86,7 +89,7 @@ def _options(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
 ) -> None:
     if version:
-        _out.print(f"visard {metadata.version('visard')}", highlight=False)
+        out.print(f"visard {metadata.version('visard')}", highlight=False)
         raise typer.Exit
 
 
@@ -96,24 +99,16 @@ def swap(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="File for one photo (.jpg, .png, .webp), else a folder.")
     ],
-    server: Annotated[
-        str | None,
-        typer.Option(envvar="VISARD_SERVER", help="host:port of a running server; without it one is started here."),
-    ] = None,
-    models: _Models = None,
-    direction: Annotated[
-        Literal["opposite", "to_male", "to_female"],
-        typer.Option(help="Swap to the opposite of each face's apparent gender, or all faces one way."),
-    ] = "opposite",
+    server: ServerOption = None,
+    models: ModelsOption = None,
+    direction: DirectionOption = "opposite",
     faces: Annotated[
         Literal["all", "largest"], typer.Option(help="'largest' leaves every other face visible.")
     ] = "all",
     min_confidence: Annotated[
         float, typer.Option(min=0.5, max=1.0, help="Withhold a photo whose apparent gender is less certain than this.")
     ] = 0.5,
-    detector: Annotated[
-        Literal["hog", "cnn"], typer.Option(help="dlib's face detector; 'cnn' finds more poses, much more slowly.")
-    ] = "hog",
+    detector: DetectorOption = "hog",
     crops: Annotated[bool, typer.Option("--crops", help="Save the generated faces alone, 512×512 each.")] = False,
     identity: Annotated[
         bool, typer.Option("--identity", help="Also measure whether a face recogniser would still match.")
@@ -130,7 +125,7 @@ def swap(
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one face.")] = 30.0,
 ) -> None:
     """Anonymise photos: every face found is swapped, or the photo is withheld and the reason reported."""
-    targets = _usage(lambda: outputs.choose_targets(photos, output, crops=crops))
+    targets = usage(lambda: outputs.choose_targets(photos, output, crops=crops))
     options = Options(
         faces=faces,
         direction=direction,
@@ -142,16 +137,16 @@ def swap(
     failures: list[Exception] = []
     with ExitStack() as stack:
         if server is None:
-            server = stack.enter_context(_embedded(models)).grpc_url
-            connection = _usage(lambda: Connection(url=server, deadline_s=deadline))
+            server = stack.enter_context(embedded(models)).grpc_url
+            connection = usage(lambda: Connection(url=server, deadline_s=deadline))
         else:
-            connection = _usage(
+            connection = usage(
                 lambda: Connection(url=server, tls=tls, root_certificates=ca, token=token, deadline_s=deadline)
             )
         client = stack.enter_context(Client(connection))
-        _warn_untrained(client)
+        warn_untrained(client)
         table = report.scores_table()
-        outcomes = stack.enter_context(report.progress_bar(_err, len(photos), show=not as_json and len(photos) > 1))
+        outcomes = stack.enter_context(report.progress_bar(err, len(photos), show=not as_json and len(photos) > 1))
         for outcome in outcomes(client.anonymize_many(photos, options)):
             source, target = photos[outcome.index], targets[outcome.index]
             error = outcome.error
@@ -168,12 +163,12 @@ def swap(
             else:
                 report.add_rows(table, source, outcome.result, error)
                 for path in saved:
-                    _err.print(f"Image saved: {path}", highlight=False, soft_wrap=True)
+                    err.print(f"Image saved: {path}", highlight=False, soft_wrap=True)
     if not as_json:
-        _out.print(table)
+        out.print(table)
     if failures:
         done = len(photos) - len(failures)
-        _err.print(f"[bold red]{len(failures)} of {len(photos)} photos withheld[/], {done} anonymised", highlight=False)
+        err.print(f"[bold red]{len(failures)} of {len(photos)} photos withheld[/], {done} anonymised", highlight=False)
         raise typer.Exit(_exit_code(failures[0]))
 
 
@@ -191,22 +186,37 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0 picks a free one.")] = 8001,
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="HTTP port (health); 0 picks a free one.")] = 0,
     metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Prometheus port; 0 picks a free one.")] = 0,
+    shared_memory: Annotated[
+        bool,
+        typer.Option(
+            "--shared-memory",
+            help="Let callers on this machine hand faces over in shared memory. Each of them can then reach the "
+            "others' faces: for callers that trust each other.",
+        ),
+    ] = False,
 ) -> None:
     """Serve a model repository with the embedded Triton until Ctrl-C."""
-    with _embedded(models, host=host, grpc_port=port, http_port=http_port, metrics_port=metrics_port) as triton:
+    with embedded(
+        models,
+        host=host,
+        grpc_port=port,
+        http_port=http_port,
+        metrics_port=metrics_port,
+        shared_memory=shared_memory,
+    ) as triton:
         table = Table("model", "ready", title="Visard is serving", title_justify="left")
         with Client(triton.grpc_url) as client:
             for model, ready in client.models().items():
                 table.add_row(model, "yes" if ready else "[red]no[/]")
-            _warn_untrained(client)
-        _out.print(table)
+            warn_untrained(client)
+        out.print(table)
         for name, address in (
             ("gRPC", triton.grpc_url),
             ("HTTP", triton.http_url),
             ("metrics", triton.metrics_url),
         ):
-            _out.print(f"{name:8}{address}", highlight=False)
-        _out.print(
+            out.print(f"{name:8}{address}", highlight=False)
+        out.print(
             f"Try: visard swap PHOTO -o OUT --server {triton.grpc_url}    (Ctrl-C ends the server)", highlight=False
         )
         triton.wait()
@@ -236,7 +246,7 @@ def export(
     """Turn checkpoints into a verified, servable model repository; nothing is published out of tolerance."""
     exporting = neighbour("export", "exporting models", "visard_export.export")
     verification = np.concatenate([aligned_faces(photo) for photo in face_photos or [SAMPLE_PHOTO]])
-    with _err.status("Exporting") as status:
+    with err.status("Exporting") as status:
         exporting.export_repository(
             target,
             classifier=classifier,
@@ -247,59 +257,33 @@ def export(
             faces=verification,
             report=status.update,
         )
-    _out.print(f"Model repository ready: {target}", highlight=False, soft_wrap=True)
-    _out.print(report.passports_table(_repository_passports(target)))
+    out.print(f"Model repository ready: {target}", highlight=False, soft_wrap=True)
+    out.print(report.passports_table(_repository_passports(target)))
 
 
-@app.command(epilog="Example: visard evaluate photos/ --split test --json")
-def evaluate(
-    folder: Annotated[
-        Path,
-        typer.Argument(help="Photos with a manifest.csv (file, gender[, split]) or in folders female/ and male/."),
-    ],
-    split: Annotated[str | None, typer.Option(help="Only this split of the manifest.")] = None,
-    server: Annotated[
-        str | None, typer.Option(envvar="VISARD_SERVER", help="host:port; without it a server is started here.")
-    ] = None,
-    models: _Models = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
-) -> None:
-    """Measure how well a server's models anonymise labelled photos; the largest face of each counts."""
-    from visard.evaluate import evaluate as measure
-    from visard.evaluate import find_photos
-
-    photos = find_photos(folder, split)
-    with ExitStack() as stack:
-        url = server or stack.enter_context(_embedded(models)).grpc_url
-        client = stack.enter_context(Client(_usage(lambda: Connection(url=url))))
-        _warn_untrained(client)
-        counted = stack.enter_context(report.progress_bar(_err, len(photos), show=True))
-        figures = measure(photos, client.anonymize_many, counted)
-    if as_json:
-        sys.stdout.write(json.dumps(figures) + "\n")
-    else:
-        _out.print(report.figures_table(figures))
+app.command(epilog="Example: visard folder photos/ anonymised/ --policy blur")(folder)
+app.command(epilog="Example: visard evaluate photos/ --split test --report report.html")(evaluate)
 
 
 @app.command()
 def check(
     server: Annotated[str | None, typer.Option(envvar="VISARD_SERVER", help="host:port of a running server.")] = None,
-    models: _Models = None,
+    models: ModelsOption = None,
 ) -> None:
     """Show what is installed, what a server or model repository holds, and how to get what is missing."""
     table = Table("part", "state", "how to get it", title="Installed", title_justify="left")
     for part, (module, distributions, remedy) in _PARTS.items():
         found = _installed(module, distributions)
         table.add_row(part, found or "[yellow]missing[/]", "" if found else escape(remedy))
-    _out.print(table)
+    out.print(table)
     if models is not None:
-        _out.print(report.passports_table(_repository_passports(models)))
+        out.print(report.passports_table(_repository_passports(models)))
     if server is not None:
-        with Client(_usage(lambda: Connection(url=server))) as client:
+        with Client(usage(lambda: Connection(url=server))) as client:
             ready = client.models()
             missing = [model for model, there in ready.items() if not there]
-            _out.print(f"{server}: {len(ready) - len(missing)} of {len(ready)} models ready", highlight=False)
-            _out.print(report.passports_table(client.passports()))
+            out.print(f"{server}: {len(ready) - len(missing)} of {len(ready)} models ready", highlight=False)
+            out.print(report.passports_table(client.passports()))
         if missing:
             raise ServerError(f"{server} lacks {', '.join(missing)}: export the models again and restart it")
 
@@ -307,22 +291,22 @@ def check(
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("out/demo"),
-    models: _Models = None,
+    models: ModelsOption = None,
 ) -> None:
     """Run the whole thing on a sample photo: demo models, embedded server, before and after."""
-    with _embedded(models) as triton, Client(triton.grpc_url) as client:
-        _warn_untrained(client)
+    with embedded(models) as triton, Client(triton.grpc_url) as client:
+        warn_untrained(client)
         result = client.anonymize(SAMPLE_PHOTO, Options(identity=True))
     table = report.scores_table()
     report.add_rows(table, SAMPLE_PHOTO, result, None)
-    _out.print(table)
+    out.print(table)
     outputs.make_folder(output)
     saved = outputs.save_result(result, SAMPLE_PHOTO, output / "after.png", side_by_side=True)
     saved[-1].replace(output / "before_after.png")
     (output / "result.json").write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
     for path in (output / "before_after.png", output / "after.png"):
-        _out.print(f"Image saved: {path}", highlight=False, soft_wrap=True)
-    _out.print(f"Scores saved: {output / 'result.json'}", highlight=False, soft_wrap=True)
+        out.print(f"Image saved: {path}", highlight=False, soft_wrap=True)
+    out.print(f"Scores saved: {output / 'result.json'}", highlight=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -332,8 +316,8 @@ def main() -> None:
     try:
         app()
     except VisardError as error:
-        _err.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-        _err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        err.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(_exit_code(error))
 
 
@@ -346,6 +330,7 @@ _PARTS = {
     "model runtime": ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "pip install 'visard[serve]'"),
     "export": ("torch", ("torch",), "pip install 'visard[export]'"),
     "ONNX": ("onnx", ("onnx",), "pip install 'visard[export]'"),
+    "cluster engine": ("ray", ("ray",), "pip install 'visard[ray]'"),
     "TensorRT": ("tensorrt", ("tensorrt",), "pip install tensorrt (machines with an NVIDIA GPU)"),
 }
 
@@ -364,40 +349,6 @@ def _exit_code(error: Exception) -> int:
     return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
 
 
-def _usage(make: Any) -> Any:
-    """Turn a value that a dataclass refused into a usage error."""
-    try:
-        return make()
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-
-
-@contextmanager
-def _embedded(models: Path | None, **settings: Any) -> Iterator[TritonServer]:
-    with ExitStack() as stack:
-        with _err.status("Starting the embedded server") as status:
-            server = stack.enter_context(embedded_server(models, status.update, **settings))
-        yield server
-
-
 def _repository_passports(models: Path) -> dict[str, dict[str, Any]]:
     repository = neighbour("export", "reading a model repository", "visard_export.repository")
     return cast("dict[str, dict[str, Any]]", repository.read_passports(models))
-
-
-def _warn_untrained(client: Client) -> None:
-    try:
-        passports = client.passports()
-    except ServerRefused:
-        _err.print("[yellow]This server does not say where its models come from.[/]")
-        return
-    untrained = [model for model, passport in passports.items() if passport.get("trained") is False]
-    if untrained:
-        _err.print(
-            Panel(
-                f"{', '.join(sorted(untrained))}: weights are RANDOM, nobody trained them. The pictures show that the "
-                "parts work together and hide nobody. Export trained weights with `visard export`.",
-                title="[bold]UNTRAINED MODELS[/]",
-                border_style="bold red",
-            )
-        )

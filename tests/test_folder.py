@@ -1,0 +1,590 @@
+"""`visard folder` from end to end, against a real Triton: policies, interruptions of every kind, and broken input.
+
+The photos are crops of one real photo at several sizes and brightnesses: to the tiny models, dark is female and bright
+is male.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import grpc
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+from typer.testing import CliRunner
+
+from command_line import visard
+from folder_trees import face_photo, outputs
+from grpc_proxy import GrpcProxy
+from tiny_models import tiny_repository
+from visard.cli import EXIT_CODES, app
+from visard.client import Connection
+from visard.folder import Journal, Settings, Watcher, anonymise_folder, load_people
+from visard.folder.photo import SwapRequest
+from visard.folder.receipt import make_keys, verify_receipt
+from visard.folder.run import _Server
+from visard_errors import DataError, OutputError, PhotoError, ServerError, ServerRefused, ServerUnavailable
+from visard_preprocess.align import finder
+from visard_preprocess.photo import read_photo
+from visard_server.triton import TritonServer
+
+N_FACES = 10
+
+
+def manifest(target):
+    """Path → row without its timings."""
+    with (target / ".visard" / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"].encode() for row in rows] == sorted(row["path"].encode() for row in rows)
+    for row in rows:
+        row["faces"] = json.loads(row["faces"])
+        del row["seconds"]
+    return {row["path"]: row for row in rows}
+
+
+def run(source, target, server, settings=None, **options):
+    connection = Connection(url=server if isinstance(server, str) else server.grpc_url)
+    return anonymise_folder(source, target, settings or Settings(), connection=connection, **{"workers": 1, **options})
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory, astronaut):
+    """Photos in several folders and formats, a withheld and a broken one among them."""
+    source = tmp_path_factory.mktemp("photos")
+    for index in range(N_FACES):
+        folder = source / ("", "a", "a/ü", "b")[index % 4]
+        folder.mkdir(exist_ok=True)
+        suffix = (".jpg", ".png", ".webp")[index % 3]
+        photo = face_photo(astronaut, brightness=0.4 + 0.12 * index, size=220 + 12 * index)
+        photo.save(folder / f"{index}{suffix}", quality=90)
+    Image.new("RGB", (50, 50)).save(source / "a" / "nobody.png")
+    (source / "b" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
+    return source
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photos, tiny_server, tmp_path_factory):
+    target = tmp_path_factory.mktemp("undisturbed") / "out"
+    summary = run(photos, target, tiny_server)
+    assert summary["outcomes"] == {
+        **dict.fromkeys(("blurred", "cleaned", "ignored"), 0),
+        "anonymised": N_FACES,
+        "withheld": 1,
+        "failed": 1,
+    }
+    return target
+
+
+def assert_same(target, undisturbed):
+    assert outputs(target) == outputs(undisturbed)
+    assert manifest(target) == manifest(undisturbed)
+    assert list((target / ".visard" / "drafts").iterdir()) == []
+
+
+# --- what is written ---
+
+
+def test_every_face_is_swapped_and_the_tree_kept(photos, undisturbed):
+    written, rows = outputs(undisturbed), manifest(undisturbed)
+    assert len(written) == N_FACES
+    for name, data in written.items():
+        before, after = read_photo(photos / name), read_photo(data)
+        (face,) = finder().find(before)
+        with Image.open(io.BytesIO(data)) as image, Image.open(photos / name) as original:
+            assert image.format == original.format
+        assert after.shape == before.shape
+        brighter = rows[name]["faces"][0]["target"] == "male"
+        left, top, right, bottom = (round(edge) for edge in face.box)
+        change = after[top:bottom, left:right].astype(int) - before[top:bottom, left:right]
+        assert (change.mean() > 30) if brighter else (change.mean() < -30)
+    assert {face["target"] for name in written for face in rows[name]["faces"]} == {"male", "female"}
+    assert {row["outcome"] for name, row in rows.items() if name in written} == {"anonymised"}
+    assert all(int(rows[name]["size_bytes"]) == len(data) for name, data in written.items())
+    assert all(row["hash"] == "" for row in rows.values())
+    (face,) = rows["0.jpg"]["faces"]
+    assert (face["verdict"], face["treatment"]) == ("hidden", "swapped")
+    assert (face["gender"], face["target"], face["swapped_gender"]) == ("female", "male", "male")
+    assert rows["a/nobody.png"]["error"] == "NoFace"
+    assert rows["b/broken.jpg"]["error"] == "CorruptPhoto"
+
+
+def test_a_second_run_does_nothing_but_try_failures_again(photos, undisturbed, tiny_server, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if ".visard" not in path.parts}
+    done = []
+    summary = run(photos, undisturbed, tiny_server, watcher=Watcher(photo=done.append))
+    assert summary["done_before"] == N_FACES + 1
+    assert [record.path for record in done if record] == ["b/broken.jpg"]
+    assert before == {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if ".visard" not in path.parts}
+
+
+def test_only_what_is_missing_or_changed_is_done(tiny_server, astronaut, tmp_path):
+    source, target = tmp_path / "src", tmp_path / "out"
+    source.mkdir()
+    for name in ("kept.png", "gone.png", "changed.png", "nobody.png"):
+        face_photo(astronaut).save(source / name)
+    run(source, target, tiny_server)
+    (target / "gone.png").unlink()
+    face_photo(astronaut, brightness=0.4).save(source / "changed.png")
+    Image.new("RGB", (90, 90)).save(source / "nobody.png")
+    done = []
+    run(source, target, tiny_server, watcher=Watcher(photo=done.append))
+    assert {record.path for record in done if record} == {"gone.png", "changed.png", "nobody.png"}
+    # What an earlier run made of a photo that has none now is not left behind.
+    assert sorted(outputs(target)) == ["changed.png", "gone.png", "kept.png"]
+
+
+def test_settings_stay_the_same_or_everything_is_done_again(tiny_server, astronaut, tmp_path):
+    source, target = tmp_path / "src", tmp_path / "out"
+    source.mkdir()
+    face_photo(astronaut).save(source / "a.png")
+    run(source, target, tiny_server)
+    first = outputs(target)
+    for settings, options in ((Settings(direction="to_male"), {}), (Settings(), {"key": b"secret"})):
+        with pytest.raises(OutputError, match="other settings"):
+            run(source, target, tiny_server, settings, **options)
+    assert outputs(target) == first
+    run(source, target, tiny_server, Settings(direction="to_male"), force=True)
+    assert outputs(target).keys() == first.keys()
+    assert outputs(target) != first
+
+
+def test_hash_is_keyed(tiny_server, astronaut, tmp_path):
+    import hmac
+
+    (tmp_path / "src").mkdir()
+    face_photo(astronaut).save(tmp_path / "src" / "a.png")
+    run(tmp_path / "src", tmp_path / "out", tiny_server, key=b"secret")
+    expected = hmac.new(b"secret", (tmp_path / "src" / "a.png").read_bytes(), "sha256").hexdigest()
+    assert manifest(tmp_path / "out")["a.png"]["hash"] == expected
+    assert b"secret" not in (tmp_path / "out" / ".visard" / "journal.sqlite").read_bytes()
+
+
+# --- policies ---
+
+
+@pytest.fixture(scope="module")
+def difficult(tmp_path_factory, astronaut):
+    """One photo for each way in which a face is not hidden."""
+    source = tmp_path_factory.mktemp("difficult")
+    face_photo(astronaut, brightness=0.18).save(source / "not_flipped.png")  # too dark for one step to male
+    with Image.open(astronaut) as image:
+        image.resize((200, 200), Image.Resampling.LANCZOS).save(source / "too_small.png")
+    two = Image.new("RGB", (520, 260))
+    two.paste(face_photo(astronaut, brightness=0.5), (0, 0))
+    two.paste(face_photo(astronaut, brightness=0.18), (260, 0))
+    two.save(source / "two.png")
+    face_photo(astronaut, brightness=0.5).save(source / "easy.png")
+    return source
+
+
+def verdicts(target):
+    return {
+        path: (row["outcome"], [(face["verdict"], face["treatment"]) for face in row["faces"]])
+        for path, row in manifest(target).items()
+    }
+
+
+def test_report_withholds_the_whole_photo(difficult, tiny_server, tmp_path):
+    run(difficult, tmp_path / "out", tiny_server)
+    assert sorted(outputs(tmp_path / "out")) == ["easy.png"]
+    found = verdicts(tmp_path / "out")
+    assert found["not_flipped.png"] == ("withheld", [("not_flipped", "none")])
+    assert found["too_small.png"] == ("withheld", [("too_small", "none")])
+    assert sorted(found["two.png"][1]) == [("hidden", "none"), ("not_flipped", "none")]
+    errors = {path: row["error"] for path, row in manifest(tmp_path / "out").items()}
+    assert errors == {
+        "easy.png": "",
+        "not_flipped.png": "NotHidden",
+        "too_small.png": "FaceTooSmall",
+        "two.png": "NotHidden",
+    }
+
+
+def test_blur_pixelates_that_face_alone(difficult, tiny_server, tmp_path):
+    run(difficult, tmp_path / "out", tiny_server, Settings(policy="blur"))
+    found = verdicts(tmp_path / "out")
+    assert {path: outcome for path, (outcome, _) in found.items()} == {
+        **dict.fromkeys(("not_flipped.png", "too_small.png", "two.png"), "blurred"),
+        "easy.png": "anonymised",
+    }
+    assert sorted(found["two.png"][1]) == [("hidden", "swapped"), ("not_flipped", "pixelated")]
+    for name in ("not_flipped.png", "too_small.png"):
+        photo = read_photo(tmp_path / "out" / name)
+        assert finder().find(photo) == ()
+        with Image.open(tmp_path / "out" / name) as image:
+            assert "composite" not in str(image.info)  # nothing in it is generated
+    after = read_photo(tmp_path / "out" / "two.png")
+    (face,) = finder().find(after)
+    assert face.box[2] < 260  # the other one is gone
+    for box in (face["box"] for face in manifest(tmp_path / "out")["two.png"]["faces"] if face["verdict"] != "hidden"):
+        left, top, right, bottom = box
+        assert len(np.unique(after[top:bottom, left:right].reshape(-1, 3), axis=0)) <= 16
+
+
+def test_second_pass_goes_on_in_the_same_direction(difficult, tiny_server, tmp_path):
+    run(difficult, tmp_path / "out", tiny_server, Settings(policy="second-pass"))
+    found = verdicts(tmp_path / "out")
+    assert found["not_flipped.png"] == ("anonymised", [("hidden", "swapped_twice")])
+    assert found["easy.png"] == ("anonymised", [("hidden", "swapped")])
+    assert sorted(found["two.png"][1]) == [("hidden", "swapped"), ("hidden", "swapped_twice")]
+    assert found["too_small.png"] == ("withheld", [("too_small", "none")])
+    before, after = read_photo(difficult / "not_flipped.png"), read_photo(tmp_path / "out" / "not_flipped.png")
+    assert after[80:160, 80:160].mean() - before[80:160, 80:160].mean() > 150  # two steps of 100, but for the blending
+
+
+def test_identity_and_confidence_are_criteria(difficult, tiny_server, tmp_path, astronaut):
+    run(difficult, tmp_path / "identity", tiny_server, Settings(identity=True))
+    (face,) = manifest(tmp_path / "identity")["easy.png"]["faces"]
+    assert face["verdict"] == "still_recognised"  # brightness alone hides nobody
+    assert face["identity_distance"] < 0.6
+    assert outputs(tmp_path / "identity") == {}
+    (tmp_path / "src").mkdir()
+    face_photo(astronaut).save(tmp_path / "src" / "a.png")
+    for policy in ("report", "second-pass"):
+        run(tmp_path / "src", tmp_path / policy, tiny_server, Settings(policy=policy, min_confidence=0.99))
+        row = manifest(tmp_path / policy)["a.png"]
+        assert (row["outcome"], row["error"], row["faces"][0]["verdict"]) == (
+            "withheld",
+            "UncertainGender",
+            "uncertain",
+        )
+
+
+def test_photos_without_a_face_are_withheld_or_cleaned(tiny_server, tmp_path):
+    source = tmp_path / "src"
+    source.mkdir()
+    for name in ("a.jpg", "b.png", "c.webp"):
+        Image.new("RGB", (64, 64), "red").save(source / name, comment=b"Alice") if name == "a.jpg" else Image.new(
+            "RGB", (64, 64), "red"
+        ).save(source / name)
+    run(source, tmp_path / "withheld", tiny_server)
+    assert outputs(tmp_path / "withheld") == {}
+    run(source, tmp_path / "cleaned", tiny_server, Settings(no_face="clean"))
+    assert sorted(outputs(tmp_path / "cleaned")) == ["a.jpg", "b.png", "c.webp"]
+    assert not any(b"Alice" in data or b"xmp" in data.lower() for data in outputs(tmp_path / "cleaned").values())
+    assert {row["outcome"] for row in manifest(tmp_path / "cleaned").values()} == {"cleaned"}
+
+
+@pytest.mark.parametrize("mode", ["keep", "only"])
+def test_people_on_the_list(mode, tiny_server, astronaut, shared_photos, tmp_path):
+    source, people = tmp_path / "src", tmp_path / "people"
+    source.mkdir()
+    people.mkdir()
+    other = next(row["path"] for row in shared_photos.values() if row["faces_seen_by_dlib_hog"] == "1")
+    with Image.open(other) as image:
+        stranger = image.convert("RGB").resize((400, 400))
+    two = Image.new("RGB", (660, 400))
+    two.paste(face_photo(astronaut), (0, 0))
+    two.paste(stranger, (260, 0))
+    two.save(source / "two.png")
+    face_photo(astronaut, box=(100, 10, 330, 240)).save(people / "me.png")
+    run(source, tmp_path / "out", tiny_server, people=load_people(people, mode))
+    faces = {face["box"][0] < 260: face for face in manifest(tmp_path / "out")["two.png"]["faces"]}
+    before, after = read_photo(source / "two.png"), read_photo(tmp_path / "out" / "two.png")
+    kept, swapped = (faces[True], faces[False]) if mode == "keep" else (faces[False], faces[True])
+    assert (kept["verdict"], kept["treatment"]) == ("kept", "none")
+    assert (swapped["verdict"], swapped["treatment"]) == ("hidden", "swapped")
+    for face, same in ((kept, True), (swapped, False)):
+        left, top, right, bottom = face["box"]
+        assert np.array_equal(after[top:bottom, left:right], before[top:bottom, left:right]) == same
+
+
+# --- no leaks ---
+
+
+def test_nothing_of_the_input_but_pixels_survives(tiny_server, astronaut, tmp_path):
+    source = tmp_path / "src"
+    source.mkdir()
+    photo = face_photo(astronaut)
+    thumbnail = io.BytesIO()
+    photo.resize((64, 64)).save(thumbnail, "JPEG")
+    exif = Image.Exif()
+    exif[0x010E] = "SECRET description"
+    exif[0x9286] = "SECRET comment"
+    exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 51.0, 29.5), 29: "2024:01:01"})
+    exif = exif.tobytes() + thumbnail.getvalue()
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", "SECRET text")
+    text.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta>SECRET</x:xmpmeta>")
+    photo.save(source / "a.jpg", exif=exif, comment=b"SECRET", icc_profile=b"SECRET profile", xmp=b"SECRET xmp")
+    photo.save(source / "b.png", exif=exif, pnginfo=text, icc_profile=b"SECRET profile")
+    photo.save(source / "c.webp", exif=exif, xmp=b"SECRET xmp", icc_profile=b"SECRET profile")
+    for path in source.iterdir():
+        path.write_bytes(path.read_bytes() + b"SECRET trailer")
+        assert b"SECRET" in path.read_bytes()
+    run(source, tmp_path / "out", tiny_server)
+    written = outputs(tmp_path / "out")
+    assert sorted(written) == ["a.jpg", "b.png", "c.webp"]
+    for data in written.values():
+        assert b"SECRET" not in data
+        assert thumbnail.getvalue()[:200] not in data
+        assert b"compositeWithTrainedAlgorithmicMedia" in data
+        with Image.open(io.BytesIO(data)) as image:
+            assert not image.getexif()
+            assert not {"icc_profile", "comment", "Comment", "exif"} & set(image.info)
+
+
+# --- broken input ---
+
+
+def test_broken_files_are_reported_and_the_good_ones_done(tiny_server, astronaut, tmp_path):
+    source = tmp_path / "src"
+    (source / "sub").mkdir(parents=True)
+    good = io.BytesIO()
+    face_photo(astronaut).save(good, "JPEG")
+    face_photo(astronaut).save(source / "animated.webp", save_all=True, append_images=[Image.new("RGB", (260, 260))])
+    raw = os.fsdecode(b"bytes\xff\xfe.jpg")
+    files = {
+        "good.jpg": good.getvalue(),
+        "Good.jpg": good.getvalue(),
+        raw: good.getvalue(),
+        "写真 \n.JPG": good.getvalue(),
+        "no_suffix": good.getvalue(),
+        "png_by_name.png": good.getvalue(),
+        "truncated.jpg": good.getvalue()[:3000],
+        "empty.jpg": b"",
+        "text.jpg": b"hello",
+        "picture.gif": b"GIF89a....",
+        "drawing.svg": b"<svg/>",
+        "bomb.png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0\0\0\0\0",
+        "garbage.png": b"\x89PNG\r\n\x1a\n" + bytes(range(256)),
+        "garbage.webp": b"RIFF\0\0\0\0WEBPVP8 nonsense",
+        "notes.txt": b"words",
+    }
+    for name, data in files.items():
+        (source / name).write_bytes(data)
+    (source / "sub" / "loop").symlink_to(source)
+    (source / "nowhere.jpg").symlink_to("gone.jpg")
+    os.mkfifo(source / "pipe.jpg")
+    run(source, tmp_path / "out", tiny_server)
+    rows = manifest(tmp_path / "out")
+    assert {path: row["error"] for path, row in rows.items() if row["error"]} == {
+        **dict.fromkeys(("truncated.jpg", "garbage.png", "garbage.webp"), "CorruptPhoto"),
+        **dict.fromkeys(("empty.jpg", "text.jpg", "picture.gif", "drawing.svg", "animated.webp"), "UnsupportedFormat"),
+        **dict.fromkeys(("nowhere.jpg", "pipe.jpg", "sub/loop"), "UnreadablePhoto"),
+        "bomb.png": rows["bomb.png"]["error"],
+    }
+    assert rows["bomb.png"]["error"] in ("PhotoTooLarge", "CorruptPhoto")
+    assert rows["notes.txt"]["outcome"] == "ignored"
+    assert len(rows) == len(files) + 4
+    assert not any(str(tmp_path) in row["message"] for row in rows.values())
+    good_names = {"good.jpg", "Good.jpg", raw, "写真 \n.JPG", "no_suffix", "png_by_name.png"}
+    assert set(outputs(tmp_path / "out")) == good_names
+    assert len(set(outputs(tmp_path / "out").values())) == 1  # whatever they are called
+
+
+def test_a_folder_that_folds_case_loses_no_photo_in_silence(tiny_server, astronaut, tmp_path, monkeypatch):
+    source = tmp_path / "src"
+    source.mkdir()
+    for name in ("a.png", "A.png"):
+        face_photo(astronaut).save(source / name)
+    monkeypatch.setattr("visard.folder.write.folds_case", lambda folder: True)
+    run(source, tmp_path / "out", tiny_server)
+    assert len(outputs(tmp_path / "out")) == 1
+    assert sorted(row["outcome"] for row in manifest(tmp_path / "out").values()) == ["anonymised", "failed"]
+
+
+# --- interruptions ---
+
+
+def start(source, target, server, *arguments, **options):
+    command = [sys.executable, "-m", "visard", "folder", source, target, "--server", server.grpc_url, "--workers", "1"]
+    return subprocess.Popen(
+        [*map(str, command), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def test_killed_at_random_moments_it_ends_as_if_undisturbed(photos, undisturbed, tiny_server, tmp_path):
+    target = tmp_path / "out"
+    expected = outputs(undisturbed)
+    seed = random.randrange(10**6)
+    print("seed", seed)
+    moment = random.Random(seed)
+    done = 0
+    for blow in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
+        with start(photos, target, tiny_server) as process:
+            wanted = done + moment.randint(1, 3)
+            while process.poll() is None and len(outputs(target)) < wanted:
+                time.sleep(0.005)
+            time.sleep(moment.uniform(0, 0.1))
+            process.send_signal(blow)
+            _, said = process.communicate()
+        if blow == signal.SIGINT:
+            assert process.returncode == 130
+            assert "Traceback" not in said
+        visible = outputs(target)
+        assert visible.items() <= expected.items()  # whole, or not there
+        done = len(visible)
+    assert done >= 3
+    with start(photos, target, tiny_server, "--json") as process:
+        printed, said = process.communicate()
+    assert process.returncode == EXIT_CODES[PhotoError], said  # one is withheld and one broken
+    summary = json.loads(printed)
+    assert summary["done_before"] >= done - 2  # an image whose record was not yet written is made again
+    assert_same(target, undisturbed)
+
+
+def test_a_server_that_goes_away_is_waited_for(photos, undisturbed, tmp_path):
+    notices = []
+    with TritonServer(tiny_repository(tmp_path / "models")) as first:
+        url = first.grpc_url
+        done = threading.Semaphore(0)
+
+        def photo(record):
+            done.release()
+            if not first_killed.is_set():
+                first_killed.set()
+                os.killpg(first._process.pid, signal.SIGKILL)
+
+        first_killed = threading.Event()
+        records = []
+        watcher = Watcher(photo=lambda record: (records.append(record), photo(record)), notice=notices.append)
+        thread = threading.Thread(
+            target=run, args=(photos, tmp_path / "out", url), kwargs={"watcher": watcher, "workers": 2}, daemon=True
+        )
+        thread.start()
+        assert first_killed.wait(30)
+    time.sleep(1.5)
+    with TritonServer(tmp_path / "models", grpc_port=int(url.rpartition(":")[2])):
+        thread.join(60)
+        assert not thread.is_alive()
+    assert "away" in notices[0]
+    assert notices[-1] == "the server is back"
+    assert sorted(record.path for record in records) == sorted(manifest(undisturbed))  # none lost, none twice
+    assert_same(tmp_path / "out", undisturbed)
+
+
+def test_a_server_that_stays_away_ends_the_run(photos, tiny_server, tmp_path):
+    with GrpcProxy(tiny_server.grpc_url) as proxy:
+        watcher = Watcher(photo=lambda record: proxy.__exit__(None, None, None))
+        with pytest.raises(ServerUnavailable):
+            run(photos, tmp_path / "out", proxy.url, patience_s=0.5, watcher=watcher)
+
+
+def test_a_server_that_fails_and_recovers_costs_nothing(photos, undisturbed, tiny_server, tmp_path):
+    faults = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED] * 6
+    with GrpcProxy(tiny_server.grpc_url, faults=[grpc.StatusCode.UNIMPLEMENTED, *faults]) as proxy:
+        run(photos, tmp_path / "out", proxy.url)  # the first fault is for the passports: not said, as without
+        assert not proxy.faults
+    assert_same(tmp_path / "out", undisturbed)
+
+
+def test_a_server_that_comes_back_with_other_models_is_refused():
+    """Not two runs' faces in one folder; the client is a stand-in, because no real server changes that quickly."""
+
+    class Changed:
+        served = "old"
+
+        async def swap(self, aligned, direction):
+            self.served = "new"
+            raise ServerUnavailable("gone")
+
+        async def models(self):
+            return {"anonymizer": True}
+
+        async def passports(self):
+            return {"generator_to_male": {"checkpoint_sha256": self.served, "precision": "fp32"}}
+
+    async def swap():
+        server = _Server(Changed(), Settings(), None, lambda text: None)
+        server.models = await server.read_models()
+        await server.swap(SwapRequest(aligned=np.zeros((1, 512, 512, 3), np.uint8), direction="opposite"))
+
+    with pytest.raises(ServerRefused, match="other models"):
+        asyncio.run(swap())
+
+
+def test_a_full_disk_ends_the_run_clearly(photos, undisturbed, tiny_server, tmp_path):
+    """No file may grow beyond what some results need: the same error path as a disk without room."""
+    sizes = sorted(len(data) for data in outputs(undisturbed).values())
+    limit = sizes[-3]
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    with start(photos, tmp_path / "out", tiny_server, preexec_fn=limited) as process:
+        _, said = process.communicate()
+    assert process.returncode == EXIT_CODES[OutputError], said
+    assert "make room" in said
+    assert "Traceback" not in said
+    assert outputs(tmp_path / "out").items() <= outputs(undisturbed).items()
+    run(photos, tmp_path / "out", tiny_server)
+    assert_same(tmp_path / "out", undisturbed)
+
+
+# --- refusals, and the command line ---
+
+
+def test_output_within_input_is_refused(photos, tiny_server):
+    before = sorted(photos.rglob("*"))
+    with pytest.raises(OutputError, match="lie in each other"):
+        run(photos, photos / "out", tiny_server)
+    assert sorted(photos.rglob("*")) == before
+
+
+def test_command_line(tiny_server, astronaut, tmp_path):
+    source = tmp_path / "src"
+    source.mkdir()
+    face_photo(astronaut, brightness=0.5).save(source / "a.png")
+    (tmp_path / "key").write_text("a key that nobody guesses")
+    (tmp_path / "list.csv").write_text("image_id,Male\na.png,-1\n")
+    arguments = ("--hash-key-file", tmp_path / "key", "--attributes", tmp_path / "list.csv", "--policy", "blur")
+    result = visard("folder", source, tmp_path / "out", "--server", tiny_server.grpc_url, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "anonymised" in result.stdout
+    assert "manifest.parquet" in result.stderr
+    assert (tmp_path / "out" / "list.csv").read_text() == "image_id,Male\na.png,1\n"
+    assert len(manifest(tmp_path / "out")["a.png"]["hash"]) == 64
+    with Journal(tmp_path / "out", {}, force=True) as journal:  # another process may have it now
+        assert journal.settings() == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--keep-people", "a", "--only-people", "b"], "exclude each other"),
+        (["--min-confidence", "0.2"], "0.5"),
+        (["--policy", "pass"], "second-pass"),
+        (["--hash-key-file", "/dev/null"], "at least 16"),
+        (["--attributes", "/dev/null"], "empty"),
+    ],
+)
+def test_wrong_usage(tiny_server, tmp_path, arguments, words):
+    (tmp_path / "src").mkdir()
+    command = ["folder", tmp_path / "src", tmp_path / "out", "--server", tiny_server.grpc_url, *arguments]
+    result = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(app, [*map(str, command)])
+    assert result.exit_code == 2 or isinstance(result.exception, DataError)
+    assert words in result.output + str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_server_at_the_start_is_an_error_at_once(photos, tmp_path):
+    with pytest.raises(ServerError):
+        run(photos, tmp_path / "out", "127.0.0.1:9")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_is_signed(tiny_server, astronaut, tmp_path):
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    face_photo(astronaut).save(source / "a.jpg")
+    private, public = make_keys(tmp_path / "visard")
+    arguments = ("folder", source, target, "--server", tiny_server.grpc_url, "--receipt")
+    assert visard(*arguments, tmp_path / "other.key").returncode == 5
+    assert not target.exists()  # known before any work
+    assert visard(*arguments, private).returncode == 0
+    receipt = verify_receipt(target / ".visard" / "receipt.json", public, target)
+    assert receipt["counts"]["outcomes"]["anonymised"] == 1
+    assert receipt["settings"]["policy"] == "report"

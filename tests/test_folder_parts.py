@@ -1,0 +1,283 @@
+"""The parts of `visard folder` that need no server: find, judge, pixelate, prove, tell people apart."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from visard.folder.leaks import prove_clean
+from visard.folder.people import HIDE_BELOW, KEEP_BELOW, People, load_people
+from visard.folder.photo import NotAPhoto, Settings
+from visard.folder.policy import judge, judge_again, pixelate
+from visard.folder.walk import check_apart, walk
+from visard.result import ApparentGender, FaceResult
+from visard_errors import DataError, OutputError, PhotoTooLarge, UnreadablePhoto, UnsupportedFormat
+from visard_preprocess.align import finder
+from visard_preprocess.geometry import Quad, crop
+from visard_preprocess.photo import encode_photo, read_photo
+
+# --- walk ---
+
+
+def test_walk_finds_every_file_once_whatever_its_name(tmp_path):
+    names = [
+        "a.jpg",
+        "A.jpg",
+        "deep/er/b.png",
+        "写真/фото.jpg",
+        "new\nline.jpg",
+        "spa ce/ü.webp",
+        "-x.jpg",
+        ".hidden.jpg",
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    raw = os.fsencode(tmp_path) + b"/bytes\xff\xfe.jpg"
+    os.close(os.open(raw, os.O_CREAT))
+    (tmp_path / ".visard").mkdir()
+    (tmp_path / ".visard" / "journal.sqlite").write_bytes(b"x")
+    found = [found.path for found in walk(tmp_path)]
+    assert sorted(found) == sorted([*names, os.fsdecode(b"bytes\xff\xfe.jpg")])
+    assert all(found.problem is None for found in walk(tmp_path))
+
+
+def test_walk_lists_nothing_ahead(tmp_path, monkeypatch):
+    """Memory must not grow with the folder: of an endless one, no more is looked at than is asked for."""
+    (tmp_path / "photo.jpg").touch()
+    with os.scandir(tmp_path) as entries:
+        (entry,) = entries
+    looked_at = itertools.count()
+    endless = ((next(looked_at) and entry) or entry for _ in itertools.count())
+    monkeypatch.setattr(os, "scandir", lambda path: endless)
+    assert len(list(itertools.islice(walk(tmp_path), 10))) == 10
+    assert next(looked_at) == 10
+
+
+def test_links_are_followed_to_files_only(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "photo.jpg").write_bytes(b"x")
+    (tmp_path / "file.jpg").symlink_to(tmp_path / "sub" / "photo.jpg")
+    (tmp_path / "sub" / "loop").symlink_to(tmp_path)
+    (tmp_path / "self.jpg").symlink_to(tmp_path / "self.jpg")
+    (tmp_path / "nowhere.jpg").symlink_to(tmp_path / "gone")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    found = {found.path: found.problem for found in walk(tmp_path)}
+    assert set(found) == {"sub/photo.jpg", "file.jpg", "sub/loop", "self.jpg", "nowhere.jpg", "pipe.jpg"}
+    assert found["file.jpg"] is None
+    assert "link to a folder" in found["sub/loop"]
+    assert found["self.jpg"] is not None
+    assert found["nowhere.jpg"] is not None
+    assert "neither a file" in found["pipe.jpg"]
+    assert not any(str(tmp_path) in problem for problem in found.values() if problem)
+
+
+def test_unreadable_folder_is_reported(tmp_path, monkeypatch):
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "open.jpg").touch()
+    scandir = os.scandir
+
+    def refuse(path):  # root may list everything, so that a mode of 0 shows nothing here
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = {found.path: found.problem for found in walk(tmp_path)}
+    assert found["open.jpg"] is None
+    assert "cannot be listed" in found["locked"]
+    with pytest.raises(UnreadablePhoto, match="cannot list"):
+        next(walk(tmp_path / "locked"))
+
+
+def test_read_says_what_a_file_is(tmp_path, monkeypatch):
+    def read(name, data):
+        (tmp_path / name).write_bytes(data)
+        (found,) = (found for found in walk(tmp_path) if found.path == name)
+        return found.read()
+
+    photo = encode_photo(np.zeros((8, 8, 3), np.uint8), "PNG", source_type=None)
+    assert read("no_suffix", photo) == photo  # the content decides
+    for name in ("text.jpg", "a.GIF", "empty.png"):
+        with pytest.raises(UnsupportedFormat):
+            read(name, b"" if name.startswith("empty") else b"GIF89a and so on")
+    with pytest.raises(NotAPhoto):
+        read("notes.txt", b"words")
+    monkeypatch.setattr("visard_preprocess.photo.MAX_BYTES", 50)
+    with pytest.raises(PhotoTooLarge):
+        read("large.png", photo)
+
+
+def test_folders_within_each_other_are_refused(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    for source, target in (("photos", "photos"), ("photos", "photos/out"), ("photos", "."), ("link", "photos/out")):
+        with pytest.raises(OutputError, match="lie in each other"):
+            check_apart(tmp_path / source, tmp_path / target)
+    check_apart(tmp_path / "photos", tmp_path / "photos2")
+
+
+# --- policy ---
+
+
+def face_result(*, gender, confidence, after, distance=None, target="male"):
+    image = np.zeros((512, 512, 3), np.uint8)
+    return FaceResult(
+        box=(0, 0, 1, 1),
+        quad=Quad(centre=(0, 0), x_axis=(1, 0)),
+        aligned=image,
+        swapped=image,
+        target=target,
+        gender=None if gender is None else ApparentGender(label=gender, confidence=confidence),
+        swapped_gender=ApparentGender(label=after, confidence=0.9),
+        similarity_percent=0,
+        pixel_cosine=0,
+        identity_distance=distance,
+    )
+
+
+@pytest.mark.parametrize(
+    ("gender", "confidence", "after", "distance", "first", "second"),
+    [
+        ("female", 0.9, "male", None, "hidden", "hidden"),
+        ("female", 0.9, "male", 0.7, "hidden", "hidden"),
+        ("female", 0.9, "male", 0.5, "still_recognised", "still_recognised"),
+        ("female", 0.9, "female", 0.9, "not_flipped", "not_flipped"),
+        ("female", 0.7, "male", 0.9, "uncertain", "hidden"),
+        ("female", 0.7, "male", 0.5, "uncertain", "uncertain"),
+        ("female", 0.7, "female", 0.9, "uncertain", "uncertain"),
+        (None, None, "male", None, "hidden", "hidden"),
+        (None, None, "female", None, "not_flipped", "not_flipped"),
+    ],
+)
+def test_verdicts(gender, confidence, after, distance, first, second):
+    result = face_result(gender=gender, confidence=confidence, after=after, distance=distance)
+    assert judge(result, 0.8) == first
+    assert judge_again(result, first) == second
+
+
+def test_pixelation_leaves_no_face(astronaut):
+    photo = read_photo(astronaut).copy()
+    before = photo.copy()
+    (face,) = finder().find(photo)
+    pixelate(photo, [face.box])
+    assert finder().find(photo) == ()
+    left, top, right, bottom = (round(edge) for edge in face.box)
+    edge = right - left
+    region = photo[top - edge // 3 : bottom + edge // 3, left - edge // 3 : right + edge // 3]
+    assert len(np.unique(region.reshape(-1, 3), axis=0)) <= 16  # of 22,500 pixels
+    assert np.array_equal(photo[bottom + edge :], before[bottom + edge :])
+
+
+def test_pixelation_keeps_nothing_but_coarse_means(astronaut):
+    """Two photos that differ in every pixel of the face, but not in its coarse means, come out as the same."""
+    photo = read_photo(astronaut)
+    (face,) = finder().find(photo)
+    one = np.full_like(photo, 100)
+    other = one.copy()
+    other[::2] += 8
+    other[1::2] -= 8
+    for image in (one, other):
+        pixelate(image, [face.box])
+    left, top, right, bottom = (round(edge) for edge in face.box)
+    assert np.array_equal(one[top:bottom, left:right], other[top:bottom, left:right])
+
+
+def test_pixelation_at_the_edge_and_outside():
+    photo = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    pixelate(photo, [(-30, -30, 10, 10), (70, 50, 120, 100), (200, 200, 240, 240), (3, 3, 4, 4)])
+    assert len(np.unique(photo[:20, :20].reshape(-1, 3), axis=0)) <= 16 + 2
+
+
+# --- leaks ---
+
+
+@pytest.mark.parametrize("source_type", [None, "compositeWithTrainedAlgorithmicMedia"])
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP"])
+def test_our_files_are_clean(format_, source_type):
+    noise = np.random.default_rng(1).integers(0, 256, (50, 70, 3), np.uint8)
+    prove_clean(encode_photo(noise, format_, source_type=source_type), format_, source_type)
+
+
+def leaking(format_):
+    image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (50, 70, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x010F] = "Camera"
+    exif.get_ifd(0x8825)[1] = "N"
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", "Alice")
+    for extra in (
+        {"exif": exif.tobytes()},
+        {"icc_profile": b"profile of Alice"},
+        {"pnginfo": text} if format_ == "PNG" else {"xmp": b"<x:xmpmeta>Alice</x:xmpmeta>"},
+        {"comment": b"Alice"} if format_ == "JPEG" else {"exif": b"Exif\0\0Alice"},
+    ):
+        buffer = io.BytesIO()
+        image.save(buffer, format_, **extra)
+        yield buffer.getvalue()
+    buffer = io.BytesIO()
+    image.save(buffer, format_)
+    yield buffer.getvalue() + b"Alice"
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP"])
+def test_any_metadata_is_noticed(format_):
+    for data in leaking(format_):
+        with pytest.raises(RuntimeError):
+            prove_clean(data, format_, None)
+
+
+def test_a_packet_of_another_kind_is_noticed():
+    data = encode_photo(np.zeros((9, 9, 3), np.uint8), "JPEG", source_type="trainedAlgorithmicMedia")
+    for expected in (None, "compositeWithTrainedAlgorithmicMedia"):
+        with pytest.raises(RuntimeError):
+            prove_clean(data, "JPEG", expected)
+
+
+# --- people ---
+
+
+def test_people_are_told_by_distance():
+    known = np.zeros((2, 128))
+    known[1, 0] = 10
+
+    def at(distance):
+        return np.eye(128)[1] * distance
+
+    keep, only = People(mode="keep", descriptors=known), People(mode="only", descriptors=known)
+    assert keep.stays_visible(at(KEEP_BELOW - 0.01))
+    assert not keep.stays_visible(at(KEEP_BELOW + 0.01))
+    assert not only.stays_visible(at(HIDE_BELOW - 0.01))
+    assert only.stays_visible(at(HIDE_BELOW + 0.01))
+    assert keep.stays_visible(known[1] + at(0.1))  # the nearest of the list counts
+
+
+def test_people_list_with_a_gap_is_refused(tmp_path, astronaut):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(DataError, match="no photo of people"):
+        load_people(tmp_path, "keep")
+    (tmp_path / "a" / "me.jpg").write_bytes(astronaut.read_bytes())
+    people = load_people(tmp_path, "keep")
+    photo = read_photo(astronaut)
+    (face,) = finder().find(photo)
+    assert people.stays_visible(finder().descriptor(crop(photo, face.quad)))
+    assert "0." not in repr(people)  # descriptors are biometric data
+    Image.new("RGB", (64, 64)).save(tmp_path / "nobody.png")
+    with pytest.raises(DataError, match="0 faces"):
+        load_people(tmp_path, "keep")
+
+
+# --- settings ---
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"policy": "pass"}, {"no_face": "copy"}, {"direction": "up"}, {"min_confidence": 0.1}]
+)
+def test_settings_are_checked(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Settings(**wrong)
