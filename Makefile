@@ -3,18 +3,26 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format serve bench clean
+.PHONY: help demo test system-packages lint format serve bench clean
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
 
 demo: $(VENV)/.installed ## Anonymise the sample photo with the embedded server: out/demo/before_after.png
 	$(BIN)/visard demo --output out/demo
 
-test: $(VENV)/.installed ## Run the tests, the real Triton in them
+test: $(VENV)/.installed system-packages ## Run the tests, the real Triton in them
 	$(BIN)/python -m pytest
+
+# The gateway is tested with the nginx that runs it, its alert rules with Prometheus' own tool.
+system-packages:
+	@command -v nginx promtool envsubst openssl >/dev/null && [ -e /usr/lib/nginx/modules/ngx_http_js_module.so ] || { \
+		echo "The tests need nginx and promtool: installing them with apt"; \
+		$(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends \
+			nginx libnginx-mod-http-js prometheus gettext-base openssl; }
 
 lint: $(VENV)/.installed ## Check style, imports and types
 	$(BIN)/ruff check .
@@ -31,6 +39,7 @@ serve: $(VENV)/.installed ## Serve the demo models on 127.0.0.1:8001 until Ctrl-
 bench: $(VENV)/.installed ## Measure alignment and serving against their ceilings
 	$(BIN)/python benchmarks/align.py
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/gateway.py
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) out
@@ -40,5 +49,5 @@ $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Visard needs Python 3.10 or newer: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv is missing: sudo apt-get install python3-venv"; exit 1; }
 	$(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)'
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[serve,export,train,dev]' '$(TORCH)'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[serve,export,train,evaluate,folder,ray,dev]' '$(TORCH)'
 	@touch $@
