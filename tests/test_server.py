@@ -429,12 +429,7 @@ def parent(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     )
     with process:
         yield process
-        folders = list(tmp_path.glob("visard-server-*"))
         process.kill()
-    wait_for(lambda: not processes_of(tmp_path))
-    for folder in folders:  # killed while it loads its models, Triton leaves shared memory, without pixels yet
-        for segment in SHM.glob(f"{folder.name}*"):
-            segment.unlink(missing_ok=True)
 
 
 def read_line(process: subprocess.Popen[str]) -> str:
@@ -448,14 +443,20 @@ def test_a_killed_parent_takes_the_server_and_its_models_along(parent: Any, tmp_
     (folder,) = tmp_path.glob("visard-server-*")
     parent.kill()
     assert wait_for(lambda: not processes_of(tmp_path)), processes_of(tmp_path)
+    assert not folder.exists()
     assert not list(SHM.glob(f"{folder.name}*"))
 
 
-def test_a_parent_killed_during_the_start_leaves_nothing_running(parent: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("delay_s", [0.0, 0.2, 0.4, 0.6])  # in every phase of loading the models
+def test_a_parent_killed_during_the_start_leaves_nothing_behind(parent: Any, tmp_path: Path, delay_s: float) -> None:
     assert read_line(parent) == "starting"
     assert wait_for(lambda: processes_of(tmp_path))
+    time.sleep(delay_s)
+    (folder,) = tmp_path.glob("visard-server-*")
     parent.kill()
     assert wait_for(lambda: not processes_of(tmp_path)), processes_of(tmp_path)
+    assert not folder.exists()
+    assert not list(SHM.glob(f"{folder.name}*"))
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])

@@ -1,17 +1,62 @@
-"""Becomes another program that ends with its parent: `python _launch.py PARENT_PID PROGRAM [ARGUMENT…]`.
+"""Runs a program that ends with its parent: `python _launch.py PARENT_PID FOLDER SHARED_MEMORY PROGRAM [ARGUMENT…]`.
 
-A process of its own because the alternative, code between fork and exec of the parent, is unsafe beside threads.
+It stays beside the program and passes SIGTERM on to it. When the parent is gone, however that ended, nobody is left to
+end the program or to tidy up: then it kills the program and all that this started, and removes FOLDER and the shared
+memory whose names begin with SHARED_MEMORY. Triton's own end is not enough: a model's process that is still starting
+may then wait for Triton for ever.
+
 It runs isolated, before any environment is set up, and imports the standard library only.
 """
 
 import ctypes
 import os
+import shutil
 import signal
+import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>; the setting survives exec
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>; the first survives exec
 
-ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-if os.getppid() != int(sys.argv[1]):  # it ended before the line above: no signal will come
-    sys.exit("the parent process is gone")
-os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606 -- without a shell is the point
+prctl = ctypes.CDLL(None).prctl
+parent, folder, segments, *command = sys.argv[1:]
+# Not SIGTERM for the parent's death: it comes when the first thread of a dying parent ends, and then nothing else tells
+# it from the parent's own wish.
+PARENT_DIED = signal.SIGUSR1
+signals = {PARENT_DIED, signal.SIGTERM, signal.SIGCHLD}
+
+
+def before_exec() -> None:
+    """End the program with this process, and let it have its signals."""
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+
+
+def tidy_up() -> None:
+    """Kill all that was started, then leave nothing in the temporary folder and in shared memory."""
+    program.kill()
+    program.wait()
+    with suppress(ChildProcessError):  # until there are no more: what the program started is this process's own now
+        while True:
+            for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+                os.kill(int(child), signal.SIGKILL)
+            os.wait()
+    shutil.rmtree(folder, ignore_errors=True)
+    for segment in Path("/dev/shm").glob(f"{segments}*"):  # noqa: S108 -- where Linux keeps POSIX shared memory
+        segment.unlink(missing_ok=True)
+
+
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # they are waited for
+prctl(_PR_SET_PDEATHSIG, PARENT_DIED)
+prctl(_PR_SET_CHILD_SUBREAPER, 1)
+program = subprocess.Popen(command, preexec_fn=before_exec)  # noqa: S603 -- there is no thread for it to disturb
+orphaned = os.getppid() != int(parent)  # before the lines above, so that no signal will come
+while not orphaned and program.poll() is None:
+    received = signal.sigwait(signals)
+    if received == signal.SIGTERM:
+        program.terminate()
+    orphaned = received == PARENT_DIED
+if orphaned or PARENT_DIED in signal.sigpending():
+    tidy_up()
+sys.exit(program.wait())

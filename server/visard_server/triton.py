@@ -7,8 +7,8 @@ It knows nothing about faces or models; the model repository says what is served
 
 The server lives no longer than the Python process that started it, however that ends. What it writes goes to a folder
 in the temporary directory (programs) and to shared memory (pixels), both under a name of its own, and is removed when
-it ends. A parent killed with SIGKILL leaves the folder; Triton itself then removes the shared memory once it serves.
-Only Python's bytecode (`__pycache__`) stays in the model repository, where that can be written.
+it ends, also when the parent is killed with SIGKILL (see `_launch.py`). Only Python's bytecode (`__pycache__`) stays in
+the model repository, where that can be written.
 """
 
 from __future__ import annotations
@@ -218,7 +218,10 @@ class TritonServer:
             command += [f"--{name}={value}" for name, value in options.items()]
             started: Future[subprocess.Popen[str]] = Future()
             self._thread = threading.Thread(
-                target=self._run, args=(command, wheel.environment(), started), name="triton", daemon=True
+                target=self._run,
+                args=([str(folder), segments, *command], wheel.environment(), started),
+                name="triton",
+                daemon=True,
             )
             self._thread.start()
             undo.callback(self._thread.join)
