@@ -1,0 +1,75 @@
+// Requests to the page's own endpoints. Knows nothing about what the page shows.
+
+/** Something that went wrong, as a sentence for the person at the screen. */
+export class Problem extends Error {
+  /**
+   * @param {string} detail the sentence
+   * @param {{error?: string, retryAfterS?: number}} [more] class of the error on the server; the pause it asked for
+   */
+  constructor(detail, { error = "", retryAfterS = NaN } = {}) {
+    super(detail);
+    this.error = error;
+    this.retryAfterS = retryAfterS;
+  }
+
+  /** Whether the same request may succeed later, unchanged. */
+  get mayPass() {
+    return ["ServerUnavailable", "Overloaded", "DeadlineExceeded", "Unreachable"].includes(this.error);
+  }
+}
+
+const unreachable = () =>
+  new Problem("This page’s server does not answer. Check your connection, or that it is still running, and try again.", {
+    error: "Unreachable",
+  });
+
+/** The problem that an answer's status, body and Retry-After header describe. */
+function problemFrom(status, body, retryAfter) {
+  let problem = {};
+  try {
+    problem = JSON.parse(body);
+  } catch {
+    // A proxy in between answers in its own words: what is left to tell is the status.
+  }
+  const detail = problem.detail || `The server answered with an error (${status}). Please try again later.`;
+  return new Problem(detail, { error: problem.error, retryAfterS: parseInt(retryAfter ?? "", 10) });
+}
+
+/** Fetch `path` beneath the page's own address. Rejects with a Problem, or with AbortError where `signal` asked. */
+export async function request(path, { method = "GET", json, signal, keepalive } = {}) {
+  const headers = json === undefined ? {} : { "Content-Type": "application/json" };
+  const body = json === undefined ? undefined : JSON.stringify(json);
+  let response;
+  try {
+    response = await fetch(path, { method, headers, body, signal, keepalive });
+  } catch (error) {
+    throw error.name === "AbortError" ? error : unreachable();
+  }
+  if (!response.ok) {
+    throw problemFrom(response.status, await response.text(), response.headers.get("Retry-After"));
+  }
+  return response;
+}
+
+/** Send a photo. XMLHttpRequest, because fetch does not tell how much of a large photo has left. */
+export function sendPhoto(file, { signal, onProgress }) {
+  const form = new FormData();
+  form.append("consent", "yes");
+  form.append("photo", file, "photo"); // the file's name stays here
+  return new Promise((resolve, reject) => {
+    const xhr = new XMLHttpRequest();
+    xhr.open("POST", "page/photos");
+    xhr.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
+    xhr.upload.onload = () => onProgress(1);
+    xhr.onload = () =>
+      xhr.status === 201
+        ? resolve(JSON.parse(xhr.responseText))
+        : reject(problemFrom(xhr.status, xhr.responseText, xhr.getResponseHeader("Retry-After")));
+    xhr.onerror = () => reject(unreachable());
+    xhr.onabort = () => reject(new DOMException("forgotten", "AbortError"));
+    signal.addEventListener("abort", () => xhr.abort());
+    xhr.send(form);
+  });
+}
+
+export const photoPath = (id, rest = "") => `page/photos/${encodeURIComponent(id)}${rest}`;

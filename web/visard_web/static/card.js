@@ -1,0 +1,292 @@
+// One photo on the page, from its upload to its result. Its stages, in order:
+// waiting → sending → choosing → swapping → compared; `failed` from anywhere, and from compared back to choosing.
+
+import { Problem, photoPath, request, sendPhoto } from "./api.js";
+import { drawBoxes, faceChoice, faceResult, judge } from "./faces.js";
+import { announce, count, element, parts, stamp } from "./words.js";
+
+let made = 0;
+
+export class Card {
+  #file;
+  #about;
+  #photo; // what the server said about the photo, once it has it
+  #choices = [];
+  #runs = 0;
+  #canAbort = true;
+  #gone = false;
+  #abort = new AbortController();
+  #preview;
+
+  /**
+   * @param {File} file
+   * @param {object} about the server's limits
+   * @param {{onGone: (card: Card) => void, onAgain: (card: Card) => void}} hooks taken off the page; to be sent again
+   */
+  constructor(file, about, { onGone, onAgain }) {
+    this.#file = file;
+    this.#about = about;
+    this.name = file.name || "Pasted photo";
+    this.number = ++made;
+    this.element = stamp("photo-card");
+    this.part = parts(this.element);
+    const { title, forget, retry, choices, again, split, downloads, before } = this.part;
+    title.textContent = this.name;
+    title.id = `photo-${this.number}`;
+    this.element.setAttribute("aria-labelledby", title.id);
+    forget.setAttribute("aria-label", `Forget this photo: ${this.name}`);
+    downloads.setAttribute("aria-label", `Download ${this.name}`);
+    split.setAttribute("aria-label", "Compare: how much of the photo shows the state before");
+    split.addEventListener("input", () => this.#split());
+    forget.addEventListener("click", async () => (await this.forget()) && onGone(this));
+    retry.addEventListener("click", () => {
+      onAgain(this);
+      title.focus(); // the button is hidden now
+    });
+    choices.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#anonymize();
+    });
+    choices.addEventListener("change", () => this.#choicesChanged());
+    again.addEventListener("click", () => {
+      this.#show("choosing");
+      this.part.found.focus();
+    });
+    for (const button of downloads.querySelectorAll("[data-format]")) {
+      button.addEventListener("click", () => this.#download(button.dataset.format));
+    }
+    before.alt = `${this.name}, as it came`;
+    this.#preview = URL.createObjectURL(file);
+    this.wait();
+  }
+
+  get id() {
+    return this.#photo?.id;
+  }
+
+  /** Stand in line for the upload. */
+  wait() {
+    const { saved, photo, before } = this.part;
+    this.#photo = undefined;
+    saved.hidden = true;
+    photo.hidden = false;
+    before.onerror = () => (photo.hidden = true);
+    before.src = this.#preview; // shown at once, if the browser can decode it
+    this.#show("waiting", "Waiting for the photos before it…");
+  }
+
+  /** Upload the photo and show its faces. Never rejects: what goes wrong stands on the card. */
+  async send() {
+    if (this.#gone) return;
+    this.#show("sending", "Sending the photo…");
+    const { progress, doing } = this.part;
+    try {
+      const tooLarge = this.#file.size > this.#about.max_bytes;
+      if (tooLarge) throw new Problem(`This file is larger than ${megabytes(this.#about.max_bytes)}. Please reduce it first.`);
+      await readable(this.#file);
+      const photo = await sendPhoto(this.#file, {
+        signal: this.#abort.signal,
+        onProgress: (share) => {
+          progress.value = share;
+          if (share < 1) return;
+          progress.removeAttribute("value");
+          doing.textContent = "Looking for faces…";
+          this.#canAbort = false; // the server has it: wait for its id, to make it forget the photo
+        },
+      });
+      this.#photo = photo;
+      if (this.#gone) await request(photoPath(photo.id), { method: "DELETE" });
+      else this.#found();
+    } catch (error) {
+      this.#fail(error);
+    } finally {
+      this.#canAbort = true;
+    }
+  }
+
+  /** Make the server forget the photo. False, and a sentence on the card, where the server could not be told. */
+  async forget() {
+    try {
+      if (this.id) await request(photoPath(this.id), { method: "DELETE" });
+    } catch (error) {
+      this.#report(error);
+      return false;
+    }
+    this.leave();
+    return true;
+  }
+
+  /** Take the card off the page, with all that the page itself holds of the photo. */
+  leave() {
+    this.#gone = true;
+    if (this.#canAbort) this.#abort.abort();
+    URL.revokeObjectURL(this.#preview);
+    this.element.remove();
+  }
+
+  #found() {
+    const { saved, found, faces: list, photo, before, boxes } = this.part;
+    const { id, message, width, height, faces } = this.#photo;
+    saved.textContent = message;
+    saved.hidden = false;
+    found.textContent = `${count(faces.length, "face")} found`;
+    photo.hidden = false;
+    photo.style.setProperty("--width", width);
+    photo.style.setProperty("--height", height);
+    this.#load(before, photoPath(id, "/before?format=jpeg")); // upright as the boxes count it
+    drawBoxes(boxes, faces, { width, height });
+    this.#choices = faces.map((face, i) => {
+      const choice = faceChoice(face, `photo-${this.number}-face-${face.index}`, this.#about.min_face_px);
+      this.#load(choice.crop, photoPath(id, `/faces/${face.index}`));
+      const pointOut = (on) => boxes.children[i].classList.toggle("pointed-out", on);
+      for (const [event, on] of Object.entries({ mouseenter: true, mouseleave: false, focusin: true, focusout: false })) {
+        choice.fieldset.addEventListener(event, () => pointOut(on));
+      }
+      return { index: face.index, ...choice };
+    });
+    list.replaceChildren(...this.#choices.map((choice) => choice.fieldset));
+    this.#choicesChanged();
+    this.#show("choosing");
+    announce(`${this.name}: ${message}. ${found.textContent}.`);
+  }
+
+  #choicesChanged() {
+    const directions = this.#choices.map((choice) => choice.direction());
+    directions.forEach((direction, i) => {
+      this.part.boxes.children[i].classList.toggle("left-alone", direction === "leave" || direction === null);
+    });
+    const swaps = directions.filter((direction) => direction && direction !== "leave").length;
+    this.part.anonymize.textContent = swaps ? `Swap ${count(swaps, "face")}` : "Swap faces";
+    this.part.problem.hidden = true;
+  }
+
+  async #anonymize() {
+    const faces = this.#choices.map(({ index, direction }) => ({ index, direction: direction() }));
+    const undecided = this.#choices.find(({ direction }) => direction() === null);
+    const swaps = faces.filter(({ direction }) => direction !== "leave").length;
+    if (undecided) {
+      this.#report(new Problem(`Face ${undecided.index + 1} is too small to swap. Confirm that it stays visible, or crop the photo first.`));
+      return undecided.ask();
+    }
+    if (!swaps) return this.#report(new Problem("All faces are to be left alone. Choose at least one to swap."));
+    this.#show("swapping", `Swapping ${count(swaps, "face")}…`);
+    this.part.progress.removeAttribute("value");
+    this.part.doing.focus();
+    try {
+      const signal = this.#abort.signal;
+      const path = photoPath(this.id, "/anonymize");
+      const response = await request(path, { method: "POST", json: { faces }, signal });
+      this.#compare(await response.json());
+    } catch (error) {
+      const here = this.#hasFocus();
+      this.#fail(error, "choosing");
+      if (here) this.part.anonymize.focus();
+    }
+    return undefined;
+  }
+
+  #compare(result) {
+    const { verdict, warnings, results, after, split } = this.part;
+    const run = `run=${++this.#runs}`; // another address for each run: a browser may show an old picture from memory
+    const judgement = judge(result);
+    verdict.textContent = judgement.verdict;
+    warnings.replaceChildren(...judgement.warnings.map((text) => element("p", "notice warn", text)));
+    after.alt = `${this.name}, with other faces`;
+    this.#load(after, photoPath(this.id, `/after?format=jpeg&${run}`));
+    results.replaceChildren(
+      ...result.faces.map((face) => {
+        const { item, crop, swapped } = faceResult(face);
+        this.#load(crop, photoPath(this.id, `/faces/${face.index}`));
+        if (swapped) this.#load(swapped, photoPath(this.id, `/faces/${face.index}/swapped?${run}`));
+        return item;
+      }),
+    );
+    split.value = 50;
+    this.#split();
+    const here = this.#hasFocus();
+    this.#show("compared");
+    if (here) verdict.focus(); // somebody busy with another photo is only told
+    announce([`${this.name}: ${judgement.verdict}.`, ...judgement.warnings].join(" "));
+  }
+
+  async #download(format) {
+    try {
+      const response = await request(photoPath(this.id, `/after?format=${format}&download=1`));
+      const url = URL.createObjectURL(await response.blob());
+      const link = Object.assign(document.createElement("a"), { href: url, download: `anonymized.${format}` });
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(url), 60_000); // some browsers read it only after asking for a folder
+      announce(`${this.name}: download started.`);
+    } catch (error) {
+      this.#fail(error, "compared");
+    }
+  }
+
+  #split() {
+    const { photo, split } = this.part;
+    photo.style.setProperty("--split", `${split.value}%`);
+    split.setAttribute("aria-valuetext", `${split.value} % before, ${100 - split.value} % after`);
+  }
+
+  /** Show an image from the server; where it fails, find out why and say so. */
+  #load(image, path) {
+    image.onerror = () => {
+      image.onerror = null;
+      request(path).catch((error) => this.#fail(error, this.element.dataset.stage));
+    };
+    image.src = path;
+  }
+
+  /** Tell what went wrong and go to `stage`; a photo that the server has forgotten can only be sent again. */
+  #fail(error, stage = "failed") {
+    if (this.#gone || error.name === "AbortError") return;
+    const forgotten = error.error === "Forgotten";
+    this.#show(forgotten ? "failed" : stage);
+    if (this.element.dataset.stage === "failed") {
+      this.part.saved.hidden = true;
+      this.part.photo.hidden = true;
+      this.part.remedies.hidden = !(forgotten || error.mayPass);
+      this.part.retry.textContent = forgotten ? "Send it again" : "Try again";
+    }
+    this.#report(error);
+  }
+
+  #report(error) {
+    const { problem } = this.part;
+    // Anything but a Problem is a defect of this page: say so rather than nothing, and let the console have it.
+    const known = error instanceof Problem;
+    if (!known) console.error(error);
+    const wait = error.retryAfterS > 0 ? ` You can try again in ${count(error.retryAfterS, "second")}.` : "";
+    problem.textContent = known ? sentence(error.message) + wait : "Something went wrong on this page. Please reload it.";
+    problem.hidden = false;
+  }
+
+  #show(stage, doing = "") {
+    this.element.dataset.stage = stage;
+    for (const part of this.element.querySelectorAll("[data-stages]")) {
+      part.hidden = !part.dataset.stages.split(" ").includes(stage);
+    }
+    this.part.doing.textContent = doing;
+    this.part.problem.hidden = true;
+    this.part.remedies.hidden = true;
+  }
+
+  /** Whether the person is at this card: the focus is in it, or nowhere because what had it was hidden. */
+  #hasFocus() {
+    return document.activeElement === document.body || this.element.contains(document.activeElement);
+  }
+}
+
+const megabytes = (bytes) => `${Math.floor(bytes / 2 ** 20)} MB`;
+
+/** With a capital letter and a full stop. */
+const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
+
+/** Reject with a Problem where the file cannot be read: a folder that was dropped, or a file gone meanwhile. */
+async function readable(file) {
+  try {
+    await file.slice(0, 1).arrayBuffer();
+  } catch {
+    throw new Problem("This cannot be read: is it a folder, or was it moved? Choose a JPEG, PNG or WebP photo.");
+  }
+}
