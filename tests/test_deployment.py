@@ -8,6 +8,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,11 +28,16 @@ DOCKERFILES = sorted([*(ROOT / "docker").glob("*.Dockerfile"), ROOT / "docker" /
 CHART = ROOT / "deploy" / "helm" / "visard"
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 KUBERNETES = "1.33"
+PATH = os.pathsep.join(
+    [str(Path(sys.executable).parent), os.environ["PATH"]]
+)  # pip's tools, also where nobody activated
 CUSTOM = {"PodMonitor"}  # kinds of other projects, whose schemas are not at hand
 
 
 def run(*command: str | Path, **environment: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, cwd=ROOT)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PATH": PATH, **environment}, cwd=ROOT
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -140,7 +146,7 @@ def test_compose_for_gpus_reserves_one_for_each(services: dict[str, Any]) -> Non
 
 def test_compose_for_gpus_wants_a_key_for_the_operator() -> None:
     files = ["-f", "docker/compose.yaml", "-f", "docker/compose.gpu.yaml"]
-    environment = {name: value for name, value in os.environ.items() if name != "VISARD_ADMIN_KEY"}
+    environment = {name: value for name, value in os.environ.items() if name != "VISARD_ADMIN_KEY"} | {"PATH": PATH}
     done = subprocess.run(
         ["docker-compose", *files, "config"], capture_output=True, text=True, env=environment, cwd=ROOT
     )
