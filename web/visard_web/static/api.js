@@ -4,23 +4,25 @@
 export class Problem extends Error {
   /**
    * @param {string} detail the sentence
-   * @param {{error?: string, retryAfterS?: number}} [more] class of the error on the server; the pause it asked for
+   * @param {{status?: number, error?: string, retryAfterS?: number}} [more] HTTP's status, 0 where no answer came;
+   *   class of the error on the server; the pause that it asked for
    */
-  constructor(detail, { error = "", retryAfterS = NaN } = {}) {
+  constructor(detail, { status, error = "", retryAfterS = NaN } = {}) {
     super(detail);
+    this.status = status;
     this.error = error;
     this.retryAfterS = retryAfterS;
   }
 
   /** Whether the same request may succeed later, unchanged. */
   get mayPass() {
-    return ["ServerUnavailable", "Overloaded", "DeadlineExceeded", "Unreachable"].includes(this.error);
+    return [0, 429, 503, 504].includes(this.status);
   }
 }
 
 const unreachable = () =>
   new Problem("This page’s server does not answer. Check your connection, or that it is still running, and try again.", {
-    error: "Unreachable",
+    status: 0,
   });
 
 /** The problem that an answer's status, body and Retry-After header describe. */
@@ -32,7 +34,7 @@ function problemFrom(status, body, retryAfter) {
     // A proxy in between answers in its own words: what is left to tell is the status.
   }
   const detail = problem.detail || `The server answered with an error (${status}). Please try again later.`;
-  return new Problem(detail, { error: problem.error, retryAfterS: parseInt(retryAfter ?? "", 10) });
+  return new Problem(detail, { status, error: problem.error, retryAfterS: parseInt(retryAfter ?? "", 10) });
 }
 
 /** Fetch `path` beneath the page's own address. Rejects with a Problem, or with AbortError where `signal` asked. */

@@ -34,7 +34,7 @@ export class Card {
     title.textContent = this.name;
     title.id = `photo-${this.number}`;
     this.element.setAttribute("aria-labelledby", title.id);
-    forget.setAttribute("aria-label", `Forget this photo: ${this.name}`);
+    forget.setAttribute("aria-describedby", title.id);
     downloads.setAttribute("aria-label", `Download ${this.name}`);
     split.setAttribute("aria-label", "Compare: how much of the photo shows the state before");
     split.addEventListener("input", () => this.#split());
@@ -267,6 +267,7 @@ export class Card {
       part.hidden = !part.dataset.stages.split(" ").includes(stage);
     }
     this.part.doing.textContent = doing;
+    this.part.forget.textContent = this.id ? "Forget this photo" : "Remove";
     this.part.problem.hidden = true;
     this.part.remedies.hidden = true;
   }

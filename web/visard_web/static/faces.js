@@ -2,6 +2,7 @@
 
 import { count, element, parts, percent, stamp } from "./words.js";
 
+const TAG_PERCENT = 8; // of the photo's height above a box, so that the box's number fits there
 const UNCERTAIN_BELOW = 0.8; // confidence under which the page advises to choose the direction
 
 /** A frame and a number for each face, in per cent of the photo, so that they follow it through every size. */
@@ -10,7 +11,7 @@ export function drawBoxes(layer, faces, { width, height }) {
     ...faces.map(({ index, box }) => {
       const [left, right] = [box[0], box[2]].map((x) => (Math.min(Math.max(x, 0), width) / width) * 100);
       const [top, bottom] = [box[1], box[3]].map((y) => (Math.min(Math.max(y, 0), height) / height) * 100);
-      const frame = element("div", "box");
+      const frame = element("div", top < TAG_PERCENT ? "box tag-inside" : "box");
       Object.assign(frame.style, { left: `${left}%`, top: `${top}%`, width: `${right - left}%`, height: `${bottom - top}%` });
       frame.append(element("span", "", String(index + 1)));
       return frame;
@@ -85,7 +86,7 @@ function marksOf(face) {
     false: element("li", "mark good", `A recogniser would not match it any more.${distance}`),
     null: element("li", "mark", "The recogniser was not asked."),
   }[face.same_person];
-  const similarity = `Similarity ${face.similarity_percent.toFixed(1)} %, pixel cosine ${face.pixel_cosine.toFixed(2)}.`;
+  const similarity = `Similarity ${face.similarity_percent.toFixed(1)}\u00a0%, pixel cosine ${face.pixel_cosine.toFixed(2)}.`;
   return [flip, recogniser, element("li", "mark", similarity)];
 }
 

@@ -28,13 +28,14 @@ function add(list) {
     consent.focus();
     return;
   }
-  for (const file of list) {
-    const card = new Card(file, about, { onGone: gone, onAgain: enqueue });
+  const added = list.map((file) => new Card(file, about, { onGone: gone, onAgain: enqueue }));
+  for (const card of added) {
     cards.add(card);
     photos.append(card.element);
     enqueue(card);
   }
   pageChanged();
+  added[0]?.element.scrollIntoView({ block: "start" });
 }
 
 function enqueue(card) {
@@ -120,7 +121,8 @@ addEventListener("pagehide", (event) => {
 
 try {
   about = await (await request("page/about")).json();
-  byId("limit").textContent = `, up to ${Math.floor(about.max_bytes / 2 ** 20)} MB each`;
+  const megapixels = Math.floor(about.max_pixels / 1e6);
+  byId("limit").textContent = `, up to ${Math.floor(about.max_bytes / 2 ** 20)} MB and ${megapixels} megapixels`;
   byId("keeps-for").textContent = `at most ${count(Math.ceil(about.keeps_for_s / 60), "minute")}`;
   byId("untrained-models").textContent = about.untrained.join(", ");
   byId("untrained").hidden = about.untrained.length === 0;

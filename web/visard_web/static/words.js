@@ -4,7 +4,7 @@
 export const count = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
 
 /** Probability 0..1 as whole per cent; never rounded up to a certainty that was not stated. */
-export const percent = (p) => `${p < 1 ? Math.min(99, Math.round(p * 100)) : 100} %`;
+export const percent = (p) => `${p < 1 ? Math.min(99, Math.round(p * 100)) : 100}\u00a0%`;
 
 /** Copy a template's only element. */
 export const stamp = (id) => document.getElementById(id).content.firstElementChild.cloneNode(true);
