@@ -29,13 +29,15 @@ from visard import (
     Overloaded,
     PermissionDenied,
     PhotoError,
+    PhotoTooLarge,
     ServerRefused,
     ServerUnavailable,
     UncertainGender,
     UnsupportedFormat,
 )
 from visard.pipeline import prepare
-from visard.wire import MODELS
+from visard.wire import GENDERS, MODELS
+from visard_preprocess.photo import read_photo
 from visard_server.triton import TritonServer
 
 
@@ -413,3 +415,86 @@ def test_saved_photo_keeps_nothing_of_the_original(client, astronaut, tmp_path):
         assert b"compositeWithTrainedAlgorithmicMedia" in content
         with Image.open(path) as saved:
             assert saved.size == photo.size
+
+
+# --- a choice for each face ---
+
+
+@pytest.fixture
+def two_faces(astronaut):
+    """The same person twice, side by side."""
+    return np.hstack([read_photo(astronaut)[:300]] * 2)
+
+
+def test_each_face_goes_the_way_that_was_chosen(client, two_faces):
+    found = client.find(two_faces)
+    assert len(found.faces) == 2
+    crops = np.stack([read_photo(found.encode_face(index)) for index in range(2)])
+    assert [gender.label for gender in found.genders] == [GENDERS[i] for i in expected_gender(crops).argmax(axis=1)]
+    result = client.anonymize_found(found, ["to_female", "to_male"])
+    assert [face.target for face in result.faces] == ["female", "male"]
+    assert [face.gender for face in result.faces] == list(found.genders)
+    assert np.array_equal(result.faces[0].swapped, expected_to_female(crops[:1])[0])
+    assert np.array_equal(result.faces[1].swapped, expected_to_male(crops[1:])[0])
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_face_left_alone_stays_as_it_is_and_is_said_to_be_visible(client, two_faces, left):
+    found = client.find(two_faces)
+    choices = ["opposite", "opposite"]
+    choices[left] = "leave"
+    result = client.anonymize_found(found, choices)
+    assert (len(result.faces), result.faces_found) == (1, 2)
+    assert result.faces[0].box == found.faces[1 - left].box
+    for face, changed in ((found.faces[left], False), (found.faces[1 - left], True)):
+        x0, y0, x1, y1 = map(int, face.box)
+        assert np.array_equal(result.photo[y0:y1, x0:x1], two_faces[y0:y1, x0:x1]) is not changed
+
+
+def test_every_face_left_alone_is_the_photo_and_claims_nothing_generated(client, astronaut, tmp_path):
+    found = client.find(astronaut)
+    result = client.anonymize_found(found, ["leave"])
+    assert (result.faces, result.faces_found) == ((), 1)
+    assert np.array_equal(result.photo, read_photo(astronaut))
+    assert b"trainedAlgorithmicMedia" not in result.encode("png")
+    assert b"compositeWithTrainedAlgorithmicMedia" in client.anonymize(astronaut).encode("png")
+    result.save(tmp_path / "same.webp")
+    assert b"lgorithmicMedia" not in (tmp_path / "same.webp").read_bytes()
+
+
+def test_a_choice_of_another_kind_or_number_is_the_callers_error(client, astronaut):
+    found = client.find(astronaut, gender=False)
+    assert found.genders == (None,)
+    with pytest.raises(ValueError, match="1 faces, not 2"):
+        client.anonymize_found(found, ["leave", "leave"])
+    with pytest.raises(ValueError, match="a choice is one of"):
+        client.anonymize_found(found, ["blur"])
+    with pytest.raises(NoFace):
+        client.anonymize_found(client.find(np.zeros((64, 64, 3), np.uint8)), [])
+
+
+def test_a_face_too_small_can_only_be_left_alone(client, astronaut):
+    small = Image.open(astronaut)
+    found = client.find(small.resize((205, 205), Image.Resampling.LANCZOS))
+    assert [face.too_small for face in found.faces] == [True]
+    assert found.genders == (None,)
+    with pytest.raises(FaceTooSmall):
+        client.anonymize_found(found, ["to_male"])
+    assert client.anonymize_found(found, ["leave"]).faces_found == 1
+
+
+def test_pixels_above_the_callers_limit_are_not_decoded(client, astronaut):
+    with pytest.raises(PhotoTooLarge):
+        client.anonymize(astronaut, Options(max_pixels=512 * 512 - 1))
+    assert client.anonymize(astronaut, Options(max_pixels=512 * 512)).faces
+
+
+def test_warming_up_reaches_every_worker(tiny_server, astronaut):
+    async def run():
+        async with AsyncClient(tiny_server.grpc_url, workers=3) as client:
+            await client.warm_up(Options(identity=True))
+            return await client.find(astronaut), {thread.name for thread in threading.enumerate()}
+
+    found, threads = asyncio.run(run())
+    assert len(found.faces) == 1
+    assert sum(name.startswith("visard_") for name in threads) >= 3

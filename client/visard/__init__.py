@@ -10,7 +10,7 @@ Importing this package loads neither torch nor dlib; dlib comes with the first p
 """
 
 from visard.client import AsyncClient, Client, Connection
-from visard.pipeline import Options
+from visard.pipeline import Found, Options
 from visard.result import ApparentGender, FaceResult, Outcome, Result
 from visard.wire import Swap
 from visard_errors import (
@@ -50,6 +50,7 @@ __all__ = [
     "ExportError",
     "FaceResult",
     "FaceTooSmall",
+    "Found",
     "MissingExtra",
     "NoFace",
     "NotHidden",

@@ -1,4 +1,4 @@
-"""The command line: `visard swap`, `folder`, `serve`, `evaluate`, `train`, `receipt`, `export`, `check` and `demo`.
+"""The command line: `visard swap`, `folder`, `web`, `serve`, `evaluate`, `train`, `receipt`, `export`, `check`, `demo`.
 
 Says what happens; the work is done by what it calls.
 """
@@ -48,6 +48,7 @@ from visard_errors import (
     VisardError,
 )
 from visard_training.cli import app as train_app
+from visard_web.cli import web
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -263,6 +264,7 @@ def export(
 
 app.command(epilog="Example: visard folder photos/ anonymised/ --policy blur")(folder)
 app.command(epilog="Example: visard evaluate photos/ --split test --report report.html")(evaluate)
+app.command(epilog="Example: visard web --server gpu1:8001 --api-keys keys --rate 10/minute")(web)
 
 
 @app.command()
@@ -330,6 +332,7 @@ _PARTS = {
     "model runtime": ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "pip install 'visard[serve]'"),
     "export": ("torch", ("torch",), "pip install 'visard[export]'"),
     "ONNX": ("onnx", ("onnx",), "pip install 'visard[export]'"),
+    "web server": ("fastapi", ("fastapi",), "pip install 'visard[web]'"),
     "cluster engine": ("ray", ("ray",), "pip install 'visard[ray]'"),
     "TensorRT": ("tensorrt", ("tensorrt",), "pip install tensorrt (machines with an NVIDIA GPU)"),
 }

@@ -19,7 +19,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from visard.pipeline import Options, Prepared, finish, prepare
-from visard.result import Outcome, Result
+from visard.pipeline import Choice, Found, Options, Prepared, choose, find, finish, prepare, warm_up
+from visard.result import ApparentGender, Outcome, Result
 from visard.shared_memory import RegionPool
 from visard.wire import (
     ENSEMBLES,
@@ -42,6 +42,7 @@ from visard.wire import (
     check_metadata,
     error_from_status,
     parse_passports,
+    parse_response,
     parse_retry_after_s,
     parse_swap,
     write_region,
@@ -56,7 +57,7 @@ from visard_errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -64,6 +65,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEFAULT_URL = "127.0.0.1:8001"
+
+_CLASSIFIER = "gender_classifier"
 
 _RETRY_PAUSE_S = 0.1  # doubled per attempt, jittered over its whole length so that callers do not return in step
 _RETRY_PAUSE_MAX_S = 2.0
@@ -217,11 +220,49 @@ class AsyncClient:
             ServerError: the server did not answer as it should.
         """
         options = options or Options()
-        prepared: Prepared = await self._on_thread(partial(prepare, photo, options))
-        started = time.perf_counter()
-        swaps = await self.swap(prepared.aligned, options.direction)
-        swap_seconds = time.perf_counter() - started
-        return await self._on_thread(partial(finish, prepared, swaps, options, swap_seconds=swap_seconds))
+        return await self._finish(await self._on_thread(partial(prepare, photo, options)), options)
+
+    async def find(self, photo: Any, options: Options | None = None, *, gender: bool = True) -> Found:
+        """Find the faces in one photo, for a choice face by face: the first half of `anonymize_found`.
+
+        Args:
+            photo: as for `anonymize`.
+            options: how to find them.
+            gender: also ask the server for the apparent gender of those that are large enough.
+
+        Returns:
+            Every face, none where there is none.
+
+        Raises:
+            PhotoError: the photo cannot be read.
+            ServerError: the server did not say the apparent gender.
+        """
+        found: Found = await self._on_thread(partial(find, photo, options or Options()))
+        large = [index for index, face in enumerate(found.faces) if not face.too_small]
+        if not (gender and large):
+            return found
+        choices: list[Choice] = ["leave" if face.too_small else "opposite" for face in found.faces]
+        prepared: Prepared = await self._on_thread(partial(choose, found, choices))
+        genders = dict(zip(large, await self.genders(prepared.aligned), strict=True))
+        return replace(found, genders=tuple(map(genders.get, range(len(found.faces)))))
+
+    async def anonymize_found(self, found: Found, choices: Sequence[Choice], options: Options | None = None) -> Result:
+        """Anonymise a photo whose faces were found before, each as the caller chose.
+
+        Args:
+            found: what `find` returned.
+            choices: one for each of its faces: which way to swap it, or to `leave` it visible.
+            options: as for `anonymize`; `faces` and `direction` have no meaning here.
+
+        Returns:
+            A result whose `faces` are those that were swapped. Its `photo` still shows the others.
+
+        Raises:
+            PhotoError: one of the faces to swap cannot be anonymised, or there is no face at all.
+            ServerError: the server did not answer as it should.
+        """
+        prepared = await self._on_thread(partial(choose, found, choices))
+        return await self._finish(prepared, options or Options())
 
     async def anonymize_many(
         self, photos: Iterable[Any], options: Options | None = None, *, window: int | None = None
@@ -253,12 +294,14 @@ class AsyncClient:
             for task in pending:
                 task.cancel()
 
-    async def swap(self, aligned: NDArray[np.uint8], direction: Direction = "opposite") -> tuple[Swap, ...]:
+    async def swap(
+        self, aligned: NDArray[np.uint8], direction: Direction | Sequence[Direction] = "opposite"
+    ) -> tuple[Swap, ...]:
         """Swap faces that the caller aligned.
 
         Args:
             aligned: (N, 512, 512, 3) uint8 RGB, FFHQ-aligned; (512, 512, 3) for one.
-            direction: to the opposite of each face's apparent gender, or the same for all.
+            direction: to the opposite of each face's apparent gender, or the same for all; or one for each face.
 
         Returns:
             One answer per face, in their order.
@@ -266,16 +309,22 @@ class AsyncClient:
         Raises:
             ServerError: one of the faces could not be swapped; the others are cancelled.
         """
-        model = ENSEMBLES[direction]
         batch = aligned[None] if aligned.ndim == 3 else aligned
-        check_images(model, batch)
-        await self._check_contract(model)
-        tasks = [asyncio.ensure_future(self._swap_one(model, batch[i : i + 1])) for i in range(len(batch))]
-        try:
-            return tuple(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
+        directions = [direction] * len(batch) if isinstance(direction, str) else direction
+        models = [ENSEMBLES[each] for each in directions]
+        return await self._each(models, batch, self._swap_one)
+
+    async def genders(self, aligned: NDArray[np.uint8]) -> tuple[ApparentGender, ...]:
+        """Ask for the apparent gender of faces that the caller aligned.
+
+        Args:
+            aligned: (N, 512, 512, 3) uint8 RGB, FFHQ-aligned; (512, 512, 3) for one.
+
+        Raises:
+            ServerError: the server did not say it of one of them.
+        """
+        batch = aligned[None] if aligned.ndim == 3 else aligned
+        return await self._each([_CLASSIFIER] * len(batch), batch, self._classify_one)
 
     async def models(self) -> dict[str, bool]:
         """Ask which models of the contract the server has ready."""
@@ -291,11 +340,23 @@ class AsyncClient:
         """Ask where the served models come from: model name → the passport that its export wrote."""
         return parse_passports(await self._call("ModelInfer", build_passports_request(), _METADATA_DEADLINE_S))
 
+    async def warm_up(self, options: Options | None = None) -> None:
+        """Load what the first photos would load, on every worker: Python stands still while dlib reads its models."""
+        together = threading.Barrier(self.workers)  # none takes the work of another
+        work = partial(warm_up, options or Options(), together.wait)
+        await asyncio.gather(*(self._on_thread(work) for _ in range(self.workers)))
+
     async def _outcome(self, index: int, photo: Any, options: Options | None) -> Outcome:
         try:
             return Outcome(index=index, source=photo, result=await self.anonymize(photo, options))
         except Exception as error:  # a defect that one photo brings out must not stop the others either
             return Outcome(index=index, source=photo, error=error)
+
+    async def _finish(self, prepared: Prepared, options: Options) -> Result:
+        started = time.perf_counter()
+        swaps = await self.swap(prepared.aligned, prepared.directions) if prepared.faces else ()
+        swap_seconds = time.perf_counter() - started
+        return await self._on_thread(partial(finish, prepared, swaps, options, swap_seconds=swap_seconds))
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -309,6 +370,31 @@ class AsyncClient:
         request = service_pb2.ModelMetadataRequest(name=model)
         check_metadata(model, await self._retry(partial(self._call, "ModelMetadata", request)))
         self._checked.add(model)
+
+    async def _each(
+        self,
+        models: Sequence[str],
+        images: NDArray[np.uint8],
+        ask: Callable[[str, NDArray[np.uint8]], Coroutine[Any, Any, T]],
+    ) -> tuple[T, ...]:
+        """Send each image to its model; where one fails, the others are cancelled."""
+        check_images(_CLASSIFIER, images)  # which takes what all of them take
+        if len(models) != len(images):
+            raise ValueError(f"there are {len(images)} faces, not {len(models)}")
+        for model in dict.fromkeys(models):
+            await self._check_contract(model)
+        tasks = [asyncio.ensure_future(ask(model, images[i : i + 1])) for i, model in enumerate(models)]
+        try:
+            return tuple(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _classify_one(self, model: str, image: NDArray[np.uint8]) -> ApparentGender:
+        request = build_request(model, image, timeout_s=self.connection.deadline_s)
+        async with self._slots:
+            response = await self._retry(partial(self._call, "ModelInfer", request))
+        return ApparentGender.from_probabilities(parse_response(model, response)["gender"][0])
 
     async def _swap_one(self, model: str, image: NDArray[np.uint8]) -> Swap:
         attempt = self._infer_shared if self.connection.shared_memory else self._infer
@@ -437,6 +523,14 @@ class Client:
         """Anonymise the faces in one photo; see `AsyncClient.anonymize`."""
         return self._run(self._client.anonymize(photo, options))
 
+    def find(self, photo: Any, options: Options | None = None, *, gender: bool = True) -> Found:
+        """Find the faces in one photo, for a choice face by face; see `AsyncClient.find`."""
+        return self._run(self._client.find(photo, options, gender=gender))
+
+    def anonymize_found(self, found: Found, choices: Sequence[Choice], options: Options | None = None) -> Result:
+        """Anonymise a photo whose faces were found before; see `AsyncClient.anonymize_found`."""
+        return self._run(self._client.anonymize_found(found, choices, options))
+
     def anonymize_many(
         self, photos: Iterable[Any], options: Options | None = None, *, window: int | None = None
     ) -> Iterator[Outcome]:
@@ -448,9 +542,15 @@ class Client:
         finally:
             self._run(outcomes.aclose())
 
-    def swap(self, aligned: NDArray[np.uint8], direction: Direction = "opposite") -> tuple[Swap, ...]:
+    def swap(
+        self, aligned: NDArray[np.uint8], direction: Direction | Sequence[Direction] = "opposite"
+    ) -> tuple[Swap, ...]:
         """Swap faces that the caller aligned; see `AsyncClient.swap`."""
         return self._run(self._client.swap(aligned, direction))
+
+    def genders(self, aligned: NDArray[np.uint8]) -> tuple[ApparentGender, ...]:
+        """Ask for the apparent gender of faces that the caller aligned; see `AsyncClient.genders`."""
+        return self._run(self._client.genders(aligned))
 
     def models(self) -> dict[str, bool]:
         """Ask which models of the contract the server has ready."""

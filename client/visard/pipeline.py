@@ -1,6 +1,7 @@
 """The two halves of one photo that need no server: `prepare` before the swap, `finish` after it.
 
-    photo ─► prepare: decode, find faces, align ─► (swap, by a client) ─► finish: score, blend ─► Result
+    photo ─► find: decode, find faces ─► choose: align ─► (swap, by a client) ─► finish: score, blend ─► Result
+             └─────────────── prepare ───────────────┘
 
 Pure functions of their arguments, run by both clients on worker threads: Pillow, dlib and most of numpy release the
 GIL. It knows nothing about connections.
@@ -11,22 +12,24 @@ A photo fails closed: where one of the chosen faces cannot be anonymised, an err
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from visard import scoring
-from visard.result import ApparentGender, FaceResult, Gender, Result
+from visard.result import ApparentGender, FaceResult, Gender, ImageFormat, Result, encode
 from visard.wire import GENDERS, Direction, Swap
 from visard_errors import FaceTooSmall, NoFace, UncertainGender
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from os import PathLike
 
     from visard_preprocess.align import Face
+
+Choice = Literal["opposite", "to_male", "to_female", "leave"]  # a direction for one face, or that it stays visible
 
 _TARGETS: dict[Direction, Gender] = {"to_male": "male", "to_female": "female"}
 
@@ -45,6 +48,7 @@ class Options:
         identity: also measure how far the face descriptors lie apart (some tens of milliseconds per face).
         detector: dlib's `hog` (frontal faces, fast) or `cnn` (more poses, many times slower without a GPU).
         landmarks_model: path of another 68-point predictor (`.dat` or `.dat.bz2`) than the installed one.
+        max_pixels: a photo with more is refused before it is decoded.
     """
 
     faces: Literal["all", "largest"] = "all"
@@ -54,6 +58,7 @@ class Options:
     identity: bool = False
     detector: Literal["hog", "cnn"] = "hog"
     landmarks_model: str | PathLike[str] | None = None
+    max_pixels: int = 64_000_000
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
@@ -67,6 +72,8 @@ class Options:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
         if not 0.5 <= self.min_confidence <= 1.0:
             raise ValueError(f"min_confidence must lie in 0.5..1, not {self.min_confidence}")
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels must be positive, not {self.max_pixels}")
 
 
 class Stopwatch:
@@ -84,6 +91,33 @@ class Stopwatch:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """The faces in a photo, for callers who choose face by face what becomes of them.
+
+    Attributes:
+        photo: (H, W, 3) uint8 RGB, upright.
+        faces: all of them, largest first, those that are too small to be anonymised among them.
+        genders: what the server sees in each face; None where it is too small or nobody asked.
+        seconds: wall time of `decode` and `find`.
+    """
+
+    photo: NDArray[np.uint8] = field(repr=False)
+    faces: tuple[Face, ...]
+    genders: tuple[ApparentGender | None, ...]
+    seconds: dict[str, float]
+
+    def encode(self, format: ImageFormat) -> bytes:
+        """Write the photo as it was read as the bytes of a file without any metadata."""
+        return encode(self.photo, format, None)
+
+    def encode_face(self, index: int, format: ImageFormat = "png") -> bytes:
+        """Write one face, aligned to 512×512 pixels, likewise."""
+        from visard_preprocess.geometry import crop
+
+        return encode(crop(self.photo, self.faces[index].quad), format, None)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Prepared:
     """A photo that is ready for the server.
 
@@ -92,6 +126,8 @@ class Prepared:
         faces: the chosen faces, largest first.
         faces_found: how many faces there are in all.
         aligned: (N, 512, 512, 3) uint8 RGB, in the order of `faces`.
+        directions: which way each of them goes.
+        genders: what is known of each of them before the swap.
         seconds: wall time of `decode`, `find` and `align`.
     """
 
@@ -99,7 +135,99 @@ class Prepared:
     faces: tuple[Face, ...]
     faces_found: int
     aligned: NDArray[np.uint8] = field(repr=False)
+    directions: tuple[Direction, ...]
+    genders: tuple[ApparentGender | None, ...]
     seconds: dict[str, float]
+
+
+def min_face_px() -> int:
+    """Edge of the smallest box, in photo pixels, in which a face can be anonymised; loads dlib."""
+    from visard_preprocess.align import MIN_FACE_PX
+
+    return MIN_FACE_PX
+
+
+def warm_up(options: Options, ready: Callable[[], object] = lambda: None) -> None:
+    """Load what the calling thread needs for its first photo.
+
+    Args:
+        options: of the photos to come.
+        ready: called at the end.
+    """
+    from visard_preprocess.geometry import CROP_SIZE
+
+    blank = np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
+    find(blank, options)
+    if options.identity:
+        _identity(blank, blank, options)
+    ready()
+
+
+def find(source: Any, options: Options) -> Found:
+    """Decode a photo and find its faces; there may be none.
+
+    Args:
+        source: a path, the bytes of a file, a PIL image or an (H, W, 3) uint8 RGB array.
+        options: how to find them, and what is too large.
+
+    Raises:
+        PhotoError: the photo cannot be read; see `visard_preprocess.photo.read_photo`.
+    """
+    from visard_preprocess.align import finder
+    from visard_preprocess.photo import read_photo
+
+    watch = Stopwatch()
+    photo = read_photo(source, max_pixels=options.max_pixels)
+    watch.lap("decode")
+    faces = finder(options.detector, options.landmarks_model).find(photo)
+    watch.lap("find")
+    return Found(photo=photo, faces=faces, genders=(None,) * len(faces), seconds=watch.seconds)
+
+
+def choose(found: Found, choices: Sequence[Choice]) -> Prepared:
+    """Align the faces that are to be swapped.
+
+    Args:
+        found: what `find` returned.
+        choices: one for each of its faces, in their order.
+
+    Raises:
+        NoFace: there is none to choose from.
+        FaceTooSmall: one of those that are to be swapped.
+    """
+    from visard_preprocess.align import MIN_FACE_PX
+    from visard_preprocess.geometry import CROP_SIZE, crop
+
+    for choice in choices:
+        if choice not in get_args(Choice):
+            raise ValueError(f"a choice is one of {', '.join(get_args(Choice))}, not {choice!r}")
+    if len(choices) != len(found.faces):
+        raise ValueError(f"there are {len(found.faces)} faces, not {len(choices)}")
+    if not found.faces:
+        raise NoFace("no face was found: the photo needs an upright face that looks roughly at the camera")
+    watch = Stopwatch()
+    chosen = [index for index, choice in enumerate(choices) if choice != "leave"]
+    faces = tuple(found.faces[index] for index in chosen)
+    small = [face for face in faces if face.too_small]
+    if small:
+        sizes = ", ".join(f"{face.size_px:.0f} px at {_place(face.box)}" for face in small)
+        raise FaceTooSmall(
+            f"{len(small)} of {len(found.faces)} faces too small to be anonymised ({sizes}; at least {MIN_FACE_PX} px "
+            "needed), so the photo is withheld: use a larger original or crop these people away"
+        )
+    aligned = np.empty((len(faces), CROP_SIZE, CROP_SIZE, 3), np.uint8)
+    for index, face in enumerate(faces):
+        aligned[index] = crop(found.photo, face.quad)
+    watch.lap("align")
+    return Prepared(
+        photo=found.photo,
+        faces=faces,
+        faces_found=len(found.faces),
+        aligned=aligned,
+        directions=tuple(choice for choice in choices if choice != "leave"),
+        genders=tuple(found.genders[index] for index in chosen),
+        seconds={**found.seconds, **watch.seconds},
+    )
 
 
 def prepare(source: Any, options: Options) -> Prepared:
@@ -113,28 +241,9 @@ def prepare(source: Any, options: Options) -> Prepared:
         PhotoError: the photo cannot be read (see `visard_preprocess.photo.read_photo`), has no face (`NoFace`), or
             one of the chosen faces is too small to be anonymised (`FaceTooSmall`).
     """
-    from visard_preprocess.align import MIN_FACE_PX, finder
-    from visard_preprocess.geometry import crop
-    from visard_preprocess.photo import read_photo
-
-    watch = Stopwatch()
-    photo = read_photo(source)
-    watch.lap("decode")
-    found = finder(options.detector, options.landmarks_model).find(photo)
-    watch.lap("find")
-    if not found:
-        raise NoFace("no face was found: the photo needs an upright face that looks roughly at the camera")
-    chosen = found if options.faces == "all" else found[:1]
-    small = [face for face in chosen if face.too_small]
-    if small:
-        sizes = ", ".join(f"{face.size_px:.0f} px at {_place(face.box)}" for face in small)
-        raise FaceTooSmall(
-            f"{len(small)} of {len(found)} faces too small to be anonymised ({sizes}; at least {MIN_FACE_PX} px "
-            "needed), so the photo is withheld: use a larger original or crop these people away"
-        )
-    aligned = np.stack([crop(photo, face.quad) for face in chosen])
-    watch.lap("align")
-    return Prepared(photo=photo, faces=chosen, faces_found=len(found), aligned=aligned, seconds=watch.seconds)
+    found = find(source, options)
+    wanted = len(found.faces) if options.faces == "all" else 1
+    return choose(found, [options.direction if index < wanted else "leave" for index in range(len(found.faces))])
 
 
 def finish(prepared: Prepared, swaps: Sequence[Swap], options: Options, *, swap_seconds: float = 0.0) -> Result:
@@ -143,14 +252,12 @@ def finish(prepared: Prepared, swaps: Sequence[Swap], options: Options, *, swap_
     Args:
         prepared: what `prepare` returned.
         swaps: the server's answers in the order of `prepared.faces`.
-        options: the same as for `prepare`.
+        options: the same as for `prepare`; the faces' directions are those in `prepared`.
         swap_seconds: how long the server took, for the report.
 
     Raises:
         UncertainGender: a face's apparent gender is less certain than `options.min_confidence`.
     """
-    from visard_preprocess.compose import FaceSwap, compose
-
     for face, swap in zip(prepared.faces, swaps, strict=True):
         if swap.gender is not None and swap.gender.max() < options.min_confidence:
             raise UncertainGender(
@@ -160,16 +267,15 @@ def finish(prepared: Prepared, swaps: Sequence[Swap], options: Options, *, swap_
             )
     watch = Stopwatch()
     faces = tuple(
-        score_face(face, aligned, swap, options)
-        for face, aligned, swap in zip(prepared.faces, prepared.aligned, swaps, strict=True)
+        _score(face, aligned, swap, known, replace(options, direction=direction))
+        for face, aligned, swap, known, direction in zip(
+            prepared.faces, prepared.aligned, swaps, prepared.genders, prepared.directions, strict=True
+        )
     )
     watch.lap("score")
     photo = None
     if options.output == "photo":
-        photo = compose(
-            prepared.photo,
-            [FaceSwap(quad=face.quad, aligned=face.aligned, swapped=face.swapped) for face in faces],
-        )
+        photo = blend(prepared.photo, faces)
         watch.lap("blend")
     return Result(
         photo=photo,
@@ -177,6 +283,20 @@ def finish(prepared: Prepared, swaps: Sequence[Swap], options: Options, *, swap_
         faces_found=prepared.faces_found,
         seconds={**prepared.seconds, "swap": swap_seconds, **watch.seconds},
     )
+
+
+def blend(photo: NDArray[np.uint8], faces: Sequence[FaceResult]) -> NDArray[np.uint8]:
+    """Put swapped faces where they belong: a new photo of the same shape."""
+    from visard_preprocess.compose import FaceSwap, compose
+
+    return compose(photo, [FaceSwap(quad=face.quad, aligned=face.aligned, swapped=face.swapped) for face in faces])
+
+
+def _score(
+    face: Face, aligned: NDArray[np.uint8], swap: Swap, known: ApparentGender | None, options: Options
+) -> FaceResult:
+    result = score_face(face, aligned, swap, options)
+    return result if result.gender is not None else replace(result, gender=known)
 
 
 def score_face(face: Face, aligned: NDArray[np.uint8], swap: Swap, options: Options) -> FaceResult:

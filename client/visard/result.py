@@ -1,7 +1,7 @@
 """What a caller gets back: the photo without the faces that were in it, and one report per face.
 
-Values only. Pixels leave a result through `save` alone, and only to the path that the caller names; `to_dict` has
-none. It knows nothing about how a result came about.
+Values only. Pixels leave a result through `save`, and only to the path that the caller names, or as the bytes of
+`encode`; `to_dict` has none. It knows nothing about how a result came about.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from visard_preprocess.geometry import Quad
+    from visard_preprocess.photo import Format, SourceType
 
+ImageFormat = Literal["jpeg", "png", "webp"]
 Gender = Literal["female", "male"]
 
 
@@ -48,7 +50,8 @@ class FaceResult:
         aligned: (512, 512, 3) uint8 RGB, the original face, FFHQ-aligned.
         swapped: (512, 512, 3) uint8 RGB, the generated face.
         target: the apparent gender that the generator was asked for.
-        gender: apparent gender before; None where the caller gave the direction, which skips the first check.
+        gender: apparent gender before; None where the caller gave the direction, which skips the first check, and the
+            face was not looked at earlier.
         swapped_gender: apparent gender of the generated face, by the same classifier.
         similarity_percent: published formula, see `visard.scoring.similarity_percent`.
         pixel_cosine: −1..1, 1 for an unchanged face.
@@ -82,6 +85,10 @@ class FaceResult:
 
         write_photo(self.swapped, path, source_type="trainedAlgorithmicMedia")
 
+    def encode(self, format: ImageFormat = "png") -> bytes:
+        """Write the generated crop as the bytes of a file, otherwise as `save` does."""
+        return encode(self.swapped, format, "trainedAlgorithmicMedia")
+
     def to_dict(self) -> dict[str, Any]:
         """Everything but pixels, ready for JSON."""
         return {
@@ -104,7 +111,7 @@ class Result:
         photo: (H, W, 3) uint8 RGB, the whole photo with the generated faces; None where crops alone were asked for.
         faces: the anonymised faces, largest first.
         faces_found: how many faces the detector saw. More than `len(faces)` only where the caller asked for the
-            largest alone: the others are still visible in `photo`.
+            largest alone or left faces alone: the others are still visible in `photo`.
         seconds: wall time per stage (`decode`, `find`, `align`, `swap`, `score`, `blend`).
     """
 
@@ -117,18 +124,28 @@ class Result:
         """Write the photo as PNG, JPEG or WebP, by the path's suffix.
 
         No metadata of the original survives; the file says, as IPTC `digitalSourceType`, that it is a composite with
-        algorithmically generated parts.
+        algorithmically generated parts, unless every face was left alone.
 
         Raises:
             ValueError: crops alone were asked for; save `faces[i]` instead.
             UnsupportedFormat: another suffix.
             UnreadablePhoto: the path cannot be written.
         """
-        if self.photo is None:
-            raise ValueError("there is no blended photo, crops alone were asked for: save result.faces[i] instead")
         from visard_preprocess.photo import write_photo
 
-        write_photo(self.photo, path, source_type="compositeWithTrainedAlgorithmicMedia")
+        write_photo(self._blended(), path, source_type=self._source_type())
+
+    def encode(self, format: ImageFormat) -> bytes:
+        """Write the photo as the bytes of a file, otherwise as `save` does."""
+        return encode(self._blended(), format, self._source_type())
+
+    def _blended(self) -> NDArray[np.uint8]:
+        if self.photo is None:
+            raise ValueError("there is no blended photo, crops alone were asked for: save result.faces[i] instead")
+        return self.photo
+
+    def _source_type(self) -> SourceType | None:
+        return "compositeWithTrainedAlgorithmicMedia" if self.faces else None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but pixels, ready for JSON."""
@@ -154,6 +171,14 @@ class Outcome:
     source: Any = field(repr=False)
     result: Result | None = None
     error: Exception | None = None
+
+
+def encode(image: NDArray[np.uint8], format: ImageFormat, source_type: SourceType | None) -> bytes:
+    """Write (H, W, 3) uint8 RGB as the bytes of a file; see `visard_preprocess.photo.encode_photo`."""
+    from visard_preprocess.photo import encode_photo
+
+    name: Format = "JPEG" if format == "jpeg" else "PNG" if format == "png" else "WEBP"
+    return encode_photo(image, name, source_type=source_type)
 
 
 def _gender_dict(gender: ApparentGender | None) -> dict[str, Any] | None:

@@ -120,7 +120,7 @@ def photo_format(data: bytes) -> Format | None:
     return None
 
 
-def write_photo(image: NDArray[np.uint8], path: str | os.PathLike[str], *, source_type: SourceType) -> None:
+def write_photo(image: NDArray[np.uint8], path: str | os.PathLike[str], *, source_type: SourceType | None) -> None:
     """Write a photo by its suffix: PNG, JPEG (quality 95, 4:4:4) or WebP (quality 95).
 
     The file appears whole or not at all. Its only metadata is an XMP packet with the IPTC digital source type.
@@ -129,7 +129,7 @@ def write_photo(image: NDArray[np.uint8], path: str | os.PathLike[str], *, sourc
         image: (H, W, 3) uint8 RGB.
         path: ends in .png, .jpg, .jpeg or .webp; its folder exists.
         source_type: `compositeWithTrainedAlgorithmicMedia` for a photo with generated faces in it,
-            `trainedAlgorithmicMedia` for a generated face alone.
+            `trainedAlgorithmicMedia` for a generated face alone, None where nothing is generated.
 
     Raises:
         UnsupportedFormat: another suffix, or more pixels than the format can hold.

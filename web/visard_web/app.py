@@ -1,0 +1,138 @@
+"""The app: doors, guard and errors put together."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, cast
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.staticfiles import StaticFiles
+
+from visard import AsyncClient, VisardError
+from visard_web import page, probes, rest
+from visard_web.described import DESCRIPTION, PROBLEM
+from visard_web.door import Door, Rate
+from visard_web.guard import Guard
+from visard_web.keys import Keys
+from visard_web.metrics import Metrics
+from visard_web.problems import Gone, Problem, problem_of, problem_response, unusable
+from visard_web.store import Store
+from visard_web.work import Work
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.responses import Response
+
+    from visard import Connection
+    from visard_web.settings import Settings
+
+_SWEEP_S = 5.0
+
+
+def create_app(connection: Connection, settings: Settings) -> FastAPI:
+    """Make the app.
+
+    Args:
+        connection: to the models.
+        settings: the operator's.
+
+    Raises:
+        DataError: the file with the API keys cannot be used.
+    """
+    door = Door(in_work=settings.in_work, waiting=settings.waiting, wait_s=settings.wait_s)
+    store = Store(keep_s=settings.keep_s, most=settings.keep_photos, most_bytes=settings.keep_bytes)
+    work = Work(settings=settings, client=AsyncClient(connection), door=door, store=store, metrics=Metrics(door, store))
+
+    @asynccontextmanager
+    async def running(app: FastAPI) -> AsyncIterator[None]:
+        async with work.client:
+            await work.client.warm_up(work.options(identity=True))
+            with suppress(VisardError):  # not there yet; /readyz says so. Its protocol is loaded now
+                await work.client.models()
+            sweeper = asyncio.create_task(_sweep(store))
+            yield
+            sweeper.cancel()
+            work.threads.shutdown(wait=False, cancel_futures=True)
+
+    app = FastAPI(
+        title="Visard",
+        version=version("visard"),
+        description=DESCRIPTION,
+        docs_url=None,  # they would load scripts from elsewhere
+        redoc_url=None,
+        lifespan=running,
+        exception_handlers=_HANDLERS,
+    )
+    app.include_router(rest.router(work))
+    app.include_router(probes.router(work))
+    app.include_router(page.router(work))
+    app.mount("/static", StaticFiles(directory=page.STATIC), name="static")
+    app.add_middleware(
+        Guard,
+        rate=Rate(settings.rate),
+        metrics=work.metrics,
+        keys=None if settings.keys is None else Keys(settings.keys),
+        hosts=settings.hosts,
+    )
+    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
+    return app
+
+
+async def _sweep(store: Store) -> None:
+    """Forget what is too old also when nobody asks."""
+    while True:
+        await asyncio.sleep(_SWEEP_S)
+        store.make_room()
+
+
+def _describe(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        described = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
+        )
+        schemas = described["components"]["schemas"]
+        schemas["Problem"] = PROBLEM
+        schemas["Anonymized"] = rest.Anonymized.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(schemas["Anonymized"].pop("$defs"))
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
+        described["components"]["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
+        app.openapi_schema = described
+    return app.openapi_schema
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    """Turn whatever was raised into a problem, and tell the guard its class."""
+    if isinstance(error, VisardError):
+        problem = problem_of(error)
+    elif isinstance(error, Problem):
+        problem = error
+    elif isinstance(error, RequestValidationError):
+        problem = unusable(error.errors())
+    elif isinstance(error, HTTPException):
+        problem = Problem(
+            error.status_code, _HTTP_ERRORS.get(error.status_code, "InvalidRequest"), error.detail, error.headers or {}
+        )
+    elif isinstance(error, (ClientDisconnect, Gone)):
+        problem = Problem(400, "Gone", "nobody reads this")
+    else:
+        problem = Problem(500, "InternalError", "this server has a defect: tell its operator")
+    exchange = request.scope["visard"]
+    exchange.error = problem.error
+    return problem_response(problem, exchange.request_id)
+
+
+_HTTP_ERRORS = {404: "NotFound", 405: "MethodNotAllowed"}
+_HANDLERS = cast(
+    "Any",
+    dict.fromkeys(
+        (VisardError, Problem, RequestValidationError, HTTPException, ClientDisconnect, Gone, Exception), _answer
+    ),
+)

@@ -1,0 +1,84 @@
+"""What the REST door says of itself in its OpenAPI description: errors, bodies and examples. No behaviour."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from visard_web.body import FORM
+from visard_web.problems import MEDIA_TYPE
+
+DESCRIPTION = """Anonymises faces in photographs by swapping their apparent gender.
+
+Photos are worked on in memory and never written to disk. A photo fails closed: where one of its faces cannot be
+anonymised, the answer is an error that says why, and no picture."""
+
+PROBLEM = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "error", "request_id"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "What is wrong and what to do, for people"},
+        "error": {"type": "string", "description": "What is wrong, for programs: the SDK's class where it has one"},
+        "request_id": {"type": "string"},
+    },
+}
+
+_EXAMPLES = {
+    400: ("MalformedForm", "the form cannot be read: it ends too early"),
+    401: ("PermissionDenied", "an API key is needed: X-API-Key"),
+    403: ("ForeignOrigin", "requests from pages of other sites are refused"),
+    406: ("NotAcceptable", "choose among image/jpeg, image/png, image/webp and application/json"),
+    408: ("TooSlow", "the upload did not end within 30 s: try again"),
+    413: ("PhotoTooLarge", "the upload is larger than 20 MiB: reduce the photo first"),
+    415: ("UnsupportedFormat", "the photo of 37 bytes is a GIF: Visard reads still JPEG, PNG and WebP photos"),
+    421: ("UnknownHost", "this server is not known by that name: use its address, or name it"),
+    422: ("NoFace", "no face was found: the photo needs an upright face that looks roughly at the camera"),
+    429: ("TooManyRequests", "more than 60 uploads per 60 s: wait 12 s"),
+    502: ("ServerRefused", "the server with the models cannot serve this request: tell the operator"),
+    503: ("Overloaded", "too many photos are under way: try again in a few seconds"),
+    504: ("DeadlineExceeded", "the models did not answer in time: try again later"),
+}
+
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 1}}}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe the errors of a route."""
+    described: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        error, detail = _EXAMPLES[status]
+        example = {
+            "type": "about:blank",
+            "title": HTTPStatus(status).phrase,
+            "status": status,
+            "detail": detail,
+            "error": error,
+            "request_id": "5b0f3c1e6f3a4c0d",
+        }
+        described[status] = {
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}},
+        }
+        if status in (429, 503):
+            described[status]["headers"] = _RETRY_AFTER
+    return described
+
+
+_BINARY = {"type": "string", "format": "binary"}
+
+PHOTO_BODY = {
+    "required": True,
+    "description": "A still JPEG, PNG or WebP, told by its content: as the part `photo` of a form, or bare.",
+    "content": {
+        FORM: {
+            "schema": {"type": "object", "required": ["photo"], "properties": {"photo": _BINARY}},
+            "encoding": {"photo": {"contentType": "image/jpeg, image/png, image/webp"}},
+        },
+        **{kind: {"schema": _BINARY} for kind in ("image/jpeg", "image/png", "image/webp", "application/octet-stream")},
+    },
+}
+
+PICTURES = {f"image/{name}": {"schema": _BINARY} for name in ("jpeg", "png", "webp")}

@@ -1,0 +1,223 @@
+"""The page's own endpoints: a photo comes, its faces are chosen one by one, the result is looked at and forgotten.
+
+They are made for the page in `static/` and may change with it; programs use `visard_web.rest`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field, ValidationError
+from starlette.responses import FileResponse, JSONResponse, Response
+
+from visard import NoFace, VisardError
+from visard.pipeline import Choice, blend, min_face_px
+from visard.result import ImageFormat
+from visard_web.body import media_type, read_body
+from visard_web.picture import Large
+from visard_web.problems import Problem, unusable
+from visard_web.work import unless_gone
+
+if TYPE_CHECKING:
+    from visard import Found
+    from visard_web.store import Kept
+    from visard_web.work import Work
+
+STATIC = Path(__file__).parent / "static"
+
+_JSON_BYTES = 64 * 1024
+
+
+class FaceChoice(BaseModel):
+    """What becomes of one face."""
+
+    index: int = Field(ge=0)
+    direction: Choice
+
+
+class Choices(BaseModel):
+    """What becomes of the faces of one photo; one that is not named is swapped to the opposite."""
+
+    faces: list[FaceChoice] = []
+
+
+class Names(BaseModel):
+    """Photos to forget."""
+
+    ids: list[str] = []
+
+
+def router(work: Work) -> APIRouter:
+    """Make the page's routes."""
+    routes = APIRouter(include_in_schema=False)
+
+    @routes.get("/")
+    async def index() -> FileResponse:
+        return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+
+    @routes.get("/page/about")
+    async def about() -> JSONResponse:
+        try:
+            passports = await work.client.passports()
+        except VisardError:  # what the page says first must not depend on the models
+            passports = {}
+        untrained = sorted(model for model, passport in passports.items() if passport.get("trained") is False)
+        limits = work.settings
+        return JSONResponse(
+            {
+                "max_bytes": limits.max_bytes,
+                "max_pixels": limits.max_pixels,
+                "keeps_for_s": limits.keep_s,
+                "untrained": untrained,
+                "min_face_px": await work.on_thread(min_face_px),
+            }
+        )
+
+    @routes.post("/page/photos")
+    async def add(request: Request) -> JSONResponse:
+        async with work.door.place():
+            fields = await work.read_fields(request, raw=False)
+            if fields.get("consent") != b"yes":
+                raise Problem(403, "NoConsent", "confirm first that you may change the photo of these people")
+            found = await work.find(request, fields["photo"])
+            if not found.faces:
+                raise NoFace("no face was found: choose a photo with an upright face that looks at the camera")
+            height, width = found.photo.shape[:2]
+            return JSONResponse(
+                {
+                    "id": work.store.add(found),
+                    "message": "Image saved",
+                    "width": width,
+                    "height": height,
+                    "expires_in_s": work.settings.keep_s,
+                    "faces": faces_found(found),
+                },
+                status_code=201,
+            )
+
+    @routes.post("/page/photos/{name}/anonymize")
+    async def anonymize(request: Request, name: str) -> JSONResponse:
+        async with work.door.place():
+            kept = work.store.get(name)
+            asked = await _read_json(request, Choices, work)
+            choices: list[Choice] = ["opposite"] * len(kept.found.faces)
+            for face in asked.faces:
+                if face.index >= len(choices):
+                    raise Problem(422, "InvalidRequest", f"there is no face {face.index}")
+                choices[face.index] = face.direction
+            async with work.door.slot():
+                options = work.options(output="crops", identity=True)
+                result = await unless_gone(request, work.client.anonymize_found(kept.found, choices, options))
+            work.metrics.count_result(result)
+            swapped = [index for index, choice in enumerate(choices) if choice != "leave"]
+            kept.result, kept.swapped = result, {index: place for place, index in enumerate(swapped)}
+            work.store.make_room()
+            return JSONResponse(
+                {
+                    "faces": [_choice_of(kept, index) for index in range(len(choices))],
+                    "visible_faces": result.faces_found - len(result.faces),
+                }
+            )
+
+    @routes.get("/page/photos/{name}/before")
+    async def before(name: str, format: ImageFormat = "jpeg") -> Large:
+        kept = work.store.get(name)
+        return await _picture(work, partial(kept.found.encode, format), format)
+
+    @routes.get("/page/photos/{name}/after")
+    async def after(name: str, format: ImageFormat = "png", download: bool = False) -> Large:
+        kept = work.store.get(name)
+        result, photo = kept.result, kept.found.photo
+        if result is None:
+            raise _not_anonymized()
+        answer = await _picture(work, lambda: replace(result, photo=blend(photo, result.faces)).encode(format), format)
+        if download:
+            answer.headers["Content-Disposition"] = f'attachment; filename="anonymized.{_SUFFIX[format]}"'
+        return answer
+
+    @routes.get("/page/photos/{name}/faces/{index}")
+    async def face_before(name: str, index: int) -> Large:
+        found = work.store.get(name).found
+        if not 0 <= index < len(found.faces):
+            raise Problem(404, "NotFound", f"there is no face {index}")
+        return await _picture(work, partial(found.encode_face, index), "png")
+
+    @routes.get("/page/photos/{name}/faces/{index}/swapped")
+    async def face_after(name: str, index: int) -> Large:
+        kept = work.store.get(name)
+        if kept.result is None or index not in kept.swapped:
+            raise _not_anonymized()
+        return await _picture(work, kept.result.faces[kept.swapped[index]].encode, "png")
+
+    @routes.delete("/page/photos/{name}")
+    async def forget(name: str) -> Response:
+        work.store.forget([name])
+        return Response(status_code=204)
+
+    @routes.delete("/page/photos")
+    async def forget_all(request: Request) -> Response:
+        work.store.forget((await _read_json(request, Names, work)).ids)
+        return Response(status_code=204)
+
+    return routes
+
+
+_SUFFIX: dict[ImageFormat, str] = {"jpeg": "jpg", "png": "png", "webp": "webp"}
+
+
+def faces_found(found: Found) -> list[dict[str, Any]]:
+    """Describe the faces of a photo."""
+    return [
+        {
+            "index": index,
+            "box": [round(float(edge), 1) for edge in face.box],
+            "too_small": face.too_small,
+            "gender": None if gender is None else {"label": gender.label, "confidence": round(gender.confidence, 4)},
+        }
+        for index, (face, gender) in enumerate(zip(found.faces, found.genders, strict=True))
+    ]
+
+
+def _choice_of(kept: Kept, index: int) -> dict[str, Any]:
+    """Say what became of one face; null for what was not measured because it was left alone."""
+    place = kept.swapped.get(index)
+    gender = faces_found(kept.found)[index]["gender"]
+    if kept.result is None or place is None:
+        return {"index": index, "left_alone": True, **dict.fromkeys(_SCORES), "gender": gender}
+    face = kept.result.faces[place]
+    scores = {**face.to_dict(), "same_person": face.same_person}
+    return {"index": index, "left_alone": False, **{name: scores[name] for name in _SCORES}}
+
+
+_SCORES = (
+    "target",
+    "gender",
+    "swapped_gender",
+    "flipped",
+    "similarity_percent",
+    "pixel_cosine",
+    "identity_distance",
+    "same_person",
+)
+
+
+async def _picture(work: Work, encode: Any, format: ImageFormat) -> Large:
+    async with work.door.place():
+        return Large(await work.on_thread(encode), media_type=f"image/{format}")
+
+
+async def _read_json(request: Request, model: type[Any], work: Work) -> Any:
+    if media_type(request.headers.get("content-type", "")) != "application/json":
+        raise Problem(415, "InvalidRequest", "send application/json")
+    try:
+        return model.model_validate_json(await read_body(request, _JSON_BYTES, work.settings.read_s))
+    except ValidationError as error:
+        raise unusable(error.errors(include_input=False, include_url=False)) from None
+
+
+def _not_anonymized() -> Problem:
+    return Problem(404, "NotAnonymized", "this face, or this photo, has not been anonymised yet")

@@ -1,0 +1,239 @@
+"""The REST door: a photo comes, its anonymised form or its faces go back, nothing is kept."""
+
+from __future__ import annotations
+
+import base64
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from visard.result import ImageFormat, Result
+from visard_web.described import PHOTO_BODY, PICTURES, problems
+from visard_web.page import faces_found
+from visard_web.picture import Large
+from visard_web.problems import Problem
+
+if TYPE_CHECKING:
+    from visard_web.work import Work
+
+_BASE64_PIECE = 3 * 256 * 1024  # a multiple of three, so that the pieces' texts make up that of the whole
+
+
+class Gender(BaseModel):
+    """A classifier's opinion of a picture, not a statement about a person."""
+
+    label: Literal["female", "male"]
+    confidence: float = Field(ge=0.5, le=1)
+
+
+class FoundFace(BaseModel):
+    """A face in a photo."""
+
+    index: int = Field(ge=0)
+    box: tuple[float, float, float, float] = Field(description="left, top, right, bottom in pixels of the photo")
+    too_small: bool = Field(description="whether it is too small to be anonymised")
+    gender: Gender | None = Field(description="null where it is too small, or nobody asked")
+
+
+class FoundFaces(BaseModel):
+    """The faces in a photo, largest first."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "width": 512,
+                "height": 512,
+                "faces": [
+                    {
+                        "index": 0,
+                        "box": [176.5, 77.0, 266.5, 167.0],
+                        "too_small": False,
+                        "gender": {"label": "female", "confidence": 0.98},
+                    }
+                ],
+            }
+        }
+    )
+    width: int
+    height: int
+    faces: list[FoundFace]
+
+
+class SwappedFace(BaseModel):
+    """How well one face was hidden."""
+
+    box: tuple[float, float, float, float] = Field(description="left, top, right, bottom in pixels of the photo")
+    target: Literal["female", "male"]
+    gender: Gender | None = Field(description="before; null where the direction was given")
+    swapped_gender: Gender
+    flipped: bool = Field(description="whether the classifier sees the intended gender in the result")
+    similarity_percent: float
+    pixel_cosine: float
+    identity_distance: float | None = Field(description="null unless identity=true; below 0.6 one is still recognised")
+    image: str | None = Field(None, description="output=crops: the generated face in base64, 512×512")
+
+
+class Anonymized(BaseModel):
+    """An anonymised photo and its scores."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "faces_found": 1,
+                "visible_faces": 0,
+                "faces": [
+                    {
+                        "box": [176.5, 77.0, 266.5, 167.0],
+                        "target": "male",
+                        "gender": {"label": "female", "confidence": 0.98},
+                        "swapped_gender": {"label": "male", "confidence": 0.97},
+                        "flipped": True,
+                        "similarity_percent": 47.1,
+                        "pixel_cosine": 0.97,
+                        "identity_distance": None,
+                    }
+                ],
+                "seconds": {"decode": 0.01, "find": 0.3, "align": 0.01, "swap": 0.4, "score": 0.02, "blend": 0.02},
+                "media_type": "image/jpeg",
+                "image": "/9j/4AAQSkZJRg…",
+            }
+        }
+    )
+    faces_found: int
+    visible_faces: int = Field(description="faces that are still there, because only the largest was asked for")
+    faces: list[SwappedFace]
+    seconds: dict[str, float]
+    media_type: Literal["image/jpeg", "image/png", "image/webp"]
+    image: str | None = Field(None, description="the photo in base64; absent with output=crops")
+
+
+class Asked(BaseModel):
+    """`visard.Options` as a query; the detector is the operator's."""
+
+    faces: Literal["all", "largest"] = Field("all", description="'largest' leaves every other face visible")
+    direction: Literal["opposite", "to_male", "to_female"] = Field(
+        "opposite", description="of each face's apparent gender, or all faces one way"
+    )
+    min_confidence: float = Field(
+        0.5, ge=0.5, le=1, description="withhold a photo whose apparent gender is less certain than this"
+    )
+    output: Literal["photo", "crops"] = Field("photo", description="'crops': the generated faces alone, as JSON")
+    identity: bool = Field(False, description="also measure whether a face recogniser would still match")
+    format: ImageFormat | None = Field(None, description="of the picture; by default what Accept prefers, or JPEG")
+
+
+def router(work: Work) -> APIRouter:
+    """Make the routes."""
+    routes = APIRouter(prefix="/v1", tags=["photos"])
+    errors = problems(400, 401, 403, 408, 413, 415, 422, 429, 502, 503, 504)
+
+    @routes.post(
+        "/faces",
+        summary="Find the faces in a photo",
+        openapi_extra={"requestBody": PHOTO_BODY},
+        responses=errors,
+    )
+    async def faces(
+        request: Request,
+        gender: Annotated[bool, Query(description="also say the apparent gender of each face")] = True,
+    ) -> FoundFaces:
+        async with work.door.place():
+            fields = await work.read_fields(request, raw=True)
+            found = await work.find(request, fields["photo"], gender=gender)
+        height, width = found.photo.shape[:2]
+        return FoundFaces(width=width, height=height, faces=[FoundFace(**face) for face in faces_found(found)])
+
+    @routes.post(
+        "/anonymize",
+        summary="Anonymise the faces in a photo",
+        description=(
+            "Answers with the picture, or with JSON that holds it in base64 and the scores of each face, as `Accept` "
+            "asks. The picture has no metadata of the original; it is marked as algorithmically generated."
+        ),
+        openapi_extra={"requestBody": PHOTO_BODY},
+        response_class=Large,
+        responses={
+            200: {
+                "description": "The anonymised photo",
+                "content": {**PICTURES, "application/json": {"schema": {"$ref": "#/components/schemas/Anonymized"}}},
+                "headers": {
+                    "Visard-Faces-Found": {"schema": {"type": "integer"}, "description": "How many faces there are"},
+                    "Visard-Faces-Visible": {"schema": {"type": "integer"}, "description": "How many are still there"},
+                },
+            },
+            **errors,
+            **problems(406),
+        },
+    )
+    async def anonymize(request: Request, asked: Annotated[Asked, Query()]) -> Large:
+        media_type, format = _negotiate(request.headers.get("accept", ""), asked)
+        options = work.options(**asked.model_dump(exclude={"format"}))
+        async with work.door.place():
+            fields = await work.read_fields(request, raw=True)
+            result = await work.anonymize(request, fields["photo"], options)
+            if media_type == "application/json":
+                encode = partial(_as_json, result, format)
+            else:
+                encode = partial(result.encode, format)
+            answer = Large(await work.on_thread(encode), media_type=media_type)
+        answer.headers["Visard-Faces-Found"] = str(result.faces_found)
+        answer.headers["Visard-Faces-Visible"] = str(result.faces_found - len(result.faces))
+        return answer
+
+    return routes
+
+
+def _negotiate(accept: str, asked: Asked) -> tuple[str, ImageFormat]:
+    """Decide what the answer is: its media type and the format of the picture in it.
+
+    Raises:
+        Problem: 406, nothing that is accepted can be made.
+    """
+    formats: tuple[ImageFormat, ...] = ("jpeg", "png", "webp") if asked.format is None else (asked.format,)
+    offered = [] if asked.output == "crops" else [f"image/{format}" for format in formats]
+    offered.append("application/json")
+    best = max(offered, key=lambda kind: _quality(accept, kind))  # the first of those that are liked as much
+    if _quality(accept, best) <= 0:
+        raise Problem(406, "NotAcceptable", f"choose among {', '.join(offered)}")
+    return best, formats[0] if best == "application/json" else cast("ImageFormat", best.partition("/")[2])
+
+
+def _quality(accept: str, kind: str) -> float:
+    """How much a caller likes a media type, 0..1, by the most specific range that matches (RFC 9110, 12.5.1)."""
+    if not accept.strip():
+        return 1.0
+    matches = []
+    for each in accept.split(","):
+        name, *parameters = (part.strip().lower() for part in each.split(";"))
+        specific = {kind: 2, f"{kind.partition('/')[0]}/*": 1, "*/*": 0}.get(name)
+        if specific is None:
+            continue
+        quality = next((value[2:].strip() for value in parameters if value.startswith("q=")), "1")
+        try:
+            matches.append((specific, min(1.0, max(0.0, float(quality)))))
+        except ValueError:
+            continue
+    return max(matches)[1] if matches else 0.0
+
+
+def _as_json(result: Result, format: ImageFormat) -> bytes:
+    """Write scores and pictures as JSON.
+
+    The base64 is put together as bytes and in pieces: `json` would hold the interpreter, and with it the event loop,
+    for as long as it takes to copy a large text.
+    """
+    body: dict[str, Any] = {
+        **result.to_dict(),
+        "visible_faces": result.faces_found - len(result.faces),
+        "media_type": f"image/{format}",
+    }
+    if result.photo is None:
+        for face, described in zip(result.faces, body["faces"], strict=True):
+            described["image"] = base64.b64encode(face.encode(format)).decode()
+        return json.dumps(body).encode()
+    photo = result.encode(format)
+    pieces = (photo[start : start + _BASE64_PIECE] for start in range(0, len(photo), _BASE64_PIECE))
+    return b"".join([json.dumps(body)[:-1].encode(), b', "image": "', *map(base64.b64encode, pieces), b'"}'])

@@ -1,0 +1,133 @@
+"""The work behind both doors: one photo, through the SDK, off the event loop, as many at once as memory bears."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from visard import Options, VisardError
+from visard_web.body import FORM, FORM_OVERHEAD, media_type, parse_form, read_body
+from visard_web.problems import Gone, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+    from starlette.requests import Request
+
+    from visard import AsyncClient, Found, Result
+    from visard_web.door import Door
+    from visard_web.metrics import Metrics
+    from visard_web.settings import Settings
+    from visard_web.store import Store
+
+T = TypeVar("T")
+
+PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Everything that handlers share.
+
+    Attributes:
+        settings: the operator's.
+        client: to the models.
+        door: the queue.
+        store: photos of the page.
+        metrics: counters.
+        threads: for parsing and encoding; the client brings its own for the rest.
+    """
+
+    settings: Settings
+    client: AsyncClient
+    door: Door
+    store: Store
+    metrics: Metrics
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="visard-web"))
+
+    def options(self, **choices: Any) -> Options:
+        """Make the SDK's options out of a caller's."""
+        return Options(detector=self.settings.detector, max_pixels=self.settings.max_pixels, **choices)
+
+    async def on_thread(self, work: Callable[[], T]) -> T:
+        """Run on a worker thread."""
+        return await asyncio.get_running_loop().run_in_executor(self.threads, work)
+
+    async def read_fields(self, request: Request, *, raw: bool) -> dict[str, bytes]:
+        """Read an upload: a form with `photo`, or the photo itself.
+
+        Args:
+            request: whose body has not been touched.
+            raw: whether a bare photo is taken too.
+
+        Raises:
+            Problem: 415, neither; 400, a broken form or one without a photo; 413; 408.
+        """
+        content_type = request.headers.get("content-type", "")
+        kind, limits = media_type(content_type), self.settings
+        if kind == FORM:
+            body = await read_body(request, limits.max_bytes + FORM_OVERHEAD, limits.read_s)
+            fields = await self.on_thread(lambda: parse_form(content_type, body))
+        elif raw and kind in PHOTO_TYPES:
+            fields = {"photo": await read_body(request, limits.max_bytes, limits.read_s)}
+        else:
+            accepted = (FORM, *PHOTO_TYPES) if raw else (FORM,)
+            raise Problem(415, "UnsupportedFormat", f"send the photo as {', '.join(accepted)}")
+        if "photo" not in fields:
+            raise Problem(400, "MalformedForm", "the form has no part named photo")
+        return fields
+
+    async def find(self, request: Request, photo: bytes, *, gender: bool = True) -> Found:
+        """Find the faces in a photo; see `visard.AsyncClient.find`."""
+        async with self.door.slot():
+            return await unless_gone(request, self.client.find(photo, self.options(), gender=gender))
+
+    async def anonymize(self, request: Request, photo: bytes, options: Options) -> Result:
+        """Anonymise a photo and count its faces; see `visard.AsyncClient.anonymize`."""
+        async with self.door.slot():
+            result = await unless_gone(request, self.client.anonymize(photo, options))
+        self.metrics.count_result(result)
+        return result
+
+    async def ready(self) -> None:
+        """Ask the server whether it has every model.
+
+        Raises:
+            Problem: 503, it has not, or does not answer.
+        """
+        try:
+            missing = [model for model, there in (await self.client.models()).items() if not there]
+        except VisardError:
+            missing = ["every model"]
+        if missing:
+            raise Problem(
+                503, "ServerUnavailable", f"the server with the models lacks {', '.join(missing)}", {"Retry-After": "5"}
+            )
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Work for a caller, whose body has been read, as long as the connection stands.
+
+    Raises:
+        Gone: it broke; the work was cancelled, on the server too.
+    """
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task, watch = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Gone
+        return task.result()
+    finally:
+        for each in (task, watch):
+            each.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await each
