@@ -61,7 +61,7 @@ def web_process(
     """Run `visard web` on a free port as a process of its own.
 
     Yields:
-        The process, whose standard error is a pipe, and the server's address.
+        The process, whose standard error is a pipe and whose `said` is what came until now, and the server's address.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "visard", "web", "--port", "0", *arguments],
@@ -77,7 +77,8 @@ def web_process(
             if "startup complete" in line:
                 break
         address = next((line.split()[2].rstrip("/") for line in said if line.startswith("Visard's page:")), None)
-        assert address is not None, "".join(said)
+        process.said = "".join(said)  # type: ignore[attr-defined]
+        assert address is not None, process.said  # type: ignore[attr-defined]
         yield process, address
     finally:
         if process.poll() is None:

@@ -58,6 +58,7 @@ def web(
     """
     try:
         from visard_web import serve
+        from visard_web.keys import Keys
         from visard_web.settings import MEBIBYTE, Settings
     except ImportError as error:
         raise MissingExtra("web", f"the web server ({error.name})") from error
@@ -71,6 +72,8 @@ def web(
             detector=detector,
         )
     )
+    if api_keys is not None:
+        Keys(api_keys)  # one that lets nobody in must be known before the models are loaded
     with ExitStack() as stack:
         if server is None:
             server = stack.enter_context(embedded(models)).grpc_url

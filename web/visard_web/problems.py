@@ -23,6 +23,7 @@ from visard_errors import (
     PermissionDenied,
     PhotoError,
     PhotoTooLarge,
+    ServerError,
     ServerRefused,
     ServerUnavailable,
     UncertainGender,
@@ -49,7 +50,7 @@ _STATUS: dict[type[VisardError], int] = {
     Overloaded: 503,
     DeadlineExceeded: 504,
     PermissionDenied: 502,  # not the caller's key: that of this server at the models' gateway
-    ServerRefused: 502,
+    ServerError: 502,
 }
 
 
@@ -80,13 +81,8 @@ class Gone(Exception):
 def problem_of(error: VisardError) -> Problem:
     """Say what an error of the SDK means to a caller over HTTP."""
     status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
-    if isinstance(error, (ServerUnavailable, DeadlineExceeded, ServerRefused, PermissionDenied)):
-        # The SDK's sentence is for whoever runs this server, and names an address that is nobody else's business.
-        detail = _SERVER_DETAILS[type(error)]
-    elif isinstance(error, Overloaded):
-        detail = "the models are busy: try again in a few seconds"
-    else:
-        detail = str(error)
+    # The SDK's sentence about a server is for whoever runs this one: it names an address.
+    detail = str(error) if status < HTTPStatus.INTERNAL_SERVER_ERROR else _DETAILS.get(type(error), _DEFECT)
     headers = {}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         asked = error.retry_after_s if isinstance(error, Overloaded) else 0.0
@@ -94,7 +90,9 @@ def problem_of(error: VisardError) -> Problem:
     return Problem(status, type(error).__name__, detail, headers)
 
 
-_SERVER_DETAILS: dict[type[VisardError], str] = {
+_DEFECT = "this server cannot do its work: tell its operator"
+_DETAILS: dict[type[VisardError], str] = {
+    Overloaded: "the models are busy: try again in a few seconds",
     ServerUnavailable: "the server with the models cannot be reached: try again in a moment, or tell the operator",
     DeadlineExceeded: "the models did not answer in time: try again later, or send a photo with fewer faces",
     ServerRefused: "the server with the models cannot serve this request: tell the operator",

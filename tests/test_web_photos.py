@@ -1,0 +1,202 @@
+"""The page's own endpoints, without a browser: choose face by face, look, forget."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from visard import Client, Options
+from visard_preprocess.photo import read_photo
+from web_server import web_server
+
+
+@pytest.fixture(scope="module")
+def http(tiny_server):
+    with web_server(tiny_server.grpc_url) as url, httpx.Client(base_url=url, timeout=60) as http:
+        yield http
+
+
+@pytest.fixture(scope="module")
+def photo(astronaut):
+    return astronaut.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def two_faces(photo):
+    buffer = io.BytesIO()
+    Image.fromarray(np.hstack([read_photo(photo)[:300]] * 2)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def upload(http, photo, consent="yes"):
+    return http.post("/page/photos", files={"photo": ("Jane Doe.jpg", photo)}, data={"consent": consent})
+
+
+def choose(http, name, *directions):
+    faces = [{"index": index, "direction": direction} for index, direction in enumerate(directions)]
+    return http.post(f"/page/photos/{name}/anonymize", json={"faces": faces})
+
+
+def pixels(http, path):
+    answer = http.get(path)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["cache-control"] == "no-store"
+    return read_photo(answer.content)
+
+
+def error(response):
+    assert response.headers["content-type"] == "application/problem+json"
+    return response.status_code, response.json()["error"]
+
+
+def test_upload_names_the_faces(http, photo):
+    answer = upload(http, photo)
+    assert answer.status_code == 201
+    body = answer.json()
+    assert len(body["id"]) == 32
+    assert (body["message"], body["width"], body["height"]) == ("Image saved", 512, 512)
+    assert body["expires_in_s"] == 300
+    (face,) = body["faces"]
+    assert (face["index"], face["box"], face["too_small"]) == (0, [176.5, 77.0, 266.5, 167.0], False)
+    assert face["gender"]["label"] in ("female", "male")
+    assert "Jane" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"consent": "no"}, (403, "NoConsent")),
+        ({}, (403, "NoConsent")),
+        ({"consent": "yes", "photo": b"GIF89a"}, (415, "UnsupportedFormat")),
+        ({"consent": "yes", "photo": None}, (400, "MalformedForm")),
+    ],
+)
+def test_upload_is_refused(http, photo, fields, expected):
+    content = fields.get("photo", photo)
+    files = {"other": b"1"} if content is None else {"photo": content}
+    data = {name: value for name, value in fields.items() if name != "photo"}
+    assert error(http.post("/page/photos", files=files, data=data)) == expected
+
+
+def test_a_photo_without_faces_is_not_kept(http):
+    buffer = io.BytesIO()
+    Image.new("RGB", (200, 200)).save(buffer, "PNG")
+    before = http.get("/metrics").text.split("visard_kept_photos ")[1].split()[0]
+    assert error(upload(http, buffer.getvalue())) == (422, "NoFace")
+    assert http.get("/metrics").text.split("visard_kept_photos ")[1].split()[0] == before
+
+
+def test_each_face_as_it_was_chosen(http, two_faces, tiny_server):
+    name = upload(http, two_faces).json()["id"]
+    answer = choose(http, name, "to_female", "leave").json()
+    swapped, left = answer["faces"]
+    assert answer["visible_faces"] == 1
+    assert (swapped["left_alone"], swapped["target"], swapped["swapped_gender"]["label"]) == (False, "female", "female")
+    assert swapped["flipped"] is True
+    assert swapped["same_person"] is (swapped["identity_distance"] < 0.6)
+    assert left["left_alone"] is True
+    assert left["gender"] is not None
+    assert {left[score] for score in ("target", "flipped", "similarity_percent", "pixel_cosine", "same_person")} == {
+        None
+    }
+    with Client(tiny_server.grpc_url) as client:
+        found = client.find(two_faces)
+        expected = client.anonymize_found(found, ["to_female", "leave"], Options(identity=True))
+    assert np.array_equal(pixels(http, f"/page/photos/{name}/after"), expected.photo)
+    assert np.array_equal(pixels(http, f"/page/photos/{name}/before?format=png"), read_photo(two_faces))
+    assert np.array_equal(pixels(http, f"/page/photos/{name}/faces/0"), expected.faces[0].aligned)
+    assert np.array_equal(pixels(http, f"/page/photos/{name}/faces/0/swapped"), expected.faces[0].swapped)
+    assert error(http.get(f"/page/photos/{name}/faces/1/swapped")) == (404, "NotAnonymized")
+    assert error(http.get(f"/page/photos/{name}/faces/2")) == (404, "NotFound")
+    again = choose(http, name).json()  # what is not named is swapped
+    assert [face["left_alone"] for face in again["faces"]] == [False, False]
+    assert again["visible_faces"] == 0
+
+
+def test_all_left_alone_is_the_photo_and_claims_nothing_generated(http, photo):
+    name = upload(http, photo).json()["id"]
+    assert choose(http, name, "leave").json()["visible_faces"] == 1
+    after = http.get(f"/page/photos/{name}/after")
+    assert np.array_equal(read_photo(after.content), read_photo(photo))
+    assert b"lgorithmicMedia" not in after.content
+
+
+def test_a_download_has_a_neutral_name(http, photo):
+    name = upload(http, photo).json()["id"]
+    assert error(http.get(f"/page/photos/{name}/after")) == (404, "NotAnonymized")
+    choose(http, name)
+    for format, suffix in (("jpeg", "jpg"), ("png", "png"), ("webp", "webp")):
+        answer = http.get(f"/page/photos/{name}/after?format={format}&download=1")
+        assert answer.headers["content-type"] == f"image/{format}"
+        assert answer.headers["content-disposition"] == f'attachment; filename="anonymized.{suffix}"'
+        assert "content-disposition" not in http.get(f"/page/photos/{name}/after?format={format}").headers
+
+
+def test_a_small_face_must_be_left_alone(http, photo):
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(photo)).resize((205, 205), Image.Resampling.LANCZOS).save(buffer, "PNG")
+    body = upload(http, buffer.getvalue()).json()
+    assert (body["faces"][0]["too_small"], body["faces"][0]["gender"]) == (True, None)
+    assert error(choose(http, body["id"])) == (422, "FaceTooSmall")
+    assert choose(http, body["id"], "leave").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "expected"),
+    [
+        (b'{"faces": [{"index": 0, "direction": "sideways"}]}', "application/json", (422, "InvalidRequest")),
+        (b'{"faces": [{"index": -1, "direction": "leave"}]}', "application/json", (422, "InvalidRequest")),
+        (b'{"faces": [{"index": 7, "direction": "leave"}]}', "application/json", (422, "InvalidRequest")),
+        (b"{", "application/json", (422, "InvalidRequest")),
+        (b"[]", "application/json", (422, "InvalidRequest")),
+        (b"{}", "text/plain", (415, "InvalidRequest")),
+        (b"[" * 100_000, "application/json", (413, "PhotoTooLarge")),
+    ],
+)
+def test_bad_choices_are_refused(http, photo, body, kind, expected):
+    name = upload(http, photo).json()["id"]
+    answer = http.post(f"/page/photos/{name}/anonymize", content=body, headers={"Content-Type": kind})
+    assert error(answer) == expected
+
+
+def test_what_is_forgotten_is_gone(http, photo):
+    names = [upload(http, photo).json()["id"] for _ in range(3)]
+    choose(http, names[0])
+    assert http.delete(f"/page/photos/{names[0]}").status_code == 204
+    assert http.request("DELETE", "/page/photos", json={"ids": [*names[:2], "unknown"]}).status_code == 204
+    for path in ("before", "after", "faces/0", "faces/0/swapped"):
+        assert error(http.get(f"/page/photos/{names[0]}/{path}")) == (404, "Forgotten")
+    assert error(choose(http, names[1])) == (404, "Forgotten")
+    assert http.get(f"/page/photos/{names[2]}/before").status_code == 200
+
+
+def test_photos_are_forgotten_by_themselves(tiny_server, photo):
+    with web_server(tiny_server.grpc_url, keep_s=0.5) as url, httpx.Client(base_url=url, timeout=60) as http:
+        name = upload(http, photo).json()["id"]
+        deadline = time.monotonic() + 30
+        while "visard_kept_bytes 0.0" not in http.get("/metrics").text:  # nobody asks for the photo
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert error(http.get(f"/page/photos/{name}/before")) == (404, "Forgotten")
+
+
+def test_about_says_the_limits(http):
+    about = http.get("/page/about").json()
+    assert about == {
+        "max_bytes": 20 * 2**20,
+        "max_pixels": 50_000_000,
+        "keeps_for_s": 300,
+        "untrained": [],
+        "min_face_px": 40,
+    }
+
+
+def test_the_page_is_served(http):
+    page = http.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "<html" in page.text

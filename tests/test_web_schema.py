@@ -1,0 +1,83 @@
+"""The REST door is asked whatever its own OpenAPI description allows, and much that it does not.
+
+Schemathesis makes the requests and holds every answer against the description: statuses, media types, headers, schemas,
+and that no answer says this server is broken.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import httpx
+import jsonschema
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from web_server import web_server
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # its own imports' deprecations
+    import schemathesis
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+PHOTO = (Path(__file__).resolve().parents[1] / "client/visard/data/astronaut.jpg").read_bytes()
+
+for kind in ("image/jpeg", "image/png", "image/webp", "application/octet-stream"):
+    schemathesis.openapi.media_type(
+        kind, st.sampled_from([PHOTO, PHOTO[:5000], b"GIF89a", b""]) | st.binary(max_size=99)
+    )
+
+
+@pytest.fixture(scope="module")
+def url(tiny_server):
+    with web_server(tiny_server.grpc_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def api(url):
+    return schemathesis.openapi.from_url(f"{url}/openapi.json")
+
+
+described = schemathesis.pytest.from_fixture("api")
+
+
+@described.parametrize()
+@settings(max_examples=25, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+def test_answers_are_as_described(case, answers):
+    # Whether bytes are a photo is more than a description can say: well-described bytes may still be refused.
+    response = case.call_and_validate(excluded_checks=[positive_data_acceptance])
+    answers.setdefault(case.operation.label, set()).add(response.status_code)
+
+
+@pytest.fixture(scope="module")
+def answers():
+    seen = {}
+    yield seen
+    # What was asked was not all refused at the first hurdle.
+    assert {200, 415, 422} <= seen["POST /v1/anonymize"], seen
+    assert {200, 415, 422} <= seen["POST /v1/faces"], seen
+
+
+def test_examples_fit_their_schemas(url):
+    description = httpx.get(f"{url}/openapi.json").json()
+    found = []
+    for path, operations in description["paths"].items():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                for content in response.get("content", {}).values():
+                    schema = {**content["schema"], "components": description["components"]}
+                    examples = [content["example"]] if "example" in content else []
+                    name = content["schema"].get("$ref", "").rpartition("/")[2]
+                    examples += [description["components"]["schemas"][name]["example"]] if "Found" in name else []
+                    for example in examples:
+                        jsonschema.validate(example, schema)
+                        found.append((path, status))
+    assert ("/v1/faces", "200") in found
+    assert {("/v1/anonymize", status) for status in ("401", "413", "415", "422", "429", "503")} <= set(found)
+    schemas = description["components"]["schemas"]
+    jsonschema.validate(
+        schemas["Anonymized"]["example"], {**schemas["Anonymized"], "components": description["components"]}
+    )
