@@ -20,7 +20,6 @@ from visard.result import ImageFormat
 from visard_web.body import media_type, read_body
 from visard_web.picture import Large
 from visard_web.problems import Problem, unusable
-from visard_web.work import unless_gone
 
 if TYPE_CHECKING:
     from visard import Found
@@ -109,10 +108,7 @@ def router(work: Work) -> APIRouter:
                 if face.index >= len(choices):
                     raise Problem(422, "InvalidRequest", f"there is no face {face.index}")
                 choices[face.index] = face.direction
-            async with work.door.slot():
-                options = work.options(output="crops", identity=True)
-                result = await unless_gone(request, work.client.anonymize_found(kept.found, choices, options))
-            work.metrics.count_result(result)
+            result = await work.anonymize_found(request, kept.found, choices)
             swapped = [index for index, choice in enumerate(choices) if choice != "leave"]
             kept.result, kept.swapped = result, {index: place for place, index in enumerate(swapped)}
             work.store.make_room()

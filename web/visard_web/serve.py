@@ -49,6 +49,7 @@ def make_server(connection: Connection, settings: Settings, *, proxy: str | None
             server_header=False,
             proxy_headers=proxy is not None,
             forwarded_allow_ips=proxy,
+            http="h11",
             ws="none",
             backlog=_BACKLOG,
             timeout_graceful_shutdown=DRAIN_S,

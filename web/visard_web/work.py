@@ -13,12 +13,13 @@ from visard_web.body import FORM, FORM_OVERHEAD, media_type, parse_form, read_bo
 from visard_web.problems import Gone, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
     from typing import Any
 
     from starlette.requests import Request
 
     from visard import AsyncClient, Found, Result
+    from visard.pipeline import Choice
     from visard_web.door import Door
     from visard_web.metrics import Metrics
     from visard_web.settings import Settings
@@ -83,13 +84,21 @@ class Work:
 
     async def find(self, request: Request, photo: bytes, *, gender: bool = True) -> Found:
         """Find the faces in a photo; see `visard.AsyncClient.find`."""
-        async with self.door.slot():
-            return await unless_gone(request, self.client.find(photo, self.options(), gender=gender))
+        return await self._in_turn(request, lambda: self.client.find(photo, self.options(), gender=gender))
 
     async def anonymize(self, request: Request, photo: bytes, options: Options) -> Result:
         """Anonymise a photo and count its faces; see `visard.AsyncClient.anonymize`."""
-        async with self.door.slot():
-            result = await unless_gone(request, self.client.anonymize(photo, options))
+        result = await self._in_turn(request, lambda: self.client.anonymize(photo, options))
+        self.metrics.count_result(result)
+        return result
+
+    async def anonymize_found(self, request: Request, found: Found, choices: Sequence[Choice]) -> Result:
+        """Swap faces as they were chosen and count them; see `visard.AsyncClient.anonymize_found`.
+
+        The result has crops and scores, and no photo.
+        """
+        options = self.options(output="crops", identity=True)
+        result = await self._in_turn(request, lambda: self.client.anonymize_found(found, choices, options))
         self.metrics.count_result(result)
         return result
 
@@ -107,6 +116,15 @@ class Work:
             raise Problem(
                 503, "ServerUnavailable", f"the server with the models lacks {', '.join(missing)}", {"Retry-After": "5"}
             )
+
+    async def _in_turn(self, request: Request, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Work once there is a slot; a caller who leaves also leaves the queue."""
+
+        async def in_turn() -> T:
+            async with self.door.slot():
+                return await work()
+
+        return await unless_gone(request, in_turn())
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
