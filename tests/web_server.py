@@ -65,6 +65,7 @@ def web_process(
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "visard", "web", "--port", "0", *arguments],
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **(env or {})},

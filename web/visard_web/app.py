@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from visard import AsyncClient, VisardError
@@ -21,14 +22,12 @@ from visard_web.door import Door, Rate
 from visard_web.guard import Guard
 from visard_web.keys import Keys
 from visard_web.metrics import Metrics
-from visard_web.problems import Gone, Problem, problem_of, problem_response, unusable
+from visard_web.problems import CALLER_GONE, Gone, Problem, problem_of, problem_response, unusable
 from visard_web.store import Store
 from visard_web.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    from starlette.responses import Response
 
     from visard import Connection
     from visard_web.settings import Settings
@@ -121,7 +120,8 @@ async def _answer(request: Request, error: Exception) -> Response:
             error.status_code, _HTTP_ERRORS.get(error.status_code, "InvalidRequest"), error.detail, error.headers or {}
         )
     elif isinstance(error, (ClientDisconnect, Gone)):
-        problem = Problem(400, "Gone", "nobody reads this")
+        request.scope["visard"].error = "Gone"
+        return Response(status_code=CALLER_GONE)  # for the log: nobody reads it
     else:
         problem = Problem(500, "InternalError", "this server has a defect: tell its operator")
     exchange = request.scope["visard"]

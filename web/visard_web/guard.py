@@ -17,13 +17,14 @@ import secrets
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 
 from visard_web.keys import Keys, presented_key
 from visard_web.log import LOGGER
-from visard_web.problems import Gone, Problem, problem_response
+from visard_web.problems import CALLER_GONE, Gone, Problem, problem_response
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -102,8 +103,9 @@ class Guard:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                await body.drain()
                 exchange.status = message["status"]
+                if exchange.status != HTTPStatus.REQUEST_TIMEOUT:  # there the waiting is over
+                    await body.drain()
                 outgoing = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     outgoing.setdefault(name, value)
@@ -118,7 +120,7 @@ class Guard:
             exchange.error = problem.error
             await problem_response(problem, exchange.request_id)(scope, body.receive, answer)
         except Gone:
-            exchange.error, exchange.status = "Gone", 499
+            exchange.error, exchange.status = "Gone", CALLER_GONE
         except Exception:  # a defect; the app has answered it already where it could
             failed = True
             exchange.error = "InternalError"
@@ -166,7 +168,7 @@ class Guard:
         seconds = time.perf_counter() - exchange.started
         route = getattr(scope.get("route"), "path", None) or ("/static" if "/static" in scope["path"] else "other")
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        status = 500 if failed else exchange.status or 499  # 499: the caller has gone
+        status = 500 if failed else exchange.status or CALLER_GONE
         self._metrics.count_request(route, method, status, exchange.error, seconds)
         LOGGER.info(
             "request",

@@ -128,7 +128,7 @@ class Asked(BaseModel):
 def router(work: Work) -> APIRouter:
     """Make the routes."""
     routes = APIRouter(prefix="/v1", tags=["photos"])
-    errors = problems(400, 401, 403, 408, 413, 415, 422, 429, 502, 503, 504)
+    errors = problems(400, 401, 403, 408, 413, 415, 421, 422, 429, 502, 503, 504)
 
     @routes.post(
         "/faces",
