@@ -1,0 +1,78 @@
+"""The work that every peer does for one request: the same ONNX files, run by onnxruntime on the CPU.
+
+Two workloads. `identity` is a graph that returns its input, so that what is left to measure is transport, batching and
+scheduling. `photos` is what `anonymizer` does: classify, swap by the generator of the other gender, classify again.
+
+It needs numpy and onnxruntime and nothing of Visard, because it runs in the peers' own virtual environments.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+SHAPE = 512, 512, 3
+IMAGE_BYTES = 786_432
+MODELS = "gender_classifier", "generator_to_male", "generator_to_female"
+
+
+class Graph:
+    """One thread's sessions.
+
+    Args:
+        models: a model repository, or a single ONNX file with the identity.
+        threads: of each session; one by default, because instances share the cores better than threads do.
+    """
+
+    def __init__(self, models: str | Path, threads: int = 1) -> None:
+        models = Path(models)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        paths = (
+            {"identity": models}
+            if models.is_file()
+            else {
+                name: max((models / name).glob("*/model.onnx"), key=lambda path: int(path.parent.name))
+                for name in MODELS
+            }
+        )
+        self._sessions = {
+            name: onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            for name, path in paths.items()
+        }
+
+    def __call__(self, images: np.ndarray) -> list[bytes]:
+        """Run a batch.
+
+        Args:
+            images: (N, 512, 512, 3) uint8 RGB.
+
+        Returns:
+            One answer per image: the pixels and, for `photos`, (female, male) before and after as float32.
+        """
+        if "identity" in self._sessions:
+            (swapped,) = self._sessions["identity"].run(None, {"image": images})
+            return [image.tobytes() for image in swapped]
+        return [self._swap(images[index : index + 1]) for index in range(len(images))]
+
+    def _swap(self, image: np.ndarray) -> bytes:
+        """One face; a batch saves a CPU nothing, so the graphs take the faces one by one."""
+        (gender,) = self._sessions["gender_classifier"].run(None, {"image": image})
+        generator = "generator_to_male" if gender[0, 0] >= gender[0, 1] else "generator_to_female"
+        (swapped,) = self._sessions[generator].run(None, {"image": image})
+        (swapped_gender,) = self._sessions["gender_classifier"].run(None, {"image": swapped})
+        return b"".join((swapped.tobytes(), gender.tobytes(), swapped_gender.tobytes()))
+
+
+def batch_of(bodies: list[bytes]) -> np.ndarray:
+    """(N, 512, 512, 3) uint8 of N request bodies."""
+    if len(bodies) == 1:
+        return np.frombuffer(bodies[0], np.uint8).reshape(1, *SHAPE)
+    return np.frombuffer(b"".join(bodies), np.uint8).reshape(len(bodies), *SHAPE)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,138 @@
+"""The comparison with other servers: real processes on loopback, the same loop for all, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import peers
+import psutil
+import pytest
+from peers import PEERS, best_within, find_python, how_to_install, ratios, requirements
+from processes import Processes, marked
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+def figures(images_per_s: float, p99_ms: float) -> dict[str, float]:
+    return {"images_per_s": images_per_s, "p99_ms": p99_ms}
+
+
+def test_two_peers_and_the_identity_model(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--only", "socket", "visard-shared", "--workload", "identity", "--quick", "--seconds", "0.3"]
+    previous = signal.getsignal(signal.SIGTERM)
+    try:
+        peers.main([*arguments, "--p99-ms", "60000"])
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    identity = summary["workloads"]["identity"]
+    assert identity["failed"] == {}
+    assert set(identity["best_images_per_s"]) == {"socket", "visard-shared"}
+    for levels in identity["peers"].values():
+        assert set(levels) == {"1", "8"}
+        assert all(each["images_per_s"] > 0 and each["p50_ms"] <= each["p99_ms"] for each in levels.values())
+        assert all(each["server_cpu_ms"] > 0 and each["client_cpu_ms"] > 0 for each in levels.values())
+    assert summary["environment"]["cores"] >= 1
+    assert not [process for process in psutil.Process().children(recursive=True) if "serve_" in str(process.cmdline())]
+
+
+def test_an_answer_that_is_another_picture_does_not_count(tmp_path: Path) -> None:
+    import numpy as np
+
+    model, _ = peers.identity_models(tmp_path)
+    image = np.full((1, 512, 512, 3), 7, np.uint8)
+    bench = peers.Bench("identity", {"graph": model}, image, 0.1)
+    bench.check(image.tobytes())
+    with pytest.raises(ValueError, match="away from the bare graph"):
+        bench.check((image + 1).tobytes())
+
+
+def test_a_peer_that_is_missing_is_named_and_left_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "requirements", lambda peer: ("no-such-distribution-anywhere>=1",))
+    previous = signal.getsignal(signal.SIGTERM)
+    try:
+        summary = peers.main(["--only", "litserve", "--workload", "identity", "--quick", "--seconds", "0.1"])
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert "no-such-distribution-anywhere" in summary["left_out"]["litserve"]
+    assert "LitServe is not installed" in capsys.readouterr().out
+    assert summary["workloads"]["identity"]["peers"] == {}
+
+
+@pytest.mark.parametrize("key", PEERS)
+def test_every_peer_says_what_it_needs(key: str) -> None:
+    peer = PEERS[key]
+    assert requirements(peer)
+    assert all(requirement in how_to_install(peer, Path("there")) for requirement in requirements(peer))
+
+
+def test_an_environment_of_its_own_comes_first(tmp_path: Path) -> None:
+    peer = PEERS["litserve"]
+    python = tmp_path / "litserve" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    assert find_python(peer, tmp_path) == python
+    assert find_python(PEERS["visard"], tmp_path) == Path(sys.executable)
+
+
+def test_the_best_rate_is_one_that_keeps_the_bound() -> None:
+    levels = {1: figures(100, 10), 8: figures(180, 45), 16: figures(200, 80)}
+    assert best_within(levels, 50) == (8, levels[8])
+    assert best_within(levels, 100) == (16, levels[16])
+    assert best_within(levels, 5) is None
+
+
+def test_ratios_are_over_the_best_rival_alone() -> None:
+    rates = {"fastapi": 200.0, "litserve": 100.0, "socket": 2000.0, "pytriton": 900.0, "visard": 300.0}
+    assert ratios({**rates, "visard-shared": 900.0}) == {
+        "grpc_over_best_peer": 1.5,
+        "shared_memory_over_best_peer": 4.5,
+        "shared_memory_over_grpc": 3.0,
+    }
+    assert ratios(rates)["shared_memory_over_grpc"] is None
+    assert ratios({"visard": 1.0}) == dict.fromkeys(ratios({}))
+
+
+FORKING = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+print("forked", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_daemon_that_left_its_session_is_ended_too() -> None:
+    with Processes([sys.executable, "-c", FORKING], BENCHMARKS) as processes:
+        deadline = time.monotonic() + 20
+        while b"forked" not in processes.last_words().encode() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        started = marked(processes._mark)
+        assert len(started) == 2
+        assert processes.cpu_seconds() > 0
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in started)
+
+
+def test_an_interrupted_run_leaves_no_process_behind() -> None:
+    command = [sys.executable, str(BENCHMARKS / "peers.py"), "--only", "socket", "--workload", "identity"]
+    run = subprocess.Popen([*command, "--seconds", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        children: list[psutil.Process] = []
+        while not children and time.monotonic() < deadline:
+            time.sleep(0.1)
+            children = [each for each in psutil.Process(run.pid).children() if "serve_socket.py" in str(each.cmdline())]
+        assert children
+        os.kill(run.pid, signal.SIGINT)
+        run.wait(60)
+        assert not any(child.is_running() for child in children)
+    finally:
+        run.kill()
+        run.wait()
