@@ -213,8 +213,8 @@ export class Card {
     try {
       const response = await request(photoPath(this.id, `/after?format=${format}&download=1`));
       const url = URL.createObjectURL(await response.blob());
-      const link = Object.assign(document.createElement("a"), { href: url, download: `anonymized.${format}` });
-      link.click();
+      const name = `anonymized.${format === "jpeg" ? "jpg" : format}`;
+      Object.assign(document.createElement("a"), { href: url, download: name }).click();
       setTimeout(() => URL.revokeObjectURL(url), 60_000); // some browsers read it only after asking for a folder
       announce(`${this.name}: download started.`);
     } catch (error) {

@@ -1,0 +1,538 @@
+"""The page of `visard web` in a real browser, against the real web server and a real Triton with tiny models."""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import expect
+
+from browser import chromium, copy_picture, drop, tab_to, watched_page
+from web_server import web_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from playwright.sync_api import Browser, Locator, Page
+
+UPLOAD = "Click or drag & drop an image here to upload"
+SECRET = "Winterfeldt"  # in the file's name and its metadata: it must come out nowhere
+
+
+@pytest.fixture(scope="module")
+def photos(astronaut: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Name → photo: one face, two, one too small beside one, none; and files that are no photos."""
+    folder = tmp_path_factory.mktemp("photos")
+    whole = Image.open(astronaut).convert("RGB")
+    head = whole.crop((60, 0, 430, 330))  # without the badge on the suit, which looks like a face
+    two = Image.new("RGB", (740, 330))
+    two.paste(head, (0, 0))
+    two.paste(head, (370, 0))
+    with_small = Image.new("RGB", (740, 330), "slategray")
+    with_small.paste(head, (0, 0))
+    with_small.paste(head.resize((131, 117), Image.Resampling.LANCZOS), (480, 100))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    exif[0x010E] = SECRET
+    exif.get_ifd(0x8825)[1] = "N"
+    head.rotate(90, expand=True).save(folder / f"{SECRET}.jpg", exif=exif, comment=SECRET.encode(), quality=95)
+    head.save(folder / "one.png")
+    two.save(folder / "two.webp", quality=95)
+    with_small.save(folder / "small.jpg", quality=95)
+    Image.new("RGB", (400, 300), "slategray").save(folder / "nobody.png")
+    head.save(folder / "moving.gif")
+    (folder / "drawn.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>')
+    (folder / "disguised.jpg").write_bytes((folder / "moving.gif").read_bytes())
+    # A camera's picture: a JPEG after another.
+    head.save(folder / "camera.mjpeg", format="JPEG", quality=95)
+    return {path.stem: path for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def site(tiny_server) -> Iterator[str]:
+    with web_server(tiny_server.grpc_url) as url:
+        yield f"{url}/"
+
+
+@pytest.fixture(scope="module")
+def browser(photos: dict[str, Path]) -> Iterator[Browser]:
+    with chromium(photos["camera"]) as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser, site: str) -> Iterator[Page]:
+    with watched_page(browser, site) as opened:
+        yield opened
+
+
+def consent(page: Page) -> None:
+    page.get_by_label("I may use these photos").check()
+
+
+def choose(page: Page, *photos: Path) -> Locator:
+    """Choose photos in the file dialog that a click opens. Returns the last one's card."""
+    before = page.locator(".card").count()
+    with page.expect_file_chooser() as chooser:
+        page.get_by_text(UPLOAD).click()
+    chooser.value.set_files(photos)
+    return page.locator(".card").nth(before + len(photos) - 1)
+
+
+def saved(card: Locator) -> Locator:
+    expect(card.get_by_text("Image saved")).to_be_visible()
+    return card
+
+
+def swapped(card: Locator) -> Locator:
+    """Press the button that swaps, and wait for the result."""
+    card.get_by_role("button", name=re.compile("^Swap")).click()
+    expect(card.get_by_role("heading", name=re.compile("swapped"))).to_be_visible()
+    return card
+
+
+def pixels(page: Page, url: str) -> np.ndarray:
+    answer = page.request.get(url)
+    assert answer.ok, answer.text()
+    return np.asarray(Image.open(BytesIO(answer.body())).convert("RGB"), np.int16)
+
+
+def name_of(page: Page, card: Locator) -> str:
+    """The address under which the server keeps a card's photo, from the picture that the card shows."""
+    shown = card.get_by_alt_text("as it came")
+    expect(shown).to_have_attribute("src", re.compile("^page/photos/"))
+    return page.url + str(shown.get_attribute("src")).split("/before")[0]
+
+
+def test_nothing_is_sent_before_consent(page, photos):
+    sent = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    choose(page, photos["one"], photos["two"])
+    waiting = page.get_by_text("2 photos wait for your confirmation above. Nothing has been sent yet.")
+    expect(waiting.first).to_be_visible()
+    expect(page.get_by_label("I may use these photos")).to_be_focused()
+    page.wait_for_load_state("networkidle")
+    assert not sent
+    consent(page)
+    saved(page.locator(".card").first)
+    saved(page.locator(".card").last)
+    expect(page.locator("#waiting")).to_be_hidden()
+    assert len(sent) == 2
+
+
+def test_boxes_and_opinions_of_two_faces(page, photos):
+    consent(page)
+    card = saved(choose(page, photos["two"]))
+    expect(card.get_by_role("heading", name="2 faces found")).to_be_visible()
+    expect(page.get_by_role("status")).to_have_text("two.webp: Image saved. 2 faces found.")
+    opinion = re.compile(r"Apparent gender: (fe)?male, \d\d\s% confidence")
+    for number in (1, 2):
+        expect(card.get_by_role("group", name=f"Face {number}")).to_have_accessible_description(opinion)
+    # The boxes lie over the astronaut's two heads, wherever the photo is on the screen.
+    photo = card.locator(".photo").bounding_box()
+    centres = []
+    for box in card.locator(".box").all():
+        place = box.bounding_box()
+        centres.append(
+            (
+                (place["x"] + place["width"] / 2 - photo["x"]) / photo["width"],
+                (place["y"] + place["height"] / 2 - photo["y"]) / photo["height"],
+            )
+        )
+    assert np.allclose(sorted(centres), [(0.22, 0.36), (0.72, 0.36)], atol=0.06)
+
+
+def test_choice_result_and_comparison(page, photos):
+    """The second face is left alone and stays as it was to the pixel; the first is swapped where the page shows it."""
+    consent(page)
+    card = saved(choose(page, photos["two"]))
+    leave = card.get_by_role("group", name="Face 2").get_by_role("radio", name="Leave alone")
+    leave.check()
+    expect(card.get_by_role("button", name="Swap 1 face")).to_be_visible()
+    places = [float(box.evaluate("box => parseFloat(box.style.left)")) for box in card.locator(".box").all()]
+    swapped(card)
+    expect(card.get_by_role("heading", name="1 face swapped, 1 left alone")).to_be_focused()
+    expect(card.get_by_text("1 face is still visible in this result, because you left it alone.")).to_be_visible()
+    first, second = card.locator(".results > li").all()
+    expect(first.get_by_text("Flipped: now looks")).to_be_visible()
+    expect(
+        first.get_by_text(re.compile(r"A recogniser would (still|not) match it.* Distance \d\.\d\d"))
+    ).to_be_visible()
+    expect(first.get_by_text(re.compile(r"Similarity \d+\.\d\s%, pixel cosine -?\d\.\d\d"))).to_be_visible()
+    assert first.get_by_role("img").count() == 2
+    expect(second.get_by_text("Left alone: it is still visible.")).to_be_visible()
+    assert second.get_by_role("img").count() == 1
+    expect(card.get_by_alt_text("with other faces")).to_have_js_property("naturalWidth", 740)
+
+    name = name_of(page, card)
+    change = np.abs(pixels(page, f"{name}/after?format=png") - pixels(page, f"{name}/before?format=png")).max(axis=2)
+    halves = [change[:, :370], change[:, 370:]]
+    left, right = halves if places[0] < places[1] else halves[::-1]
+    assert left.max() > 50
+    assert not right.max()
+
+    split = card.get_by_role("slider", name="Compare")
+    handle = card.locator(".handle")
+    for key, share in (("Home", 0), ("End", 1)):
+        split.press(key)
+        photo, line = card.locator(".photo").bounding_box(), handle.bounding_box()
+        assert line["x"] + line["width"] / 2 - photo["x"] == pytest.approx(share * photo["width"], abs=1)
+        clip = card.locator(".layer.before").evaluate("layer => getComputedStyle(layer).clipPath")
+        assert (
+            clip.replace("calc(100% - 0%)", "100%").replace("calc(0%)", "0%")
+            == f"inset(0px {100 - share * 100}% 0px 0px)"
+        )
+    expect(split).to_have_attribute("aria-valuetext", "100 % before, 0 % after")
+
+    # Chosen anew: both directions named, the first one back to where it was.
+    card.get_by_role("button", name="Change the choices").click()
+    expect(card.get_by_role("heading", name="2 faces found")).to_be_focused()
+    card.get_by_role("group", name="Face 2").get_by_role("radio", name="To female").check()
+    swapped(card)
+    expect(card.get_by_role("heading", name="2 faces swapped")).to_be_visible()
+    expect(card.get_by_text("still visible")).to_have_count(0)
+
+
+def test_all_left_alone_is_no_result(page, photos):
+    consent(page)
+    card = saved(choose(page, photos["one"]))
+    card.get_by_role("radio", name="Leave alone").check()
+    card.get_by_role("button", name="Swap faces").click()
+    expect(card.get_by_role("alert")).to_have_text("All faces are to be left alone. Choose at least one to swap.")
+
+
+def test_face_too_small_is_left_only_when_accepted(page, photos):
+    consent(page)
+    card = saved(choose(page, photos["small"]))
+    small = card.get_by_role("group", name="Face 2")
+    expect(small).to_have_accessible_description("Too small to swap: it has fewer than 40 pixels across.")
+    card.get_by_role("button", name="Swap 1 face").click()
+    expect(card.get_by_role("alert")).to_contain_text("Face 2 is too small to swap.")
+    accept = small.get_by_role("checkbox", name="Leave this face alone: it stays visible.")
+    expect(accept).to_be_focused()
+    accept.check()
+    swapped(card)
+    expect(card.get_by_text("1 face is still visible in this result")).to_be_visible()
+
+
+def test_drag_and_drop(page, photos):
+    consent(page)
+    drop(page, photos["one"], photos["two"])
+    cards = page.locator(".card")
+    saved(cards.nth(0))
+    saved(cards.nth(1))
+    expect(cards.nth(0).get_by_role("heading", name="1 face found")).to_be_visible()
+    expect(cards.nth(1).get_by_role("heading", name="2 faces found")).to_be_visible()
+
+
+def test_paste(page, photos):
+    consent(page)
+    copy_picture(page, photos["one"])
+    page.keyboard.press("Control+v")
+    saved(page.locator(".card"))
+    page.evaluate("navigator.clipboard.writeText('a text')")
+    page.keyboard.press("Control+v")
+    expect(page.get_by_text("The clipboard holds no picture.")).to_be_visible()
+
+
+def test_camera(page):
+    consent(page)
+    page.get_by_role("button", name="Use the camera").click()
+    dialog = page.get_by_role("dialog", name="Take a photo")
+    take = dialog.get_by_role("button", name="Take the photo")
+    expect(take).to_be_focused()
+    streaming = "document.querySelector('video').srcObject?.active ?? false"
+    assert page.evaluate(streaming)
+    take.click()
+    expect(dialog).to_be_hidden()
+    assert not page.evaluate(streaming)
+    card = saved(page.locator(".card"))
+    expect(card.get_by_role("heading", name="Camera photo")).to_be_visible()
+    expect(card.get_by_role("heading", name="1 face found")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("moving", r"JPEG, PNG and WebP"),
+        ("disguised", r"JPEG, PNG and WebP"),
+        ("drawn", r"JPEG, PNG and WebP"),
+        ("nobody", r"[Nn]o face"),
+    ],
+)
+def test_refusals_say_what_works(page, photos, name, words):
+    consent(page)
+    drop(page, photos[name])
+    card = page.locator(".card")
+    expect(card.get_by_role("alert")).to_have_text(re.compile(words))
+    expect(card.get_by_text("Image saved")).to_be_hidden()
+    expect(card.get_by_role("button", name="Try again")).to_be_hidden()  # it would not help
+    saved(choose(page, photos["one"]))  # and the next photo has its chance
+    card.first.get_by_role("button", name="Remove").click()
+    expect(card).to_have_count(1)
+
+
+def test_folder_and_size_are_refused_before_anything_is_sent(page, photos, tmp_path):
+    sent = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    (tmp_path / "holidays").mkdir()
+    with (tmp_path / "huge.jpg").open("wb") as file:
+        file.truncate(20 * 2**20 + 1)
+    consent(page)
+    drop(page, tmp_path / "holidays", tmp_path / "huge.jpg")
+    expect(page.locator(".card").first.get_by_role("alert")).to_contain_text("is it a folder")
+    expect(page.locator(".card").last.get_by_role("alert")).to_contain_text("larger than 20 MB")
+    assert not sent
+
+
+def test_web_server_down(browser, tiny_server, photos):
+    with ExitStack() as stack:
+        with web_server(tiny_server.grpc_url) as url:
+            page = stack.enter_context(watched_page(browser, f"{url}/"))
+            consent(page)
+            kept = saved(choose(page, photos["one"]))
+        card = choose(page, photos["two"])
+        expect(card.get_by_role("alert")).to_contain_text("This page’s server does not answer.")
+        expect(card.get_by_role("button", name="Try again")).to_be_visible()
+        kept.get_by_role("button", name="Swap 1 face").click()
+        expect(kept.get_by_role("alert")).to_contain_text("This page’s server does not answer.")
+        expect(kept.get_by_role("button", name="Swap 1 face")).to_be_focused()  # the choices are still there
+        page.get_by_role("button", name="Forget everything").click()
+        expect(page.locator("#refusal")).to_contain_text("may still be in its memory")
+        expect(page.locator(".card")).to_have_count(2)
+
+
+def test_models_down(browser, photos):
+    with web_server("127.0.0.1:9") as url, watched_page(browser, f"{url}/") as page:
+        consent(page)
+        card = choose(page, photos["one"])
+        expect(card.get_by_role("alert")).to_have_text(
+            re.compile(r"The server with the models cannot be reached: .* You can try again in \d+ seconds\.")
+        )
+        expect(card.get_by_role("button", name="Try again")).to_be_visible()
+
+
+def test_too_many_uploads(browser, tiny_server, photos):
+    with web_server(tiny_server.grpc_url, rate="1/minute") as url, watched_page(browser, f"{url}/") as page:
+        asked = []
+        page.on("request", lambda request: asked.append(request.url) if request.method == "POST" else None)
+        consent(page)
+        choose(page, photos["one"], photos["two"])
+        saved(page.locator(".card").first)
+        card = page.locator(".card").last
+        expect(card.get_by_role("alert")).to_have_text(re.compile(r"You can try again in \d+ seconds?\.$"))
+        card.get_by_role("button", name="Try again").click()
+        expect(card.get_by_role("alert")).to_have_text(re.compile(r"You can try again in \d+ seconds?\.$"))
+        assert len(asked) == 3
+
+
+def test_forgotten_photo_is_explained_and_sent_again(page, photos):
+    consent(page)
+    card = saved(choose(page, photos["one"]))
+    assert page.request.delete(name_of(page, card)).status == 204
+    card.get_by_role("button", name="Swap 1 face").click()
+    expect(card.get_by_role("alert")).to_contain_text("This photo is not here any more")
+    card.get_by_role("button", name="Send it again").click()
+    saved(card)
+    swapped(card)
+
+
+def test_forget(page, photos):
+    consent(page)
+    choose(page, photos["one"], photos["two"], photos["small"])
+    cards = page.locator(".card")
+    names = [name_of(page, saved(card)) for card in cards.all()]
+    swapped(cards.first)
+    cards.nth(1).get_by_role("button", name="Forget this photo").click()
+    expect(cards).to_have_count(2)
+    assert [page.request.get(f"{name}/before").status for name in names] == [200, 404, 200]
+    page.get_by_role("button", name="Forget everything").click()
+    expect(cards).to_have_count(0)
+    expect(page.get_by_role("status")).to_have_text("Everything was forgotten. The server keeps none of your photos.")
+    expect(page.locator("#files")).to_be_focused()
+    expect(page.get_by_role("button", name="Forget everything")).to_be_hidden()
+    assert [page.request.get(f"{name}/before").status for name in names] == [404, 404, 404]
+    saved(choose(page, photos["one"]))
+
+
+def test_photo_forgotten_while_it_is_under_way_is_not_kept(page, photos):
+    """Removed once it has been sent and before the server has said its name."""
+    consent(page)
+    page.evaluate(
+        """() => new MutationObserver((_, observer) => {
+          const card = document.querySelector(".card");
+          if (!card?.textContent.includes("Looking for faces…")) return;
+          observer.disconnect();
+          card.querySelector("[data-part=forget]").click();
+        }).observe(document.body, { subtree: true, childList: true })"""
+    )
+    with page.expect_response(lambda answer: answer.request.method == "DELETE") as forgotten:
+        choose(page, photos["one"])
+    assert forgotten.value.status == 204
+    assert page.request.get(f"{forgotten.value.url}/before").status == 404
+    expect(page.locator(".card")).to_have_count(0)
+
+
+def test_closing_the_page_is_forgetting(page, photos, site):
+    consent(page)
+    name = name_of(page, saved(choose(page, photos["one"])))
+    assert page.request.get(f"{name}/before").ok
+    page.goto(f"{site}healthz")
+    for _ in range(100):
+        if page.request.get(f"{name}/before").status == 404:
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError("the photo is still there")
+
+
+def test_downloads_carry_no_metadata(page, photos):
+    consent(page)
+    sent = []
+    page.on("request", lambda request: sent.append(request.post_data_buffer or b""))
+    card = swapped(saved(choose(page, photos[SECRET])))
+    for button, format_ in (("Download JPEG", "JPEG"), ("PNG", "PNG"), ("WebP", "WEBP")):
+        with page.expect_download() as download:
+            card.get_by_role("button", name=button, exact=True).click()
+        assert download.value.suggested_filename == f"anonymized.{'jpg' if format_ == 'JPEG' else format_.lower()}"
+        data = download.value.path().read_bytes()
+        image = Image.open(BytesIO(data))
+        image.load()
+        assert image.format == format_
+        assert image.size == (370, 330)  # upright
+        assert not image.getexif()
+        assert not {"comment", "exif", "icc_profile"} & set(image.info)
+        assert SECRET.encode() not in data
+        assert b"compositeWithTrainedAlgorithmicMedia" in data
+    head = np.asarray(Image.open(photos["one"]).convert("RGB"), np.int16)
+    change = np.abs(pixels(page, f"{name_of(page, card)}/after") - head)
+    assert change[:30].mean() < 5  # upright: what is above the hair is where it was, but for the JPEG that it came as
+    assert change.max() > 50
+    assert not any(f'filename="{SECRET}'.encode() in body for body in sent)
+
+
+def test_keyboard_alone(page, photos):
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to upload")).to_be_focused()
+    page.keyboard.press("Enter")
+    tab_to(page, "I may use these photos")
+    page.keyboard.press("Space")
+    tab_to(page, UPLOAD)
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(photos["two"])
+    card = saved(page.locator(".card"))
+    tab_to(page, "Opposite")
+    page.keyboard.press("ArrowDown")
+    expect(card.get_by_role("group", name="Face 1").get_by_role("radio", name="To male")).to_be_checked()
+    tab_to(page, "Opposite")
+    page.keyboard.press("ArrowUp")
+    expect(card.get_by_role("group", name="Face 2").get_by_role("radio", name="Leave alone")).to_be_checked()
+    tab_to(page, "Swap 1 face")
+    page.keyboard.press("Enter")
+    expect(card.get_by_role("heading", name="1 face swapped, 1 left alone")).to_be_focused()
+    tab_to(page, "Compare", back=True)
+    page.keyboard.press("ArrowRight")
+    expect(card.get_by_role("slider")).to_have_value("51")
+    tab_to(page, "Download JPEG")
+    with page.expect_download():
+        page.keyboard.press("Enter")
+    tab_to(page, "Forget everything", back=True)
+    page.keyboard.press("Enter")
+    expect(page.locator(".card")).to_have_count(0)
+    expect(page.locator("#files")).to_be_focused()
+
+
+def test_narrow_phone(browser, site, photos, tmp_path):
+    """Nothing is wider than 360 pixels, not even a file's name without a blank."""
+    long = tmp_path / f"{'IMG20261125' * 12}.webp"
+    long.write_bytes(photos["two"].read_bytes())
+    phone = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+
+    def fits(page):
+        width = "document.documentElement.scrollWidth"
+        assert page.evaluate(width) == 360
+        beyond = page.evaluate(
+            """() => [...document.querySelectorAll("main *:not(.photo *)")]
+              .filter((element) => element.checkVisibility() && element.getBoundingClientRect().right > 360.5)
+              .map((element) => element.outerHTML.slice(0, 80))"""
+        )
+        assert not beyond
+
+    with watched_page(browser, site, **phone) as page:
+        fits(page)
+        consent(page)
+        card = saved(choose(page, long))
+        card.get_by_role("group", name="Face 2").get_by_role("radio", name="Leave alone").check()
+        fits(page)
+        swapped(card)
+        fits(page)
+        for control in card.get_by_role("button").all():
+            assert control.bounding_box()["height"] >= 32
+        choose(page, photos["moving"])
+        expect(page.locator(".card").last.get_by_role("alert")).to_be_visible()
+        fits(page)
+
+
+def test_untrained_models_are_shown_loudly(page):
+    expect(page.get_by_role("region", name="Do not rely on this server")).to_be_hidden()
+
+    def untrained(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), "untrained": ["generator_to_male"]})
+
+    page.route("**/page/about", untrained)
+    page.reload()
+    warning = page.get_by_role("region", name="Do not rely on this server: its models are untrained")
+    expect(warning).to_contain_text("generator_to_male")
+    expect(warning).to_be_in_viewport()
+
+
+def test_limits_are_the_servers(page):
+    expect(page.locator("#drop-hint")).to_contain_text("JPG, JPEG, PNG or WEBP, up to 20 MB and 50 megapixels")
+    expect(page.locator("#kept")).to_contain_text("at most 5 minutes")
+
+
+def test_reduced_motion(page, photos):
+    consent(page)
+    saved(choose(page, photos["one"]))
+    animation = "getComputedStyle(document.querySelector('progress')).animationName"
+    page.evaluate("document.querySelector('.progress').hidden = false")
+    assert page.evaluate(animation) == "passing"
+    page.emulate_media(reduced_motion="reduce")
+    assert page.evaluate(animation) == "none"
+
+
+def test_no_accessibility_violation(page, photos):
+    """In every state, light and dark: axe-core with all its rules."""
+
+    def accessible(state):
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            report = Axe().run(page)
+            assert not report.violations_count, f"{state}, {scheme}: {report.generate_report()}"
+
+    page.emulate_media(reduced_motion="reduce")  # a colour halfway through a transition is nobody's choice
+    accessible("empty")
+    choose(page, photos["small"])
+    expect(page.locator("#waiting")).to_be_visible()
+    accessible("held")
+    consent(page)
+    card = saved(page.locator(".card"))
+    accessible("faces")
+    card.get_by_role("button", name="Swap 1 face").click()
+    expect(card.get_by_role("alert")).to_be_visible()
+    card.get_by_role("checkbox").check()
+    swapped(card)
+    accessible("result")
+    expect(choose(page, photos["moving"]).get_by_role("alert")).to_be_visible()
+    accessible("error")
+    page.get_by_role("button", name="Use the camera").click()
+    expect(page.get_by_role("button", name="Take the photo")).to_be_focused()
+    accessible("camera")
