@@ -1,11 +1,16 @@
 """PyTriton: a Python function bound to Triton, with Triton's dynamic batching, asked over raw gRPC.
 
-One instance: with several, each but the first gives up after one second of waiting for its sibling to start.
+One instance: of several, all but the first wait one second for their sibling and give up, which on a busy machine is the
+rule. Triton's Python stub must load this Python's own library, or multiprocessing does not start in it: so the process
+starts itself anew with the library's folder in its path.
 """
 
 import argparse
 import functools
+import os
 import signal
+import sys
+import sysconfig
 import threading
 
 import numpy as np
@@ -35,6 +40,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--models", required=True)
     arguments = parser.parse_args()
+    libraries = sysconfig.get_config_var("LIBDIR")
+    if libraries not in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep):
+        path = os.pathsep.join(filter(None, (libraries, os.environ.get("LD_LIBRARY_PATH"))))
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "LD_LIBRARY_PATH": path})
     end = threading.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, lambda *_: end.set())
