@@ -159,7 +159,7 @@ def warm_up(options: Options, ready: Callable[[], object] = lambda: None) -> Non
     blank = np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
     find(blank, options)
     if options.identity:
-        _identity(blank, blank, options)
+        identity_distance(blank, blank, options)
     ready()
 
 
@@ -319,11 +319,18 @@ def score_face(face: Face, aligned: NDArray[np.uint8], swap: Swap, options: Opti
         swapped_gender=ApparentGender.from_probabilities(swap.swapped_gender),
         similarity_percent=scoring.similarity_percent(aligned, swap.swapped),
         pixel_cosine=scoring.pixel_cosine(aligned, swap.swapped),
-        identity_distance=_identity(aligned, swap.swapped, options) if options.identity else None,
+        identity_distance=identity_distance(aligned, swap.swapped, options) if options.identity else None,
     )
 
 
-def _identity(aligned: NDArray[np.uint8], swapped: NDArray[np.uint8], options: Options) -> float:
+def identity_distance(aligned: NDArray[np.uint8], swapped: NDArray[np.uint8], options: Options) -> float:
+    """Measure how far the descriptors of two aligned faces lie apart; dlib holds the interpreter meanwhile.
+
+    Args:
+        aligned: (512, 512, 3) uint8 RGB.
+        swapped: likewise.
+        options: the detector whose landmarks are used.
+    """
     from visard_preprocess.align import finder
 
     describe = finder(options.detector, options.landmarks_model).descriptor

@@ -15,12 +15,14 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
-from visard import AsyncClient, VisardError
+from visard import AsyncClient, Options, VisardError
 from visard_web import page, probes, rest
 from visard_web.described import DESCRIPTION, PROBLEM
 from visard_web.door import Door, Rate
 from visard_web.guard import Guard
+from visard_web.identity import Identity
 from visard_web.keys import Keys
+from visard_web.memory import give_back
 from visard_web.metrics import Metrics
 from visard_web.problems import CALLER_GONE, Gone, Problem, problem_of, problem_response, unusable
 from visard_web.store import Store
@@ -47,17 +49,26 @@ def create_app(connection: Connection, settings: Settings) -> FastAPI:
     """
     door = Door(in_work=settings.in_work, waiting=settings.waiting, wait_s=settings.wait_s)
     store = Store(keep_s=settings.keep_s, most=settings.keep_photos, most_bytes=settings.keep_bytes)
-    work = Work(settings=settings, client=AsyncClient(connection), door=door, store=store, metrics=Metrics(door, store))
+    work = Work(
+        settings=settings,
+        client=AsyncClient(connection),
+        door=door,
+        store=store,
+        metrics=Metrics(door, store),
+        identity=Identity(Options(detector=settings.detector)),
+    )
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
         async with work.client:
-            await work.client.warm_up(work.options(identity=True))
+            work.identity.start()
+            await work.client.warm_up(work.options())
             with suppress(VisardError):  # not there yet; /readyz says so. Its protocol is loaded now
                 await work.client.models()
-            sweeper = asyncio.create_task(_sweep(store))
+            sweeper = asyncio.create_task(_sweep(work))
             yield
             sweeper.cancel()
+            work.identity.close()
             work.threads.shutdown(wait=False, cancel_futures=True)
 
     app = FastAPI(
@@ -84,11 +95,16 @@ def create_app(connection: Connection, settings: Settings) -> FastAPI:
     return app
 
 
-async def _sweep(store: Store) -> None:
-    """Forget what is too old also when nobody asks."""
+async def _sweep(work: Work) -> None:
+    """Forget what is too old also when nobody asks, and give its memory back once nobody works."""
+    worked = kept = 0
     while True:
         await asyncio.sleep(_SWEEP_S)
-        store.make_room()
+        work.store.make_room()
+        now = work.door.entered, len(work.store)
+        if not work.door.present and now != (worked, kept):
+            worked, kept = now
+            await work.on_thread(give_back)
 
 
 def _describe(app: FastAPI) -> dict[str, Any]:

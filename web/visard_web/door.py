@@ -30,11 +30,13 @@ class Door:
     Attributes:
         present: requests that have a place or a slot.
         working: those that have a slot.
+        entered: how many ever had a place.
     """
 
     def __init__(self, *, in_work: int, waiting: int, wait_s: float) -> None:
         self.present = 0
         self.working = 0
+        self.entered = 0
         self._places = in_work + waiting
         self._wait_s = wait_s
         self._slots = asyncio.Semaphore(in_work)
@@ -49,6 +51,7 @@ class Door:
         if self.present >= self._places:
             raise _full()
         self.present += 1
+        self.entered += 1
         try:
             yield
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from visard import Options, VisardError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from visard import AsyncClient, Found, Result
     from visard.pipeline import Choice
     from visard_web.door import Door
+    from visard_web.identity import Identity
     from visard_web.metrics import Metrics
     from visard_web.settings import Settings
     from visard_web.store import Store
@@ -40,6 +41,7 @@ class Work:
         door: the queue.
         store: photos of the page.
         metrics: counters.
+        identity: measures the distance of descriptors.
         threads: for parsing and encoding; the client brings its own for the rest.
     """
 
@@ -48,6 +50,7 @@ class Work:
     door: Door
     store: Store
     metrics: Metrics
+    identity: Identity
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="visard-web"))
 
     def options(self, **choices: Any) -> Options:
@@ -88,17 +91,25 @@ class Work:
 
     async def anonymize(self, request: Request, photo: bytes, options: Options) -> Result:
         """Anonymise a photo and count its faces; see `visard.AsyncClient.anonymize`."""
-        result = await self._in_turn(request, lambda: self.client.anonymize(photo, options))
-        self.metrics.count_result(result)
-        return result
+        bare = replace(options, identity=False)
+        return await self._measured(request, lambda: self.client.anonymize(photo, bare), identity=options.identity)
 
     async def anonymize_found(self, request: Request, found: Found, choices: Sequence[Choice]) -> Result:
         """Swap faces as they were chosen and count them; see `visard.AsyncClient.anonymize_found`.
 
         The result has crops and scores, and no photo.
         """
-        options = self.options(output="crops", identity=True)
-        result = await self._in_turn(request, lambda: self.client.anonymize_found(found, choices, options))
+        crops = self.options(output="crops")
+        return await self._measured(request, lambda: self.client.anonymize_found(found, choices, crops), identity=True)
+
+    async def _measured(
+        self, request: Request, work: Callable[[], Coroutine[Any, Any, Result]], *, identity: bool
+    ) -> Result:
+        async def measured() -> Result:
+            result = await work()
+            return await self.identity.measure(result) if identity else result
+
+        result = await self._in_turn(request, measured)
         self.metrics.count_result(result)
         return result
 

@@ -1,0 +1,84 @@
+"""How far two faces' descriptors lie apart, measured in a process of its own.
+
+dlib keeps Python's interpreter to itself while it describes a face, for a tenth of a second or more: on a thread, every
+other caller would stand still meanwhile. Crops travel through a pipe; the process writes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from visard.pipeline import identity_distance
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from visard import Options, Result
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+_BLANK = np.zeros((512, 512, 3), np.uint8)
+
+
+class Identity:
+    """Measures results that were made without `Options.identity`.
+
+    Args:
+        options: say which detector's landmarks to use.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._pool: ProcessPoolExecutor | None = None
+
+    def start(self) -> None:
+        """Start the process and let it load what it needs, beside everything else."""
+        self._pool = _make_pool()
+        self._pool.submit(identity_distance, _BLANK, _BLANK, self._options)
+
+    def close(self) -> None:
+        """Let the process end."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def measure(self, result: Result) -> Result:
+        """Fill in the identity distance of each face."""
+        distances = await asyncio.gather(*(self._distance(face.aligned, face.swapped) for face in result.faces))
+        faces = zip(result.faces, distances, strict=True)
+        return replace(result, faces=tuple(replace(face, identity_distance=distance) for face, distance in faces))
+
+    async def _distance(self, aligned: NDArray[np.uint8], swapped: NDArray[np.uint8]) -> float:
+        ask = partial(identity_distance, aligned, swapped, self._options)
+        pool = self._pool
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, ask)
+        except BrokenProcessPool:  # somebody killed it, the kernel short of memory perhaps: once more in a new one
+            if self._pool is pool:
+                self._pool = _make_pool()
+            return await asyncio.get_running_loop().run_in_executor(self._pool, ask)
+
+
+def _make_pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(
+        1, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(os.getpid(),)
+    )
+
+
+def _begin(parent: int) -> None:
+    """Leave Ctrl-C to the parent, and end with it, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit()
