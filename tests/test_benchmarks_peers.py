@@ -7,14 +7,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import peers
 import psutil
 import pytest
+from drive import IMAGE_BYTES, HttpCaller, drive_threads
 from peers import PEERS, best_within, find_python, how_to_install, ratios, requirements
 from processes import Processes, marked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -99,6 +106,60 @@ def test_ratios_are_over_the_best_rival_alone() -> None:
     }
     assert ratios(rates)["shared_memory_over_grpc"] is None
     assert ratios({"visard": 1.0}) == dict.fromkeys(ratios({}))
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Sends an image back, the way the path asks for."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(500 if self.path == "/broken" else 200)
+        if self.path == "/chunked":
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for part in (body[:5], body[5:400_000], body[400_000:]):
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+            self.wfile.write(b"0\r\n\r\n")
+        else:
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def echo() -> Iterator[int]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("path", ["/whole", "/chunked"])
+def test_a_caller_reads_the_whole_answer_and_keeps_its_connection(echo: int, path: str) -> None:
+    caller = HttpCaller(echo, path)
+    images = [os.urandom(IMAGE_BYTES) for _ in range(3)]
+    assert [bytes(caller(image)) for image in images] == images
+    caller.close()
+
+
+def test_an_error_is_no_answer(echo: int) -> None:
+    with pytest.raises(ConnectionError, match="500"):
+        drive_threads(lambda: HttpCaller(echo, "/broken"), bytes(IMAGE_BYTES), in_flight=2, seconds=0.1)
+
+
+def test_only_answers_within_the_time_count(echo: int) -> None:
+    load = drive_threads(lambda: HttpCaller(echo, "/whole"), bytes(IMAGE_BYTES), in_flight=2, seconds=0.5)
+    assert load.images_per_s == len(load.latencies_s) / 0.5
+    # two callers cannot have spent more time waiting than there was, the warm-up's last requests included
+    assert 0 < sum(load.latencies_s) <= 2 * (0.5 + max(load.latencies_s))
 
 
 FORKING = """

@@ -1,8 +1,8 @@
 """PyTriton: a Python function bound to Triton, with Triton's dynamic batching, asked over raw gRPC.
 
-One instance: of several, all but the first wait one second for their sibling and give up, which on a busy machine is the
-rule. Triton's Python stub must load this Python's own library, or multiprocessing does not start in it: so the process
-starts itself anew with the library's folder in its path.
+One instance: of several, all but the first wait one second for their sibling and give up, which on a busy machine is
+the rule. Triton's Python stub must load this Python's own library, or multiprocessing does not start in it: so the
+process starts itself anew with the library's folder in its path.
 """
 
 import argparse
