@@ -17,12 +17,13 @@ demo: $(VENV)/.installed ## Anonymise the sample photo with the embedded server:
 test: $(VENV)/.installed system-packages ## Run the tests, the real Triton in them
 	$(BIN)/python -m pytest
 
-# The gateway is tested with the nginx that runs it, its alert rules with Prometheus' own tool.
+# The gateway is tested with the nginx that runs it, its alert rules with Prometheus' own tool, the page with a browser.
 system-packages:
-	@command -v nginx promtool envsubst openssl >/dev/null && [ -e /usr/lib/nginx/modules/ngx_http_js_module.so ] || { \
-		echo "The tests need nginx and promtool: installing them with apt"; \
+	@missing=; for tool in nginx promtool envsubst openssl chromium; do command -v $$tool >/dev/null || missing=1; done; \
+	[ -z "$$missing" ] && [ -e /usr/lib/nginx/modules/ngx_http_js_module.so ] || { \
+		echo "The tests need nginx, promtool and Chromium: installing them with apt"; \
 		$(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends \
-			nginx libnginx-mod-http-js prometheus gettext-base openssl; }
+			nginx libnginx-mod-http-js prometheus gettext-base openssl chromium; }
 
 lint: $(VENV)/.installed ## Check style, imports and types
 	$(BIN)/ruff check .
