@@ -39,7 +39,7 @@ serve: $(VENV)/.installed ## Serve the demo models on 127.0.0.1:8001 until Ctrl-
 
 bench: $(VENV)/.installed ## Measure alignment and serving against their ceilings
 	$(BIN)/python benchmarks/align.py
-	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/load.py
 	$(BIN)/python benchmarks/gateway.py
 
 clean: ## Remove what the other targets made
@@ -50,5 +50,5 @@ $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Visard needs Python 3.10 or newer: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv is missing: sudo apt-get install python3-venv"; exit 1; }
 	$(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)'
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[serve,export,train,evaluate,folder,ray,web,dev]' '$(TORCH)'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[serve,export,train,evaluate,folder,ray,web,bench,dev]' '$(TORCH)'
 	@touch $@

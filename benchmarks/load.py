@@ -1,0 +1,310 @@
+"""Puts loads on every road to the models and says what came back: how many, how fast, how good, and why not.
+
+    python benchmarks/load.py                        everything, on the embedded server with the demo models: 20 minutes
+    python benchmarks/load.py --quick                the same in two minutes, with wider margins
+    python benchmarks/load.py --models models        your own models
+    python benchmarks/load.py --server gpu:8001 --metrics http://gpu:8002/metrics --senders 4
+                                                     a server that runs elsewhere, loaded by four processes
+    python benchmarks/load.py --roads grpc --callers 1,4,16 --loads 0.5,0.7,0.9,1,1.2,1.5,2
+                                                     one road, more closely
+
+Each turn (`--repeats`, three) goes through all of it, so that a slow minute of the machine slows all of it, and ratios
+are taken within a turn:
+
+    bare            the ceiling on a CPU: the same graphs with onnxruntime in one process, the faster of two layouts
+    closed loop     `--callers` under way on each road, each sending when its last answer is back: finds the capacity
+    open loop       Poisson arrivals at `--loads` (shares of the turn's capacity), sent whether or not earlier ones are
+                    back. Latency counts from when a request was due, so that a stall is not hidden. Nothing is sent
+                    twice. Good is what came back flipped and within the deadline
+    route skew      faces that go to the two generators in the given shares
+    perf_analyzer   NVIDIA's own program on the same server, as a witness from outside
+
+A load has settled where its three windows agree within 10 %; one that has not is run again once, and said. Client,
+server, gateway and load share this machine unless `--server` says otherwise. Figures from before anything else runs:
+cold start, first request, stages of one photo in the client, bytes on the wire.
+
+Results go to a folder of their own below `--output`: report.json (with machine, versions, commit and the models'
+digests), samples.csv.gz (every request), latency.png, stages.png. No photo and no file name is in any of them. The last
+line printed is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bare import CORES
+from environment import environment, model_digests
+from load_figures import Timing
+from load_loops import senders
+from load_report import (
+    CLOSED,
+    console,
+    loads_table,
+    outcomes_table,
+    plot_latency,
+    plot_stages,
+    server_table,
+    write_json,
+    write_samples,
+)
+from load_run import GRPC, PATIENCE_S, ROADS, TARGET_LOAD, TARGET_OVERLOAD, Plan, Run, Target, open_roads
+from load_summary import headline, make_report, median_of, shown_times
+from load_wire import bytes_per_request
+from numpy.typing import NDArray
+from perf_analyzer import NoPerfAnalyzer, Witness, find_perf_analyzer, run_perf_analyzer
+from platformdirs import user_cache_path
+
+from visard import AsyncClient, Client, Connection
+from visard.embedded import SAMPLE_PHOTO, aligned_faces, demo_models
+from visard_server.triton import TritonServer
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    plan = make_plan(arguments)
+    out = console()
+    where = environment()
+    with ExitStack() as stack:
+        repository = None if arguments.server else arguments.models or demo_models()
+        cold = [cold_start(repository) for _ in range(plan.cold_starts)] if repository else []
+        if repository is None:
+            target = Target(grpc_url=arguments.server, metrics_url=arguments.metrics)
+        else:
+            server = stack.enter_context(TritonServer(repository, shared_memory=True))
+            target = Target(grpc_url=server.grpc_url, metrics_url=server.metrics_url, embedded=server)
+        faces = aligned_faces(SAMPLE_PHOTO)[:1]
+        with Client(Connection(url=target.grpc_url, deadline_s=PATIENCE_S)) as client:
+            passports = client.passports()
+            pair = skew_pair(client, faces)
+        if pair is None:
+            out.print("route skew is left out: the models do not call the sample's swap the other gender")
+        roads = stack.enter_context(open_roads(plan.roads, target, faces, out.print))
+        wire = {road.name: asyncio.run(bytes_per_request(road)) for road in roads}
+        stages_ms = asyncio.run(client_stages(target.grpc_url, 3 if arguments.quick else 15))
+        run = Run(plan, target, stack.enter_context(senders(arguments.senders)), out.print)
+        for turn in range(plan.repeats):
+            out.rule(f"turn {turn + 1} of {plan.repeats}")
+            run.one_turn(roads, pair, turn)
+            run.witness += witness(arguments, plan, target, faces[0], out.print)
+    report = make_report(run, roads)
+    report |= {"bytes_per_request": wire, "client_stages_ms": stages_ms, "cold_starts": cold}
+    report |= {"environment": {**where, "models": model_digests(passports)}, "arguments": sys.argv[1:]}
+    folder = arguments.output / f"{time.strftime('%Y%m%dT%H%M%S')}-{where['commit'][:8] or 'no-commit'}"
+    show(out, run, report)
+    write(folder, run, report)
+    out.print(f"\nwritten to {folder}")
+    print(json.dumps(headline(report)))
+    sys.exit(1 if arguments.check and not all(each["met"] for each in report["targets"].values()) else 0)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    where = parser.add_argument_group("what is loaded")
+    where.add_argument(
+        "--models", type=Path, help="model repository for the embedded server; the demo models without it"
+    )
+    where.add_argument("--server", help="host:port of a server that runs already, instead of an embedded one")
+    where.add_argument("--metrics", help="with --server: URL of its Prometheus page, for the breakdown inside it")
+    where.add_argument(
+        "--roads", type=_names, default=ROADS, help=f"ways to the models, among {', '.join(ROADS)} (default: all)"
+    )
+    loads = parser.add_argument_group("loads")
+    loads.add_argument("--callers", type=_whole, help="closed loop: how many under way (default 1,2,4,8,16)")
+    loads.add_argument(
+        "--loads",
+        type=_shares,
+        help="open loop: offered rate over capacity (default 0.5,0.7,0.9,1.2,1.5; the roads "
+        "other than grpc take 0.7 and 1.5 of them)",
+    )
+    loads.add_argument(
+        "--skew", type=_shares, help="shares of the faces that go to the second generator (default 0.5,0.1,0)"
+    )
+    loads.add_argument(
+        "--in-flight", type=int, default=2 * CORES, help="under way for served_over_bare and skew (default: 2 per core)"
+    )
+    loads.add_argument(
+        "--deadline-ms", type=float, help="a good answer comes within this (default: 10 times the unloaded latency)"
+    )
+    loads.add_argument(
+        "--senders", type=int, default=1, help="processes that send; see `lag_ms` in the report (default 1)"
+    )
+    length = parser.add_argument_group("length")
+    length.add_argument("--quick", action="store_true", help="two minutes: fewer loads, short windows")
+    length.add_argument(
+        "--window", type=float, help="seconds of each of the three windows (default 2; open loop: twice that)"
+    )
+    length.add_argument(
+        "--repeats", type=int, default=3, help="turns; below three nothing is known of the spread (default 3)"
+    )
+    length.add_argument("--seed", type=int, default=0, help="of the arrivals (default 0)")
+    results = parser.add_argument_group("results")
+    results.add_argument(
+        "--output", type=Path, default=Path("out/bench"), help="folder for the results (default out/bench)"
+    )
+    results.add_argument("--check", action="store_true", help="exit with 1 where a target is missed")
+    results.add_argument("--no-perf-analyzer", action="store_true", help="leave the outside witness out")
+    results.add_argument(
+        "--cache",
+        type=Path,
+        default=user_cache_path("visard") / "perf_analyzer",
+        help="where perf_analyzer is downloaded to",
+    )
+    arguments = parser.parse_args()
+    if unknown := set(arguments.roads) - set(ROADS):
+        parser.error(f"there is no road {', '.join(sorted(unknown))}: choose among {', '.join(ROADS)}")
+    if arguments.server and arguments.models:
+        parser.error("--models is for the embedded server: leave it or --server out")
+    return arguments
+
+
+def make_plan(arguments: argparse.Namespace) -> Plan:
+    """Fill in what was not given."""
+    quick = arguments.quick
+    window_s = arguments.window or (0.5 if quick else 2.0)
+    callers = arguments.callers or ((1, arguments.in_flight) if quick else (1, 2, 4, 8, 16))
+    return Plan(
+        roads=arguments.roads,
+        callers=tuple(sorted({1, arguments.in_flight, *callers})),
+        loads=arguments.loads or ((TARGET_LOAD, TARGET_OVERLOAD) if quick else (0.5, 0.7, 0.9, 1.2, 1.5)),
+        skews=(0.5, 0.0) if quick and arguments.skew is None else arguments.skew or (0.5, 0.1, 0.0),
+        in_flight=arguments.in_flight,
+        closed=Timing(warm_up_s=window_s / 2, window_s=window_s),
+        opened=Timing(warm_up_s=window_s, window_s=2 * window_s),
+        repeats=arguments.repeats,
+        tries=1 if quick else 2,
+        cold_starts=1 if quick else 3,
+        seed=arguments.seed,
+        deadline_s=arguments.deadline_ms and arguments.deadline_ms / 1000,
+    )
+
+
+def cold_start(repository: Path) -> dict[str, float]:
+    """Start a server and send it two faces; seconds until it is ready, then for the first face and for the second."""
+    face = aligned_faces(SAMPLE_PHOTO)[:1]
+    start = time.perf_counter()
+    moments = []
+    with TritonServer(repository) as server:
+        moments.append(time.perf_counter())
+        with Client(server.grpc_url) as client:
+            for _ in range(2):
+                client.swap(face)
+                moments.append(time.perf_counter())
+    ready, first, second = np.diff([start, *moments])
+    return {"ready_s": round(ready, 3), "first_face_s": round(first, 3), "second_face_s": round(second, 3)}
+
+
+def skew_pair(client: Client, faces: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """Two faces for different generators: the sample and its swap; None where both would go to the same one."""
+    (swap,) = client.swap(faces)
+    (back,) = client.swap(swap.swapped)
+    if swap.gender is None or back.gender is None or swap.gender.argmax() == back.gender.argmax():
+        return None
+    return np.asarray(np.stack([faces[0], swap.swapped]))
+
+
+async def client_stages(url: str, photos: int) -> dict[str, float]:
+    """Median milliseconds of each stage of one photo, with nothing else under way."""
+    async with AsyncClient(Connection(url=url, deadline_s=PATIENCE_S)) as client:
+        await client.anonymize(SAMPLE_PHOTO)
+        seconds = [(await client.anonymize(SAMPLE_PHOTO)).seconds for _ in range(photos)]
+    return {stage: round(statistics.median(each[stage] for each in seconds) * 1000, 2) for stage in seconds[0]}
+
+
+def witness(
+    arguments: argparse.Namespace, plan: Plan, target: Target, face: NDArray[np.uint8], say: Any
+) -> list[Witness]:
+    """Let perf_analyzer measure what the closed loop over gRPC measured; nothing where it cannot be had."""
+    if arguments.no_perf_analyzer:
+        return []
+    try:
+        program = find_perf_analyzer(arguments.cache)
+        seen = run_perf_analyzer(
+            program,
+            target.grpc_url,
+            face,
+            callers=plan.in_flight,
+            window_s=max(1.0, plan.closed.window_s),
+            headers=target.admin_headers,
+        )
+    except (NoPerfAnalyzer, OSError) as error:
+        say(f"perf_analyzer is left out: {error}")
+        arguments.no_perf_analyzer = True  # it is not asked again
+        return []
+    say(f"perf_analyzer   {seen.callers} under way: {seen.per_s:.1f}/s")
+    return [seen]
+
+
+def show(out: Any, run: Run, report: dict[str, Any]) -> None:
+    """Print the tables."""
+    results = run.results()
+    out.print()
+    out.print(loads_table(results, run.deadlines_s))
+    if any(set(figures.outcomes) != {"flipped"} for figures in results.values()):
+        out.print(outcomes_table(results))
+    for (road, kind, amount), times in shown_times(run).items():
+        out.print(server_table(f"{road}, {kind} loop at {amount:g}", times))
+    for start in report["cold_starts"]:
+        out.print(
+            "cold start: " + ", ".join(f"{name.removesuffix('_s')} {value:.2f} s" for name, value in start.items())
+        )
+    stages = ", ".join(f"{stage} {value:.1f}" for stage, value in report["client_stages_ms"].items())
+    out.print(f"one photo in the client, nothing else under way, ms: {stages}")
+    for road, (sent, received) in report["bytes_per_request"].items():
+        out.print(f"bytes of one request: {road} {sent:,} there, {received:,} back")
+    ours = results.get((GRPC, CLOSED, float(run.plan.in_flight)))
+    if run.witness and ours:
+        their_rate, their_p50, their_p99 = (
+            median_of([getattr(each, name) for each in run.witness]) for name in ("per_s", "p50_ms", "p99_ms")
+        )
+        settled = sum(each.stable for each in run.witness)
+        mine = f"{ours.achieved_per_s:.1f}/s, p50 {ours.latency_ms['p50']:.0f}, p99 {ours.latency_ms['p99']:.0f} ms"
+        theirs = (
+            f"{their_rate:.1f}/s, p50 {their_p50:.0f}, p99 {their_p99:.0f} ms (settled {settled}/{len(run.witness)})"
+        )
+        out.print(f"{run.plan.in_flight} under way over gRPC: ours {mine}; perf_analyzer {theirs}")
+    if run.bare:
+        shares = ", ".join(f"{road} {value:.1%}" for road, value in report["over_bare"].items())
+        out.print(f"bare {report['bare_per_s']:.1f}/s; of it, with {run.plan.in_flight} under way: {shares}")
+    late = [key for key, figures in results.items() if figures.lag_ms > 0.1 * figures.latency_ms.get("p99", 0) > 0]
+    if late:
+        out.print(
+            f"sent late (p99 over a tenth of the latency's), so the load generator is in it too: {len(late)} loads"
+        )
+    for name, target in report["targets"].items():
+        sign = "met   " if target["met"] else "MISSED"
+        out.print(f"{sign}  {name.replace('_', ' ')}: {target['value']:g} (target {target['target']:g})")
+
+
+def write(folder: Path, run: Run, report: dict[str, Any]) -> None:
+    """Write the results into a new folder."""
+    folder.mkdir(parents=True)
+    write_json(folder / "report.json", report)
+    write_samples(folder / "samples.csv.gz", run.turns)
+    plot_latency(folder / "latency.png", run.results())
+    labels = {f"{kind} {amount:g}": times for (_, kind, amount), times in shown_times(run).items()}
+    plot_stages(folder / "stages.png", report["client_stages_ms"], labels)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _whole(text: str) -> tuple[int, ...]:
+    return tuple(int(each) for each in text.split(","))
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    return tuple(float(each) for each in text.split(","))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""What a load run says in the end: tables, pictures and files. It measures nothing."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from load_figures import Figures, Turn
+from load_server import ModelTimes
+from rich.console import Console
+from rich.table import Table
+
+CLOSED, OPEN, SKEW = "closed", "open", "skew"
+Key = tuple[str, str, float]  # road; kind of load; callers, share of capacity, or share of the second generator
+
+_HUES = ("#1b6ca8", "#d1495b", "#2e8b57", "#8a5fbf", "#c98a00")
+
+
+def loads_table(results: Mapping[Key, Figures], deadlines_s: Mapping[str, float]) -> Table:
+    """One row per load."""
+    table = Table(title="Loads: rates per second, latency in ms from when a request was due", title_justify="left")
+    for name in ("road", "load", "offered", "back", "good", "p50", "p90", "p95", "p99", "p99.9", "max", "refused, p99"):
+        table.add_column(name, justify="left" if name in ("road", "load") else "right", no_wrap=True)
+    table.add_column("settled", justify="right")
+    before = None
+    for (road, kind, amount), figures in results.items():
+        if before not in (None, (road, kind)):
+            table.add_section()
+        before = road, kind
+        latency = [_ms(figures.latency_ms.get(name)) for name in ("p50", "p90", "p95", "p99", "p99.9", "max")]
+        table.add_row(
+            road if kind != OPEN else f"{road} (deadline {deadlines_s[road] * 1000:.0f} ms)",
+            load_name(kind, amount),
+            f"{figures.offered_per_s:.1f}",
+            f"{figures.achieved_per_s:.1f}",
+            f"{figures.good_per_s:.1f}",
+            *latency,
+            _ms(figures.refused_ms.get("p99")),
+            f"{figures.stable_turns}/{figures.turns}",
+        )
+    return table
+
+
+def outcomes_table(results: Mapping[Key, Figures]) -> Table:
+    """How requests ended, for the loads where not every face came back flipped."""
+    table = Table("road", "load", "answered", "how requests ended", title="Failures by reason", title_justify="left")
+    for (road, kind, amount), figures in results.items():
+        if set(figures.outcomes) != {"flipped"}:
+            words = ", ".join(f"{name} {count}" for name, count in sorted(figures.outcomes.items()))
+            table.add_row(road, load_name(kind, amount), f"{figures.answered_share:.1%}", words)
+    return table
+
+
+def server_table(label: str, times: Sequence[ModelTimes]) -> Table:
+    """Where time went in the server."""
+    table = Table(title=f"Inside the server, {label}: milliseconds per request", title_justify="left")
+    for name in ("model", "faces", "batch", "queue", "input", "infer", "output", "in all", "failed"):
+        table.add_column(name, justify="left" if name in ("model", "failed") else "right")
+    for each in times:
+        table.add_row(
+            each.model,
+            str(each.faces),
+            f"{each.mean_batch:.2f}",
+            *(
+                f"{value:.1f}"
+                for value in (
+                    each.queue_ms,
+                    each.compute_input_ms,
+                    each.compute_infer_ms,
+                    each.compute_output_ms,
+                    each.request_ms,
+                )
+            ),
+            ", ".join(f"{reason} {count}" for reason, count in each.failures.items()),
+        )
+    return table
+
+
+def load_name(kind: str, amount: float) -> str:
+    """How tables call a load."""
+    if kind == CLOSED:
+        return f"{amount:g} under way"
+    return f"{amount:.0%} of capacity" if kind == OPEN else f"{1 - amount:.0%} / {amount:.0%}"
+
+
+def write_samples(path: Path, turns: Mapping[Key, Sequence[Turn]]) -> None:
+    """Write every request of every load, for whoever wants other figures: gzipped CSV, seconds from a load's start."""
+    with gzip.open(path, "wt", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["road", "kind", "amount", "turn", "due_s", "sent_s", "done_s", "outcome"])
+        for (road, kind, amount), repeats in turns.items():
+            for number, turn in enumerate(repeats, 1):
+                for sample in turn.samples:
+                    moments = (f"{moment:.6f}" for moment in sample[:3])
+                    writer.writerow([road, kind, amount, number, *moments, sample.outcome])
+
+
+def write_json(path: Path, report: Mapping[str, Any]) -> None:
+    """Write the whole report."""
+    path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def plot_latency(path: Path, results: Mapping[Key, Figures]) -> None:
+    """Draw latency against throughput in closed loops, and goodput against what was offered in open ones."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    closed, opened = figure.subplots(1, 2)
+    for number, road in enumerate(dict.fromkeys(road for road, kind, _ in results if kind in (CLOSED, OPEN))):
+        hue = _HUES[number % len(_HUES)]
+        loops = [figures for (of, kind, _), figures in results.items() if of == road and kind == CLOSED]
+        loops = [figures for figures in loops if figures.latency_ms]
+        rates = [figures.achieved_per_s for figures in loops]
+        closed.plot(rates, [figures.latency_ms["p50"] for figures in loops], "o-", color=hue, label=f"{road}, p50")
+        closed.plot(rates, [figures.latency_ms["p99"] for figures in loops], "s:", color=hue, label=f"{road}, p99")
+        loops = [figures for (of, kind, _), figures in results.items() if of == road and kind == OPEN]
+        if loops:
+            offered = [figures.offered_per_s for figures in loops]
+            opened.plot(offered, [figures.good_per_s for figures in loops], "o-", color=hue, label=road)
+            opened.axline((0, 0), slope=1, color="0.75", linewidth=1)
+    closed.set(xlabel="faces back per second", ylabel="latency, ms", yscale="log", title="Closed loop: more callers")
+    opened.set(
+        xlabel="requests due per second", ylabel="good faces per second", title="Open loop: goodput (grey: all offered)"
+    )
+    for axes in (closed, opened):
+        axes.grid(alpha=0.3)
+        axes.set_xlim(left=0)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8)
+    opened.set_ylim(bottom=0)
+    figure.savefig(path, dpi=120)
+
+
+def plot_stages(path: Path, client_ms: Mapping[str, float], server: Mapping[str, Sequence[ModelTimes]]) -> None:
+    """Draw where time goes: the stages of one photo in the client, and each model in the server under each load."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 1.8 + 0.32 * sum(len(times) for times in server.values())), layout="constrained")
+    client, models = figure.subplots(2, 1, height_ratios=[1, 3])
+    left = 0.0
+    for number, (stage, value) in enumerate(client_ms.items()):
+        client.barh(0, value, left=left, color=_HUES[number % len(_HUES)], alpha=1 - 0.45 * (number >= len(_HUES)))
+        if value > 0.04 * sum(client_ms.values()):
+            client.text(
+                left + value / 2, 0, f"{stage}\n{value:.1f}", ha="center", va="center", fontsize=8, color="white"
+            )
+        left += value
+    client.set(yticks=[], title="One photo in the client, nothing else under way: median ms per stage")
+    names: list[str] = []
+    for label, times in server.items():
+        for each in times:
+            parts = (each.queue_ms, each.compute_input_ms, each.compute_infer_ms, each.compute_output_ms)
+            left = 0.0
+            for hue, part in zip(_HUES, parts, strict=False):
+                models.barh(len(names), part, left=left, color=hue)
+                left += part
+            names.append(f"{each.model}, {label}")
+    models.set_yticks(range(len(names)), names, fontsize=8)
+    models.invert_yaxis()
+    handles = [models.barh(0, 0, color=hue) for hue in _HUES[:4]]
+    models.legend(handles, ["queue", "input", "infer", "output"], fontsize=8)
+    models.set(xlabel="ms per request", title="Each model in the server")
+    figure.savefig(path, dpi=120)
+
+
+def console() -> Console:
+    """A console that cuts nothing off where the output goes to a file."""
+    shown = Console(highlight=False)
+    return shown if shown.is_terminal else Console(highlight=False, width=160)
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}" if value >= 10 else f"{value:.1f}"

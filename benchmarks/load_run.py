@@ -1,0 +1,230 @@
+"""One run of `load.py`: which roads there are, and turns in which every load is put on every road.
+
+It knows the order of things; how a load is put is `load_loops`, what it says is `load_figures`.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from bare import LAYOUTS, bare_rate
+from load_figures import ANSWERED, Figures, Timing, Turn, achieved, figures, goodput, percentile, stable
+from load_loops import Load, Senders
+from load_report import CLOSED, OPEN, SKEW, Key
+from load_roads import FaceRoad, PhotoRoad, RestRoad, Road
+from load_server import Counters, read_counters
+from load_web import NoDoor, web_door
+from numpy.typing import NDArray
+from perf_analyzer import Witness
+
+from visard import Connection
+from visard.embedded import SAMPLE_PHOTO
+from visard_errors import VisardError
+from visard_server.triton import TritonServer
+
+ROADS = ("grpc", "shared-memory", "gateway", "sdk", "rest")
+GRPC = "grpc"  # the road that headline figures and targets stand on
+
+TARGET_LOAD, TARGET_OVERLOAD = 0.7, 1.5  # shares of the capacity that the targets speak of
+DEADLINE = 10  # times the unloaded latency, where none is given: what a caller waits before he gives up
+PATIENCE_S = 120.0  # deadline in closed loops, where nobody gives up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is measured, and for how long."""
+
+    roads: tuple[str, ...]
+    callers: tuple[int, ...]
+    loads: tuple[float, ...]
+    skews: tuple[float, ...]
+    in_flight: int
+    closed: Timing
+    opened: Timing
+    repeats: int
+    tries: int
+    cold_starts: int
+    seed: int
+    deadline_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The server under load."""
+
+    grpc_url: str
+    metrics_url: str | None
+    embedded: TritonServer | None = None  # where it is our own
+
+    @property
+    def admin_headers(self) -> Mapping[str, str]:
+        """What opens the statistics to perf_analyzer."""
+        return {} if self.embedded is None else self.embedded.admin_headers
+
+
+class Run:
+    """Everything that was measured so far."""
+
+    def __init__(self, plan: Plan, target: Target, sending: Senders, report_line: Callable[[str], None]) -> None:
+        self.plan = plan
+        self.target = target
+        self.turns: dict[Key, list[Turn]] = {}
+        self.counters: dict[Key, Counters] = {}
+        self.bare: list[float] = []
+        self.witness: list[Witness] = []
+        self.deadlines_s: dict[str, float] = {}
+        self._sending = sending
+        self._say = report_line
+
+    def put(self, road: Road, kind: str, amount: float, load: Load, turn: int) -> Turn:
+        """Put a load on a road until it has settled, or has been tried enough, and keep what came of it."""
+        timing = self.plan.opened if kind == OPEN else self.plan.closed
+        key = road.name, kind, amount
+        before = self._read()
+        for attempt in range(self.plan.tries):
+            result = self._sending.run(road, load, timing, self.plan.seed + 1000 * turn + attempt)
+            if stable(result):
+                break
+        after = self._read()
+        total = self.counters.setdefault(key, {})
+        for name, value in after.items():
+            total[name] = total.get(name, 0.0) + value - before.get(name, 0.0)
+        self.turns.setdefault(key, []).append(result)
+        return result
+
+    def results(self) -> dict[Key, Figures]:
+        """Sum up every load, by road and kind."""
+        order = {name: index for index, name in enumerate((CLOSED, OPEN, SKEW))}
+        keys = sorted(self.turns, key=lambda key: (self.plan.roads.index(key[0]), order[key[1]], key[2]))
+        return {key: figures(self.turns[key], self.deadlines_s.get(key[0], PATIENCE_S)) for key in keys}
+
+    def capacities(self, road: str) -> list[float]:
+        """Faces per second that a road carried at most, in each turn."""
+        loops = [turns for (of, kind, _), turns in self.turns.items() if of == road and kind == CLOSED]
+        return [max(achieved(turn) for turn in repeat) for repeat in zip(*loops, strict=True)]
+
+    def over_bare(self, road: str) -> list[float]:
+        """Faces per second at `in_flight` over those of the bare loop, in each turn; empty where there is no loop."""
+        served = self.turns.get((road, CLOSED, float(self.plan.in_flight)), [])
+        return [achieved(turn) / bare for turn, bare in zip(served, self.bare, strict=False)]
+
+    def goodput_over_capacity(self, road: str, share: float) -> list[float]:
+        """Goodput in an open loop over the capacity, in each turn."""
+        turns = self.turns.get((road, OPEN, share), [])
+        deadline_s = self.deadlines_s.get(road, PATIENCE_S)
+        return [goodput(turn, deadline_s) / most for turn, most in zip(turns, self.capacities(road), strict=False)]
+
+    def one_turn(self, roads: list[Road], pair: NDArray[np.uint8] | None, turn: int) -> None:
+        """Measure everything once."""
+        if self.target.embedded is not None:
+            (image,) = (road.faces[:1] for road in roads if isinstance(road, FaceRoad) and road.name == GRPC)
+            rates = [
+                bare_rate(self.target.embedded.repository, image, self.plan.closed.measured_s / 2, loops)
+                for loops in LAYOUTS
+            ]
+            self.bare.append(max(rates))
+            self._say("bare " + ", ".join(f"{rate:.1f}/s" for rate in rates))
+        for road in roads if turn % 2 == 0 else roads[::-1]:  # nobody always comes after the same
+            said = []
+            for callers in self.plan.callers:
+                result = self.put(road, CLOSED, float(callers), Load(callers=callers), turn)
+                said.append(f"{callers}: {achieved(result):.1f}/s")
+            capacity = max(
+                achieved(turns[-1]) for (of, kind, _), turns in self.turns.items() if (of, kind) == (road.name, CLOSED)
+            )
+            if road.name not in self.deadlines_s:
+                self.deadlines_s[road.name] = self.plan.deadline_s or DEADLINE * self._unloaded_s(road.name)
+            deadline_s = self.deadlines_s[road.name]
+            for share in self._loads(road.name):
+                if capacity <= 0:
+                    break
+                load = Load(rate_per_s=share * capacity)
+                result = self.put(_with_deadline(road, deadline_s), OPEN, share, load, turn)
+                said.append(f"{share:.0%}: {goodput(result, deadline_s):.1f}/s good")
+            self._say(f"{road.name}   " + "   ".join(said))
+        if pair is None:
+            return
+        for share in self.plan.skews:
+            direct = next(road for road in roads if road.name == GRPC)
+            assert isinstance(direct, FaceRoad)
+            road = replace(direct, faces=pair, second_share=share)
+            self.put(road, SKEW, share, Load(callers=self.plan.in_flight), turn)
+
+    def _unloaded_s(self, road: str) -> float:
+        """Median latency of the first turn's fewest callers, warm-up included: there may be few of them."""
+        samples = self.turns[road, CLOSED, float(self.plan.callers[0])][0].samples
+        answered = [each.latency_s for each in samples if each.outcome in ANSWERED]
+        if not answered:
+            raise VisardError(f"{road}: no face came back, {Counter(each.outcome for each in samples)}")
+        return percentile(answered, 50)
+
+    def _loads(self, road: str) -> tuple[float, ...]:
+        """Every share on the road that headlines stand on, the targets' alone on the others."""
+        if road == GRPC:
+            return self.plan.loads
+        return tuple(share for share in self.plan.loads if share in (TARGET_LOAD, TARGET_OVERLOAD))
+
+    def _read(self) -> Counters:
+        return read_counters(self.target.metrics_url) if self.target.metrics_url else {}
+
+
+def _with_deadline(road: Road, deadline_s: float) -> Road:
+    if isinstance(road, RestRoad):
+        return replace(road, deadline_s=deadline_s)
+    assert isinstance(road, FaceRoad | PhotoRoad)
+    return replace(road, connection=replace(road.connection, deadline_s=deadline_s))
+
+
+@contextmanager
+def open_roads(
+    names: tuple[str, ...], target: Target, faces: NDArray[np.uint8], say: Callable[[str], None]
+) -> Iterator[list[Road]]:
+    """Set up every road; one that cannot be had here is said and left out."""
+    direct = Connection(url=target.grpc_url, deadline_s=PATIENCE_S)
+    photo = SAMPLE_PHOTO.read_bytes()
+    with ExitStack() as stack:
+        roads: list[Road] = []
+        for name in names:
+            try:
+                if name == GRPC:
+                    roads.append(FaceRoad(name=name, connection=direct, faces=faces))
+                elif name == "shared-memory":
+                    roads.append(FaceRoad(name=name, connection=replace(direct, shared_memory=True), faces=faces))
+                elif name == "gateway":
+                    if target.embedded is None:
+                        raise NoDoor("it stands in front of an embedded server only; name yours in --server")
+                    roads.append(
+                        FaceRoad(name=name, connection=stack.enter_context(_gateway(target.embedded)), faces=faces)
+                    )
+                elif name == "sdk":
+                    roads.append(PhotoRoad(name=name, connection=direct, photo=photo))
+                elif name == "rest":
+                    url = stack.enter_context(web_door(target.grpc_url))
+                    roads.append(RestRoad(name=name, url=url, photo=photo, deadline_s=PATIENCE_S))
+            except (NoDoor, OSError, RuntimeError) as error:
+                say(f"{name} is left out: {error}")
+        yield roads
+
+
+@contextmanager
+def _gateway(embedded: TritonServer) -> Iterator[Connection]:
+    """Run nginx with the shipped configuration; its rate per client is raised, because one client stands for many."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    from nginx_gateway import Gateway
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Gateway(folder=Path(folder), tritons=[embedded], rate=10_000, burst=10_000) as gateway,
+    ):
+        key = gateway.new_key("benchmark")
+        gateway.reload()
+        yield Connection(
+            url=gateway.grpc_url, root_certificates=gateway.certificate, api_key=key, deadline_s=PATIENCE_S
+        )
