@@ -30,6 +30,7 @@ def chromium(camera: Path) -> Iterator[Browser]:
         camera: Motion JPEG file that every camera shows; permission to use it is given.
     """
     arguments = [
+        "--disable-gpu",  # there is none: drawing without it is quicker than imitating one
         "--use-fake-device-for-media-stream",
         "--use-fake-ui-for-media-stream",
         f"--use-file-for-fake-video-capture={camera}",

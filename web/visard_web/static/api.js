@@ -21,9 +21,12 @@ export class Problem extends Error {
 }
 
 const unreachable = () =>
-  new Problem("This page’s server does not answer. Check your connection, or that it is still running, and try again.", {
-    status: 0,
-  });
+  new Problem(
+    "This page’s server does not answer. Check your connection, or that it is still running, and try again.",
+    {
+      status: 0,
+    },
+  );
 
 /** The problem that an answer's status, body and Retry-After header describe. */
 function problemFrom(status, body, retryAfter) {

@@ -3,7 +3,7 @@
 
 import { Problem, photoPath, request, sendPhoto } from "./api.js";
 import { drawBoxes, faceChoice, faceResult, judge } from "./faces.js";
-import { announce, count, element, parts, stamp } from "./words.js";
+import { announce, count, element, minutes, parts, stamp } from "./words.js";
 
 let made = 0;
 
@@ -82,7 +82,8 @@ export class Card {
     const { progress, doing } = this.part;
     try {
       const tooLarge = this.#file.size > this.#about.max_bytes;
-      if (tooLarge) throw new Problem(`This file is larger than ${megabytes(this.#about.max_bytes)}. Please reduce it first.`);
+      if (tooLarge)
+        throw new Problem(`This file is larger than ${megabytes(this.#about.max_bytes)}. Please reduce it first.`);
       await readable(this.#file);
       const photo = await sendPhoto(this.#file, {
         signal: this.#abort.signal,
@@ -139,7 +140,12 @@ export class Card {
       const choice = faceChoice(face, `photo-${this.number}-face-${face.index}`, this.#about.min_face_px);
       this.#load(choice.crop, photoPath(id, `/faces/${face.index}`));
       const pointOut = (on) => boxes.children[i].classList.toggle("pointed-out", on);
-      for (const [event, on] of Object.entries({ mouseenter: true, mouseleave: false, focusin: true, focusout: false })) {
+      for (const [event, on] of Object.entries({
+        mouseenter: true,
+        mouseleave: false,
+        focusin: true,
+        focusout: false,
+      })) {
         choice.fieldset.addEventListener(event, () => pointOut(on));
       }
       return { index: face.index, ...choice };
@@ -165,7 +171,11 @@ export class Card {
     const undecided = this.#choices.find(({ direction }) => direction() === null);
     const swaps = faces.filter(({ direction }) => direction !== "leave").length;
     if (undecided) {
-      this.#report(new Problem(`Face ${undecided.index + 1} is too small to swap. Confirm that it stays visible, or crop the photo first.`));
+      this.#report(
+        new Problem(
+          `Face ${undecided.index + 1} is too small to swap. Confirm that it stays visible, or crop the photo first.`,
+        ),
+      );
       return undecided.ask();
     }
     if (!swaps) return this.#report(new Problem("All faces are to be left alone. Choose at least one to swap."));
@@ -241,14 +251,15 @@ export class Card {
   #fail(error, stage = "failed") {
     if (this.#gone || error.name === "AbortError") return;
     const forgotten = error.error === "Forgotten";
-    this.#show(forgotten ? "failed" : stage);
-    if (this.element.dataset.stage === "failed") {
+    if (forgotten) stage = "failed";
+    if (stage !== this.element.dataset.stage) this.#show(stage);
+    if (stage === "failed") {
       this.part.saved.hidden = true;
       this.part.photo.hidden = true;
       this.part.remedies.hidden = !(forgotten || error.mayPass);
       this.part.retry.textContent = forgotten ? "Send it again" : "Try again";
     }
-    this.#report(error);
+    this.#report(forgotten ? new Problem(forgottenBecause(error, this.#about)) : error);
   }
 
   #report(error) {
@@ -257,7 +268,9 @@ export class Card {
     const known = error instanceof Problem;
     if (!known) console.error(error);
     const wait = error.retryAfterS > 0 ? ` You can try again in ${count(error.retryAfterS, "second")}.` : "";
-    problem.textContent = known ? sentence(error.message) + wait : "Something went wrong on this page. Please reload it.";
+    problem.textContent = known
+      ? sentence(error.message) + wait
+      : "Something went wrong on this page. Please reload it.";
     problem.hidden = false;
   }
 
@@ -277,6 +290,9 @@ export class Card {
     return document.activeElement === document.body || this.element.contains(document.activeElement);
   }
 }
+
+const forgottenBecause = (error, { keeps_for_s }) =>
+  `${sentence(error.message)} Photos are kept for at most ${minutes(keeps_for_s)}, and none outlives the server.`;
 
 const megabytes = (bytes) => `${Math.floor(bytes / 2 ** 20)} MB`;
 

@@ -12,7 +12,12 @@ export function drawBoxes(layer, faces, { width, height }) {
       const [left, right] = [box[0], box[2]].map((x) => (Math.min(Math.max(x, 0), width) / width) * 100);
       const [top, bottom] = [box[1], box[3]].map((y) => (Math.min(Math.max(y, 0), height) / height) * 100);
       const frame = element("div", top < TAG_PERCENT ? "box tag-inside" : "box");
-      Object.assign(frame.style, { left: `${left}%`, top: `${top}%`, width: `${right - left}%`, height: `${bottom - top}%` });
+      Object.assign(frame.style, {
+        left: `${left}%`,
+        top: `${top}%`,
+        width: `${right - left}%`,
+        height: `${bottom - top}%`,
+      });
       frame.append(element("span", "", String(index + 1)));
       return frame;
     }),

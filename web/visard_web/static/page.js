@@ -3,17 +3,23 @@
 import { request } from "./api.js";
 import { bindCamera } from "./camera.js";
 import { Card } from "./card.js";
-import { announce, count } from "./words.js";
+import { announce, count, minutes } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 const [files, drop, consent, waiting, refusal, photos, forgetAll] = [
-  "files", "drop", "consent", "waiting", "refusal", "photos", "forget-all",
+  "files",
+  "drop",
+  "consent",
+  "waiting",
+  "refusal",
+  "photos",
+  "forget-all",
 ].map(byId);
 
 const cards = new Set();
 let held = []; // files that arrived before consent was given; nothing of them has been sent
 let line = Promise.resolve(); // one upload at a time: the first photo is ready soonest, and the server is not flooded
-let about = { max_bytes: Infinity, min_face_px: 40 }; // until the server has told its own
+let about = { max_bytes: Infinity, min_face_px: 40, keeps_for_s: 300 }; // until the server has told its own
 
 /** Take files in, or hold them until consent is given. */
 function add(list) {
@@ -123,7 +129,7 @@ try {
   about = await (await request("page/about")).json();
   const megapixels = Math.floor(about.max_pixels / 1e6);
   byId("limit").textContent = `, up to ${Math.floor(about.max_bytes / 2 ** 20)} MB and ${megapixels} megapixels`;
-  byId("keeps-for").textContent = `at most ${count(Math.ceil(about.keeps_for_s / 60), "minute")}`;
+  byId("keeps-for").textContent = `at most ${minutes(about.keeps_for_s)}`;
   byId("untrained-models").textContent = about.untrained.join(", ");
   byId("untrained").hidden = about.untrained.length === 0;
 } catch (error) {

@@ -3,6 +3,9 @@
 /** "1 face", "2 faces". */
 export const count = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
 
+/** Seconds as minutes, rounded up. */
+export const minutes = (seconds) => count(Math.ceil(seconds / 60), "minute");
+
 /** Probability 0..1 as whole per cent; never rounded up to a certainty that was not stated. */
 export const percent = (p) => `${p < 1 ? Math.min(99, Math.round(p * 100)) : 100}\u00a0%`;
 
