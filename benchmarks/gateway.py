@@ -11,6 +11,7 @@ Needs nginx with its njs module and `envsubst`. Prints medians and ratios; the l
 from __future__ import annotations
 
 import argparse
+import asyncio
 import itertools
 import json
 import os
@@ -28,9 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from load_figures import Timing, achieved
-from load_loops import Load, senders
-from load_roads import FaceRoad
+from serving import served
 
 from nginx_gateway import Gateway
 from tiny_models import tiny_repository
@@ -89,16 +88,13 @@ def main() -> None:
                 max_in_flight=arguments.in_flight,
             )
             roads[name] = Road(connection, gateway)
-        timing = Timing(warm_up_s=0.0, window_s=arguments.seconds, windows=1)
-        sending = stack.enter_context(senders(1))
         for repeat in range(arguments.repeats):
             for name in ORDERS[repeat % len(ORDERS)]:
                 road = roads[name]
                 used_s = road.gateway.cpu_seconds() if road.gateway else 0.0
-                faces = FaceRoad(name=name, connection=road.connection, faces=IMAGE, direction="to_male")
-                turn = sending.run(faces, Load(callers=arguments.in_flight), timing, seed=0)
-                road.rates.append(achieved(turn))
-                road.latencies += [each.latency_s for each in turn.samples]
+                rate, latencies = asyncio.run(served(road.connection, IMAGE, arguments.seconds, "to_male"))
+                road.rates.append(rate)
+                road.latencies += latencies
                 road.cpu_s += (road.gateway.cpu_seconds() if road.gateway else 0.0) - used_s
             print(f"repeat {repeat + 1}: " + "   ".join(f"{name} {r.rates[-1]:.1f}/s" for name, r in roads.items()))
 

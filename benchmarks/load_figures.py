@@ -41,6 +41,11 @@ class Sample(NamedTuple):
         """From when it was due to its answer."""
         return self.done_s - self.due_s
 
+    @property
+    def answered(self) -> bool:
+        """Whether the face came back, flipped or not."""
+        return self.outcome in ANSWERED
+
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
@@ -161,7 +166,7 @@ def offered(turn: Turn) -> float:
 
 def achieved(turn: Turn) -> float:
     """Faces per second that came back."""
-    return sum(each.outcome in ANSWERED for each in _done(turn)) / turn.timing.measured_s
+    return sum(each.answered for each in _done(turn)) / turn.timing.measured_s
 
 
 def goodput(turn: Turn, deadline_s: float) -> float:
@@ -173,7 +178,7 @@ def goodput(turn: Turn, deadline_s: float) -> float:
 def figures(turns: Sequence[Turn], deadline_s: float) -> Figures:
     """Sum up all turns of one load."""
     due = [each for turn in turns for each in _due(turn)]
-    answered = [each.latency_s for each in due if each.outcome in ANSWERED]
+    answered = [each.latency_s for each in due if each.answered]
     achieved_by_turn = tuple(achieved(turn) for turn in turns)
     good_by_turn = tuple(goodput(turn, deadline_s) for turn in turns)
     return Figures(
@@ -181,7 +186,7 @@ def figures(turns: Sequence[Turn], deadline_s: float) -> Figures:
         achieved_per_s=median(achieved_by_turn),
         good_per_s=median(good_by_turn),
         latency_ms=percentiles_ms(answered),
-        refused_ms=percentiles_ms([each.latency_s for each in due if each.outcome not in ANSWERED]),
+        refused_ms=percentiles_ms([each.latency_s for each in due if not each.answered]),
         outcomes=dict(Counter(each.outcome for each in due)),
         lag_ms=percentile([each.sent_s - each.due_s for each in due], 99) * 1000,
         samples=len(answered),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from bare import LAYOUTS, bare_rate
-from load_figures import ANSWERED, Figures, Timing, Turn, achieved, figures, goodput, percentile, stable
+from load_figures import Figures, Timing, Turn, achieved, figures, goodput, percentile, stable
 from load_loops import Load, Senders
 from load_report import CLOSED, OPEN, SKEW, Key
 from load_roads import FaceRoad, PhotoRoad, RestRoad, Road
@@ -160,7 +160,7 @@ class Run:
     def _unloaded_s(self, road: str) -> float:
         """Median latency of the first turn's fewest callers, warm-up included: there may be few of them."""
         samples = self.turns[road, CLOSED, float(self.plan.callers[0])][0].samples
-        answered = [each.latency_s for each in samples if each.outcome in ANSWERED]
+        answered = [each.latency_s for each in samples if each.answered]
         if not answered:
             raise VisardError(f"{road}: no face came back, {Counter(each.outcome for each in samples)}")
         return percentile(answered, 50)
