@@ -55,6 +55,7 @@ from visard.pipeline import prepare
 HERE = Path(__file__).resolve().parent / "peers"
 Workload = Literal["identity", "photos"]
 P99_MS: dict[Workload, float] = {"identity": 50.0, "photos": 1000.0}
+MIN_SECONDS: dict[Workload, float] = {"identity": 0.0, "photos": 3.0}  # a face takes tens of milliseconds on a CPU
 ANSWER_BYTES: dict[Workload, int] = {"identity": 786_432, "photos": 786_432 + 16}
 START_TIMEOUT_S = 90.0
 MAX_GREY_DIFFERENCE = 1.0  # mean, between a peer's face and the bare graph's: torch and onnxruntime round differently
@@ -132,8 +133,6 @@ class Measured:
 
     def add(self, load: Load, server_cpu_s: float) -> None:
         """Note one repeat; the servers' processor time includes the warm-up, a tenth more of the time."""
-        if not load.latencies_s:
-            raise ConnectionError("not one answer came back within the time: allow more --seconds")
         self.images_per_s.append(load.images_per_s)
         self.p50_ms.append(load.percentile_ms(50))
         self.p99_ms.append(load.percentile_ms(99))
@@ -394,6 +393,9 @@ def run(
                         used_s = processes.cpu_seconds()
                         load = bench.drive(peer, port, in_flight)
                         used_s = processes.cpu_seconds() - used_s
+                        if not load.latencies_s:  # the slower the peer, the longer the callers wait for one another
+                            rates.append(f"{in_flight}: no answer within the time, allow more --seconds")
+                            continue
                         measured.setdefault(key, {}).setdefault(in_flight, Measured()).add(load, used_s)
                         rates.append(f"{in_flight}: {load.images_per_s:.1f}")
                 except Exception as error:  # one peer that fails stops no other
@@ -489,10 +491,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                     "torch": arguments.checkpoints or _demo_weights(),
                 }
             able = {key: pair for key, pair in found.items() if workload in pair[0].workloads}
-            least_s = arguments.repeats * len(able) * len(arguments.callers) * arguments.seconds * 1.1
+            seconds = max(arguments.seconds, MIN_SECONDS[workload])
+            least_s = arguments.repeats * len(able) * len(arguments.callers) * seconds * 1.1
             print(f"{workload}: {len(able)} peers, {least_s / 60:.1f} minutes and the time that they take to start")
             image = prepare(arguments.photo, Options()).aligned[:1]
-            bench = Bench(workload, paths, image, arguments.seconds)
+            bench = Bench(workload, paths, image, seconds)
             measured, bare, failed = run(bench, able, arguments.callers, arguments.repeats)
             medians = {
                 key: {callers: each.medians() for callers, each in levels.items()} for key, levels in measured.items()

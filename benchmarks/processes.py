@@ -6,10 +6,9 @@ here carries a random mark in its environment, which its children inherit, and t
 
 from __future__ import annotations
 
-import ctypes
 import os
 import secrets
-import signal
+import shutil
 import subprocess
 import tempfile
 import time
@@ -21,7 +20,6 @@ from types import TracebackType
 import psutil
 
 _MARK = "VISARD_BENCHMARK"
-_PR_SET_PDEATHSIG = 1
 _GRACE_S = 8.0
 
 
@@ -39,14 +37,13 @@ class Processes:
         name, _, value = self._mark.partition("=")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the block
         self._process = subprocess.Popen(
-            command,
+            [*_end_with_parent(), *command],
             cwd=folder,
             env={**os.environ, **(environment or {}), name: value},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the others in order
-            preexec_fn=_end_with_parent,
         )
 
     def __enter__(self) -> Processes:
@@ -107,5 +104,10 @@ def end_marked(mark: str) -> None:
         psutil.wait_procs(processes, timeout=1)
 
 
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _end_with_parent() -> list[str]:
+    """Words before a command that end it when this process is killed, where the system has them.
+
+    A program does it, not this process between fork and exec: gRPC's threads do not live through a fork.
+    """
+    setpriv = shutil.which("setpriv")  # of util-linux
+    return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
