@@ -28,7 +28,8 @@ from load_figures import (
     percentiles_ms,
     stable,
 )
-from load_loops import Load, closed_loop, open_loop
+from load_loops import Load, closed_loop, open_loop, senders
+from load_roads import FaceRoad
 from load_server import parse_counters, times_between
 from load_wire import bytes_per_request
 from perf_analyzer import parse_report
@@ -317,13 +318,21 @@ def test_perf_analyzer_s_report_is_read():
 
 
 def test_bytes_are_counted_on_the_wire(tiny_server):
-    from load_roads import FaceRoad
-
     face = np.full((1, 512, 512, 3), 60, np.uint8)
     road = FaceRoad(name="grpc", connection=Connection(url=tiny_server.grpc_url), faces=face)
     there, back = asyncio.run(bytes_per_request(road))
     assert face.nbytes < there < face.nbytes * 1.01
     assert face.nbytes < back < face.nbytes * 1.01
+
+
+def test_several_processes_share_one_schedule(tiny_server):
+    face = np.full((1, 512, 512, 3), 60, np.uint8)
+    road = FaceRoad(name="grpc", connection=Connection(url=tiny_server.grpc_url), faces=face)
+    timing = Timing(warm_up_s=0.2, window_s=0.2)
+    with senders(2) as sending:
+        result = sending.run(road, Load(rate_per_s=30.0), timing, seed=5)
+    assert [each.due_s for each in result.samples] == poisson_schedule(30, timing.end_s, 5).tolist()
+    assert {each.outcome for each in result.samples} == {FLIPPED}
 
 
 @pytest.fixture(scope="module")
