@@ -33,15 +33,18 @@ class Gateway:
     Attributes:
         folder: an empty one, for the operator's files, the rendered configuration and the logs.
         tritons: what it stands in front of; `balance` changes that.
+        web: host:port of `visard web`, if there is one.
         rate: requests per second and client; so for the other limits.
     """
 
     folder: Path
     tritons: Sequence[TritonServer]
+    web: str | None = None
     rate: int = 1000
     burst: int = 1000
     concurrency: int = 100
-    ports: tuple[int, ...] = field(default_factory=lambda: _free_ports(3))
+    web_body: str = "21m"
+    ports: tuple[int, ...] = field(default_factory=lambda: free_ports(4))
 
     @property
     def grpc_url(self) -> str:
@@ -50,6 +53,10 @@ class Gateway:
     @property
     def http_url(self) -> str:
         return f"https://{HOST}:{self.ports[1]}"
+
+    @property
+    def web_url(self) -> str:
+        return f"https://{HOST}:{self.ports[3]}"
 
     @property
     def metrics_url(self) -> str:
@@ -123,6 +130,7 @@ class Gateway:
                 for triton, url in urls.items()
             ]
             text = text.replace("".join(shipped), "".join(lines))
+        text = text.replace("server web:8080", f"server {self.web or '127.0.0.1:9 down'}")
         (self.folder / "upstreams.conf").write_text(text)
 
     def _render(self) -> None:
@@ -136,6 +144,8 @@ class Gateway:
             "VISARD_RATE": self.rate,
             "VISARD_BURST": self.burst,
             "VISARD_CONCURRENCY": self.concurrency,
+            "VISARD_WEB_PORT": self.ports[3],
+            "VISARD_WEB_BODY": self.web_body,
         }
         names = " ".join(f"${{{name}}}" for name in values)  # nginx's own variables stay
         with (SHIPPED / "nginx.conf.template").open() as template, (self.folder / "nginx.conf").open("w") as rendered:
@@ -168,7 +178,7 @@ def _command_line(pid: int) -> str:
         return "shutting down"
 
 
-def _free_ports(count: int) -> tuple[int, ...]:
+def free_ports(count: int) -> tuple[int, ...]:
     probes = [socket.socket() for _ in range(count)]
     for probe in probes:
         probe.bind((HOST, 0))

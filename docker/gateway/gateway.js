@@ -1,12 +1,20 @@
 // What nginx cannot say by configuration alone: a key's hash, and its own figures in Prometheus' format.
 import crypto from 'crypto';
 
-// SHA-256 of the API key, in hexadecimal; '' without one. Keys are random (256 bits), so a plain hash cannot be
-// guessed back and no slow password hash is needed.
+// The API key: programs send it by itself, people type it into their browser's login as password, under any name.
+function key(r) {
+    const given = /^(Bearer|Basic) (.+)$/.exec(r.headersIn['authorization'] || '');
+    if (r.headersIn['x-api-key'] || !given) {
+        return r.headersIn['x-api-key'];
+    }
+    return given[1] === 'Bearer' ? given[2] : Buffer.from(given[2], 'base64').toString().replace(/^[^:]*:/, '');
+}
+
+// Its SHA-256 in hexadecimal; '' without one. Keys are random (256 bits), so a plain hash cannot be guessed back and no
+// slow password hash is needed.
 function key_hash(r) {
-    const bearer = /^Bearer (.+)$/.exec(r.headersIn['authorization'] || '');
-    const key = r.headersIn['x-api-key'] || (bearer && bearer[1]);
-    return key ? crypto.createHash('sha256').update(key).digest('hex') : '';
+    const given = key(r);
+    return given ? crypto.createHash('sha256').update(given).digest('hex') : '';
 }
 
 async function metrics(r) {
