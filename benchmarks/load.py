@@ -36,6 +36,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ from load_loops import senders
 from load_report import (
     CLOSED,
     console,
+    load_name,
     loads_table,
     outcomes_table,
     plot_latency,
@@ -56,15 +58,18 @@ from load_report import (
     write_json,
     write_samples,
 )
+from load_roads import RequestFailed, Road
 from load_run import GRPC, PATIENCE_S, ROADS, TARGET_LOAD, TARGET_OVERLOAD, Plan, Run, Target, open_roads
 from load_summary import headline, make_report, median_of, shown_times
 from load_wire import bytes_per_request
 from numpy.typing import NDArray
 from perf_analyzer import NoPerfAnalyzer, Witness, find_perf_analyzer, run_perf_analyzer
 from platformdirs import user_cache_path
+from rich.console import Console
 
 from visard import AsyncClient, Client, Connection
 from visard.embedded import SAMPLE_PHOTO, aligned_faces, demo_models
+from visard_errors import VisardError
 from visard_server.triton import TritonServer
 
 
@@ -81,20 +86,21 @@ def main() -> None:
         else:
             server = stack.enter_context(TritonServer(repository, shared_memory=True))
             target = Target(grpc_url=server.grpc_url, metrics_url=server.metrics_url, embedded=server)
-        faces = aligned_faces(SAMPLE_PHOTO)[:1]
+        face = aligned_faces(SAMPLE_PHOTO)[:1]
         with Client(Connection(url=target.grpc_url, deadline_s=PATIENCE_S)) as client:
             passports = client.passports()
-            pair = skew_pair(client, faces)
-        if pair is None:
+            faces = skew_pair(client, face)
+        if len(faces) < 2:
             out.print("route skew is left out: the models do not call the sample's swap the other gender")
-        roads = stack.enter_context(open_roads(plan.roads, target, faces, out.print))
-        wire = {road.name: asyncio.run(bytes_per_request(road)) for road in roads}
+        roads = stack.enter_context(open_roads(plan.roads, target, face, out.print))
+        wire = bytes_on(roads, out.print)
+        roads = [road for road in roads if road.name in wire]
         stages_ms = asyncio.run(client_stages(target.grpc_url, 3 if arguments.quick else 15))
         run = Run(plan, target, stack.enter_context(senders(arguments.senders)), out.print)
         for turn in range(plan.repeats):
             out.rule(f"turn {turn + 1} of {plan.repeats}")
-            run.one_turn(roads, pair, turn)
-            run.witness += witness(arguments, plan, target, faces[0], out.print)
+            run.one_turn(roads, faces, turn)
+            run.witness += witness(arguments, plan, target, face[0], out.print)
     report = make_report(run, roads)
     report |= {"bytes_per_request": wire, "client_stages_ms": stages_ms, "cold_starts": cold}
     report |= {"environment": {**where, "models": model_digests(passports)}, "arguments": sys.argv[1:]}
@@ -202,13 +208,24 @@ def cold_start(repository: Path) -> dict[str, float]:
     return {"ready_s": round(ready, 3), "first_face_s": round(first, 3), "second_face_s": round(second, 3)}
 
 
-def skew_pair(client: Client, faces: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-    """Two faces for different generators: the sample and its swap; None where both would go to the same one."""
-    (swap,) = client.swap(faces)
+def skew_pair(client: Client, face: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Two faces for different generators, the given one and its swap; it alone where both would go to the same one."""
+    (swap,) = client.swap(face)
     (back,) = client.swap(swap.swapped)
-    if swap.gender is None or back.gender is None or swap.gender.argmax() == back.gender.argmax():
-        return None
-    return np.asarray(np.stack([faces[0], swap.swapped]))
+    assert swap.gender is not None  # the direction `opposite` asks for it
+    assert back.gender is not None
+    return face if swap.gender.argmax() == back.gender.argmax() else np.concatenate([face, swap.swapped[None]])
+
+
+def bytes_on(roads: list[Road], say: Callable[[str], None]) -> dict[str, tuple[int, int]]:
+    """Bytes of one request there and back on every road that lets us through; one that does not is said."""
+    wire = {}
+    for road in roads:
+        try:
+            wire[road.name] = asyncio.run(bytes_per_request(road))
+        except (VisardError, RequestFailed) as error:
+            say(f"{road.name} is left out: {error}")
+    return wire
 
 
 async def client_stages(url: str, photos: int) -> dict[str, float]:
@@ -220,7 +237,7 @@ async def client_stages(url: str, photos: int) -> dict[str, float]:
 
 
 def witness(
-    arguments: argparse.Namespace, plan: Plan, target: Target, face: NDArray[np.uint8], say: Any
+    arguments: argparse.Namespace, plan: Plan, target: Target, face: NDArray[np.uint8], say: Callable[[str], None]
 ) -> list[Witness]:
     """Let perf_analyzer measure what the closed loop over gRPC measured; nothing where it cannot be had."""
     if arguments.no_perf_analyzer:
@@ -243,7 +260,7 @@ def witness(
     return [seen]
 
 
-def show(out: Any, run: Run, report: dict[str, Any]) -> None:
+def show(out: Console, run: Run, report: dict[str, Any]) -> None:
     """Print the tables."""
     results = run.results()
     out.print()
@@ -274,11 +291,11 @@ def show(out: Any, run: Run, report: dict[str, Any]) -> None:
     if run.bare:
         shares = ", ".join(f"{road} {value:.1%}" for road, value in report["over_bare"].items())
         out.print(f"bare {report['bare_per_s']:.1f}/s; of it, with {run.plan.in_flight} under way: {shares}")
-    late = [key for key, figures in results.items() if figures.lag_ms > 0.1 * figures.latency_ms.get("p99", 0) > 0]
-    if late:
-        out.print(
-            f"sent late (p99 over a tenth of the latency's), so the load generator is in it too: {len(late)} loads"
-        )
+    for (road, kind, amount), figures in results.items():
+        if figures.lag_ms > 0.1 * figures.latency_ms.get("p99", 0) > 0:
+            out.print(
+                f"{road}, {load_name(kind, amount)}: sent up to {figures.lag_ms:.0f} ms late (p99); add --senders"
+            )
     for name, target in report["targets"].items():
         sign = "met   " if target["met"] else "MISSED"
         out.print(f"{sign}  {name.replace('_', ' ')}: {target['value']:g} (target {target['target']:g})")

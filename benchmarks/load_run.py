@@ -121,14 +121,11 @@ class Run:
         deadline_s = self.deadlines_s.get(road, PATIENCE_S)
         return [goodput(turn, deadline_s) / most for turn, most in zip(turns, self.capacities(road), strict=False)]
 
-    def one_turn(self, roads: list[Road], pair: NDArray[np.uint8] | None, turn: int) -> None:
-        """Measure everything once."""
+    def one_turn(self, roads: list[Road], faces: NDArray[np.uint8], turn: int) -> None:
+        """Measure everything once; `faces` are (N, 512, 512, 3), the second one, if any, for the other generator."""
         if self.target.embedded is not None:
-            (image,) = (road.faces[:1] for road in roads if isinstance(road, FaceRoad) and road.name == GRPC)
-            rates = [
-                bare_rate(self.target.embedded.repository, image, self.plan.closed.measured_s / 2, loops)
-                for loops in LAYOUTS
-            ]
+            repository, seconds = self.target.embedded.repository, self.plan.closed.measured_s / 2
+            rates = [bare_rate(repository, faces[:1], seconds, loops) for loops in LAYOUTS]
             self.bare.append(max(rates))
             self._say("bare " + ", ".join(f"{rate:.1f}/s" for rate in rates))
         for road in roads if turn % 2 == 0 else roads[::-1]:  # nobody always comes after the same
@@ -149,13 +146,11 @@ class Run:
                 result = self.put(_with_deadline(road, deadline_s), OPEN, share, load, turn)
                 said.append(f"{share:.0%}: {goodput(result, deadline_s):.1f}/s good")
             self._say(f"{road.name}   " + "   ".join(said))
-        if pair is None:
-            return
-        for share in self.plan.skews:
-            direct = next(road for road in roads if road.name == GRPC)
-            assert isinstance(direct, FaceRoad)
-            road = replace(direct, faces=pair, second_share=share)
-            self.put(road, SKEW, share, Load(callers=self.plan.in_flight), turn)
+        for road in roads:
+            if isinstance(road, FaceRoad) and road.name == GRPC and len(faces) > 1:
+                for share in self.plan.skews:
+                    skewed = replace(road, faces=faces, second_share=share)
+                    self.put(skewed, SKEW, share, Load(callers=self.plan.in_flight), turn)
 
     def _unloaded_s(self, road: str) -> float:
         """Median latency of the first turn's fewest callers, warm-up included: there may be few of them."""

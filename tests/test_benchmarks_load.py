@@ -342,7 +342,7 @@ def report(tmp_path_factory):
     models = tiny_repository(folder / "models")
     command = [sys.executable, ROOT / "benchmarks" / "load.py", "--models", models, "--quick", "--no-perf-analyzer"]
     command += ["--roads", "grpc,sdk", "--window", "0.1", "--repeats", "2", "--loads", "0.5", "--skew", "0.5"]
-    command += ["--output", folder / "results"]
+    command += ["--in-flight", "2", "--output", folder / "results"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr
     (results,) = (folder / "results").iterdir()
