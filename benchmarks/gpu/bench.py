@@ -1,0 +1,220 @@
+"""How fast one GPU runs the generator, in every way that Visard knows, beside what the GPU can do at best.
+
+    python benchmarks/gpu/bench.py                     on a machine with a CUDA GPU; needs no network
+    python benchmarks/gpu/bench.py --variants torch-fp16-nhwc,ort-cuda-nhwc-exhaustive --batches 8,16
+    python benchmarks/gpu/bench.py --dry-run           on any machine: tiny models on the CPU, figures without meaning
+
+The generator has the published size (ngf 64, 512²) and seeded random weights. Each variant runs in a process of its own
+at each batch size: images per second, share of the roofline (operations counted by torch over the network, divided by
+the matrix-product peak measured here in the same precision), difference from FP32 in grey levels, joules per image,
+memory. Then the same models served by the embedded Triton, under callers who each send their next face when the last
+one is back. A variant that fails is listed with its reason, and the others go on. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from variants import VARIANTS, Job, Variant
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+DRY_RUN = """
+**********************************************************************************
+*  DRY RUN: tiny models on the CPU. It shows that the benchmark runs, nothing     *
+*  else: NO FIGURE BELOW SAYS ANYTHING ABOUT A GPU OR ABOUT THE PUBLISHED MODELS. *
+**********************************************************************************
+"""
+HEADINGS = ("variant", "batch or callers", "images/s", "of roofline", "grey mean / max", "J/image", "GPU MiB", "remark")
+TAIL_LINES = 12  # of a failed process's output, to find its reason in
+
+Results = dict[str, list[dict[str, Any]]]
+
+
+def run_job(job: Job, timeout_s: float) -> tuple[list[dict[str, Any]], str]:
+    """Do a job in a process of its own.
+
+    Returns:
+        What it reported, as far as it came, and why it did not come further; empty where it did.
+    """
+    file = job.out.with_suffix(".job")
+    job.write(file)
+    command = [sys.executable, str(HERE / "variants.py"), str(file)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", cwd=job.work
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout_s)
+        reason = "" if process.returncode == 0 else _reason(process.returncode, output)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        reason = f"not done within {timeout_s:g} s"
+    lines = job.out.read_text(encoding="utf-8").splitlines() if job.out.is_file() else []
+    return [json.loads(line) for line in lines], reason
+
+
+def _reason(code: int, output: str) -> str:
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}"
+    lines = [line.strip() for line in output.splitlines()[-TAIL_LINES:] if line.strip()]
+    return lines[-1][:300] if lines else f"ended with code {code}"
+
+
+def derive(variant: Variant, lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Add each measurement's share of the roofline."""
+    peak = facts["peaks"].get(f"{variant.precision}_tflops")
+    derived = []
+    for line in lines:
+        more = {}
+        if "images_per_second" in line and peak:
+            more["share_of_roofline"] = line["images_per_second"] * facts["flop_per_image"] / (peak * 1e12)
+        derived.append({**line, **more})
+    return derived
+
+
+def rows(results: Results) -> list[tuple[str, ...]]:
+    """Lines of the table, the heading first."""
+    table = [HEADINGS]
+    for name, lines in results.items():
+        for line in lines:
+            at = f"{line['callers']} {line['direction']}" if "callers" in line else str(line.get("batch", ""))
+            if "failed" in line:
+                table.append((name, at, "–", "–", "–", "–", "–", line["failed"]))
+                continue
+            grey = f"{line['mean_grey']:.3f} / {line['max_grey']}" if "mean_grey" in line else "–"
+            latency = f"p50 {line['p50_ms']:.0f} ms, p99 {line['p99_ms']:.0f} ms" if "p50_ms" in line else ""
+            share, joules = line.get("share_of_roofline"), line.get("joules_per_image")
+            figures = (
+                f"{line['images_per_second']:.1f}",
+                _number(share, "{:.1%}"),
+                grey,
+                _number(joules, "{:.2f}"),
+                _number(line.get("gpu_memory_mib"), "{:.0f}"),
+            )
+            table.append((name, at, *figures, line.get("note") or latency))
+    return table
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)
+
+
+def print_table(table: list[tuple[str, ...]]) -> None:
+    """Print it with rich, or in plain columns where rich is absent."""
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+        for row in table:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        return
+    rich_table = Table(*table[0])
+    for row in table[1:]:
+        rich_table.add_row(*row)
+    console = Console()
+    console.print(rich_table, markup=False) if console.is_terminal else Console(width=200).print(rich_table)
+
+
+def versions() -> dict[str, Any]:
+    """Name the machine, its GPU and the libraries."""
+    from environment import environment
+
+    return environment()
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", default="1,2,4,8,16,32", help="batch sizes (default 1,2,4,8,16,32)")
+    parser.add_argument("--variants", default="", help="some of them, by name; all by default")
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of each measurement (default 5)")
+    parser.add_argument(
+        "--timeout", type=float, default=1800.0, help="seconds that one variant may take (default 1800)"
+    )
+    parser.add_argument(
+        "--work", type=Path, help="folder for models and engines, to keep them; a temporary one by default"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="tiny models on the CPU: shows that it runs")
+    parsed = parser.parse_args(arguments)
+    parsed.batches = tuple(sorted({int(batch) for batch in parsed.batches.split(",")}))
+    known = {variant.name for variant in VARIANTS}
+    wanted = [name for name in parsed.variants.split(",") if name]
+    if unknown := set(wanted) - known:
+        parser.error(f"no variant {', '.join(sorted(unknown))}: there are {', '.join(sorted(known))}")
+    parsed.variants = [variant for variant in VARIANTS if not wanted or variant.name in wanted]
+    return parsed
+
+
+def run(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Do everything and return what goes into the JSON."""
+    device = "cpu" if arguments.dry_run else "cuda"
+
+    def do(task: str) -> tuple[list[dict[str, Any]], str]:
+        job = Job(
+            task=task,
+            work=work,
+            out=work / f"{task}.jsonl",
+            device=device,
+            batches=arguments.batches,
+            seconds=arguments.seconds,
+            tiny=arguments.dry_run,
+        )
+        job.out.unlink(missing_ok=True)
+        return run_job(job, arguments.timeout)
+
+    print("measuring the device's peaks", flush=True)
+    peaks, reason = do("peaks")
+    if reason:
+        sys.exit(f"nothing can be measured here: {reason}")
+    print("making and exporting the models", flush=True)
+    facts, reason = do("prepare")
+    if reason:
+        sys.exit(f"the models could not be made: {reason}")
+    known = {"peaks": peaks[0], **facts[0]}
+    print(f"{known['flop_per_image'] / 1e9:.1f} GFLOP per image, {known['parameters']:,} parameters", flush=True)
+    print("peaks: " + ", ".join(f"{name} {value:.1f}" for name, value in known["peaks"].items()), flush=True)
+    results: Results = {}
+    for variant in arguments.variants:
+        print(f"measuring {variant.name}", flush=True)
+        lines, reason = do(variant.name)
+        results[variant.name] = derive(variant, lines, known)
+        if reason:
+            results[variant.name].append({"failed": reason})
+    return {
+        "dry_run": arguments.dry_run,
+        "environment": versions(),
+        **known,
+        "variants": {
+            variant.name: {"precision": variant.precision, "settings": dict(variant.settings)}
+            for variant in arguments.variants
+        },
+        "results": results,
+    }
+
+
+def main() -> None:
+    arguments = parse()
+    if arguments.dry_run:
+        print(DRY_RUN, flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        work = (arguments.work or Path(scratch)).absolute()
+        work.mkdir(parents=True, exist_ok=True)
+        report = run(arguments, work)
+    print_table(rows(report["results"]))
+    if arguments.dry_run:
+        print(DRY_RUN)
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""What a variant's speed is held against, and what is read off the GPU while it runs: peaks, energy, memory.
+
+On a machine without a GPU the same measurements run on the CPU, which only shows that they run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+WARM_UP_RUNS = 3
+BLOCK_S = 0.2  # runs between two waits for the device: enough of them that waiting costs nothing
+COPY_BYTES = 256 * 2**20
+
+
+class Runner(Protocol):
+    """Something that maps images to images, over and over."""
+
+    def run(self) -> None:
+        """Start one batch."""
+
+    def wait(self) -> None:
+        """Return when everything that was started has ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """How fast a runner is: the median over blocks of runs, each waited for."""
+
+    batches_per_second: float
+    joules_per_batch: float | None = None
+
+
+def measure(runner: Runner, seconds: float, gpu: Gpu | None = None) -> Rate:
+    """Warm a runner up and run it for a while, with the GPU's energy where one is given."""
+    for _ in range(WARM_UP_RUNS):
+        runner.run()
+    runner.wait()
+    start = time.perf_counter()
+    runner.run()
+    runner.wait()
+    per_block = max(1, int(BLOCK_S / (time.perf_counter() - start)))
+    rates: list[float] = []
+    with (gpu or Gpu(None)).energy() as joules:
+        start = last = time.perf_counter()
+        while last - start < seconds or not rates:
+            for _ in range(per_block):
+                runner.run()
+            runner.wait()
+            now = time.perf_counter()
+            rates.append(per_block / (now - last))
+            last = now
+    return Rate(
+        batches_per_second=statistics.median(rates),
+        joules_per_batch=joules[0] / (per_block * len(rates)) if joules else None,
+    )
+
+
+def measure_peaks(device: str, seconds: float) -> dict[str, float]:
+    """Measure what the device reaches at best: square matrix products in TFLOP/s, copies in GB/s.
+
+    Copies count each byte once; a copy within the device reads and writes it.
+    """
+    import torch
+
+    size = 8192 if device == "cuda" else 512
+    peaks = {}
+    for name, dtype in (
+        ("fp32", torch.float32),
+        ("tf32", torch.float32),
+        ("bf16", torch.bfloat16),
+        ("fp16", torch.half),
+    ):
+        torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        out = torch.empty_like(a)
+        rate = measure(_Calls(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device), seconds)
+        peaks[f"{name}_tflops"] = 2 * size**3 * rate.batches_per_second / 1e12
+    n_bytes = COPY_BYTES if device == "cuda" else COPY_BYTES // 16
+    here, there = (torch.empty(n_bytes, dtype=torch.uint8, device=device) for _ in range(2))
+    host = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=device == "cuda")
+    for name, target, source in (("h2d", there, host), ("d2h", host, here), ("d2d", there, here)):
+        copy = _Calls(lambda t=target, s=source: t.copy_(s, non_blocking=True), device)
+        peaks[f"{name}_gb_per_s"] = n_bytes * measure(copy, seconds).batches_per_second / 1e9
+    return peaks
+
+
+class _Calls:
+    def __init__(self, call: Callable[[], object], device: str) -> None:
+        self.run = call
+        self._device = device
+
+    def wait(self) -> None:
+        synchronize(self._device)
+
+
+def synchronize(device: str) -> None:
+    """Wait until a CUDA device is idle; a CPU always is."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+class Gpu:
+    """NVML's view of one GPU, through `pynvml` where it is installed, else through `nvidia-smi`.
+
+    Args:
+        uuid: the GPU's name in NVML (`GPU-…`); None where there is none, and nothing is known.
+    """
+
+    def __init__(self, uuid: str | None) -> None:
+        self._uuid = uuid
+        self._nvml: Any = None
+        if uuid is not None:
+            with suppress(Exception):  # not installed, or no driver: nvidia-smi is asked instead
+                nvml = importlib.import_module("pynvml")
+                nvml.nvmlInit()
+                self._handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+                self._nvml = nvml
+
+    def used_mib(self) -> float | None:
+        """Memory in use on the whole device."""
+        if self._nvml is not None:
+            return float(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used) / 2**20
+        return self._query("memory.used")
+
+    @contextmanager
+    def energy(self) -> Iterator[list[float]]:
+        """Joules over the block, idle power included; the list stays empty where nobody counts them."""
+        joules: list[float] = []
+        before = self._counter()
+        if before is not None:
+            yield joules
+            joules.append((self._counter() or before) - before)
+            return
+        watts: list[float] = []
+        done = threading.Event()
+        sampler = threading.Thread(target=self._sample, args=(watts, done))
+        sampler.start()
+        start = time.perf_counter()
+        try:
+            yield joules
+        finally:
+            seconds = time.perf_counter() - start
+            done.set()
+            sampler.join()
+        if watts:
+            joules.append(statistics.mean(watts) * seconds)
+
+    def _counter(self) -> float | None:
+        """Joules since the driver was loaded; GPUs since Volta count them."""
+        if self._nvml is None:
+            return None
+        with suppress(self._nvml.NVMLError):
+            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1000
+        return None
+
+    def _sample(self, watts: list[float], done: threading.Event) -> None:
+        while not done.is_set():
+            found = self._query("power.draw")
+            if found is None:
+                return
+            watts.append(found)
+            done.wait(0.1)
+
+    def _query(self, field: str) -> float | None:
+        if self._uuid is None:
+            return None
+        command = ["nvidia-smi", f"--id={self._uuid}", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
+        try:
+            return float(subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout)
+        except (OSError, ValueError, subprocess.SubprocessError):
+            return None
+
+
+def gpu_uuid(device: str) -> str | None:
+    """NVML's name of the GPU that torch calls number 0."""
+    if device != "cuda":
+        return None
+    import torch
+
+    return f"GPU-{torch.cuda.get_device_properties(0).uuid}"
