@@ -391,7 +391,12 @@ def run(
                     rates = []
                     for in_flight in callers:
                         used_s = processes.cpu_seconds()
-                        load = bench.drive(peer, port, in_flight)
+                        try:
+                            load = bench.drive(peer, port, in_flight)
+                        except OSError as error:  # it broke under so many callers; fewer, it may have served
+                            failed[f"{key} with {in_flight} callers"] = str(error)
+                            rates.append(f"{in_flight}: {error}")
+                            continue
                         used_s = processes.cpu_seconds() - used_s
                         if not load.latencies_s:  # the slower the peer, the longer the callers wait for one another
                             rates.append(f"{in_flight}: no answer within the time, allow more --seconds")
