@@ -42,8 +42,8 @@ def job(bench, tmp_path):
 
 @pytest.fixture(scope="module")
 def dry_run():
-    variants = "torch-fp32,torch-fp16-nhwc,ort-cuda-nchw-exhaustive,ort-cuda-copies,ort-tensorrt,tensorrt,served-cuda"
-    command = [sys.executable, GPU_BENCHMARKS / "bench.py", "--dry-run", "--batches", "1,2", "--seconds", "0.05"]
+    variants = "torch-fp32,ort-cuda-nchw-exhaustive,ort-cuda-copies,ort-tensorrt,tensorrt,served-cuda"
+    command = [sys.executable, GPU_BENCHMARKS / "bench.py", "--dry-run", "--batches", "1,2", "--seconds", "0.02"]
     return subprocess.run([*command, "--variants", variants], capture_output=True, text=True, check=True).stdout
 
 
@@ -55,7 +55,7 @@ def test_says_loudly_that_it_is_dry(dry_run):
 def test_reports_every_variant(dry_run):
     report = json.loads(dry_run.splitlines()[-1])
     results = report["results"]
-    for name in ("torch-fp32", "torch-fp16-nhwc", "ort-cuda-nchw-exhaustive", "ort-cuda-copies"):
+    for name in ("torch-fp32", "ort-cuda-nchw-exhaustive", "ort-cuda-copies"):
         assert [line["batch"] for line in results[name]] == [1, 2]
         for line in results[name]:
             peak = report["peaks"][f"{report['variants'][name]['precision']}_tflops"]
@@ -73,7 +73,7 @@ def test_reports_every_variant(dry_run):
 def test_holds_every_variant_against_fp32(dry_run):
     results = json.loads(dry_run.splitlines()[-1])["results"]
     assert all(line["max_grey"] == 0 for line in results["torch-fp32"])
-    for name in ("torch-fp16-nhwc", "ort-cuda-nchw-exhaustive", "ort-cuda-copies"):
+    for name in ("ort-cuda-nchw-exhaustive", "ort-cuda-copies"):
         assert all(0 < line["mean_grey"] < 1 for line in results[name])  # half is not float, and the faces are the same
 
 

@@ -70,7 +70,7 @@ def measure_peaks(device: str, seconds: float) -> dict[str, float]:
     """
     import torch
 
-    size = 8192 if device == "cuda" else 512
+    size = 8192 if device == "cuda" else 256
     peaks = {}
     for name, dtype in (
         ("fp32", torch.float32),
