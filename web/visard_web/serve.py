@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from typing import TYPE_CHECKING
 
@@ -39,9 +40,28 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
+class Server(uvicorn.Server):
+    """uvicorn's, for a process in which nothing may stand still for long.
+
+    A full garbage collection walks the 80,000 objects of the libraries, which takes 70 to 130 ms and frees nothing of
+    them: once all is loaded, they are left out of it.
+    """
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then set aside what is there for good."""
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take it back and stop."""
+        gc.unfreeze()
+        await super().shutdown(sockets)
+
+
 def make_server(connection: Connection, settings: Settings, *, proxy: str | None = None) -> uvicorn.Server:
     """Make the server; see `run`."""
-    return uvicorn.Server(
+    return Server(
         uvicorn.Config(
             create_app(connection, settings),
             log_config=None,
