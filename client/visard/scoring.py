@@ -6,10 +6,15 @@ descriptors that `identity_distance` compares come from `visard_preprocess.align
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 SAME_PERSON_BELOW = 0.6  # dlib's own threshold for its 128-d descriptors
+
+_MIDDLE = 127.5  # the grey level that becomes 0 in the generator's input, x/127.5 − 1
+_ROW = 256  # 256·255² < 2²⁴: the sums of a row's products are whole numbers that float32 holds exactly
 
 
 def similarity_percent(aligned: NDArray[np.uint8], swapped: NDArray[np.uint8]) -> float:
@@ -22,12 +27,12 @@ def similarity_percent(aligned: NDArray[np.uint8], swapped: NDArray[np.uint8]) -
     Returns:
         0..100; 50 where one side is all zero.
     """
-    return (_cosine(_unit_range(aligned), swapped.astype(np.float64)) + 1.0) / 2.0 * 100.0
+    return (_cosine(aligned, swapped, origin=0.0) + 1.0) / 2.0 * 100.0
 
 
 def pixel_cosine(aligned: NDArray[np.uint8], swapped: NDArray[np.uint8]) -> float:
     """Cosine of the two flattened images, both in −1..1: 1 for an unchanged face, −1 for its negative."""
-    return _cosine(_unit_range(aligned), _unit_range(swapped))
+    return _cosine(aligned, swapped, origin=_MIDDLE)
 
 
 def identity_distance(descriptor: NDArray[np.float64], other: NDArray[np.float64]) -> float:
@@ -35,11 +40,18 @@ def identity_distance(descriptor: NDArray[np.float64], other: NDArray[np.float64
     return float(np.linalg.norm(descriptor - other))
 
 
-def _unit_range(image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    return image / 127.5 - 1.0
+def _cosine(aligned: NDArray[np.uint8], swapped: NDArray[np.uint8], *, origin: float) -> float:
+    """Cosine of `aligned` − 127.5 with `swapped` − `origin`, both flattened; their scale does not matter to it."""
+    a, b = (image.reshape(-1, _ROW).astype(np.float32) for image in (aligned, swapped))
+    n, sum_a, sum_b = a.size, _total(a.sum(1)), _total(b.sum(1))
+    dot = _dot(a, b) - origin * sum_a - _MIDDLE * sum_b + n * origin * _MIDDLE
+    squares = (_dot(a, a) - 2 * _MIDDLE * sum_a + n * _MIDDLE**2) * (_dot(b, b) - 2 * origin * sum_b + n * origin**2)
+    return dot / math.sqrt(squares) if squares else 0.0
 
 
-def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    a, b = a.ravel(), b.ravel()
-    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / norms if norms else 0.0
+def _dot(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    return _total(np.einsum("ij,ij->i", a, b))
+
+
+def _total(rows: NDArray[np.float32]) -> float:
+    return float(rows.sum(dtype=np.float64))
