@@ -15,10 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import go_template
 import grpc
+import httpx
 import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+from typer.main import get_command
+
+from visard.cli import app
+from visard_web.keys import Keys
+from visard_web.serve import DRAIN_S
+from web_server import web_server
 
 if TYPE_CHECKING:
     from visard_server.triton import TritonServer
@@ -97,9 +107,17 @@ def test_the_guides_first_steps_work(tmp_path: Path) -> None:
     assert started
     done = subprocess.run(["sh", "-euc", steps], cwd=tmp_path, capture_output=True, text=True, check=True)
     config = tmp_path / "docker" / "config"
-    assert {path.name for path in config.iterdir()} == {"keys.map", "tls.crt", "tls.key", "upstreams.conf"}
-    hashed = hashlib.sha256(done.stdout.strip().encode()).hexdigest()
-    assert (config / "keys.map").read_text() == f"{hashed} alice;\n"
+    made = {"keys.map", "metrics.key", "tls.crt", "tls.key", "upstreams.conf", "web.env"}
+    assert {path.name for path in config.iterdir()} == made
+    keys = {
+        "alice": done.stdout.strip(),
+        "web": (config / "web.env").read_text().strip().removeprefix("VISARD_TOKEN="),
+        "prometheus": (config / "metrics.key").read_text().strip(),
+    }
+    lines = [f"{hashlib.sha256(key.encode()).hexdigest()} {name};\n" for name, key in keys.items()]
+    assert (config / "keys.map").read_text() == "".join(lines)
+    Keys(config / "keys.map")  # web reads it too
+    assert config.stat().st_mode & 0o077 == 0
     assert (config / "tls.key").stat().st_mode & 0o077 == 0
 
 
@@ -115,7 +133,9 @@ def services(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 def test_compose_shows_the_world_the_gateway_only(services: dict[str, Any]) -> None:
     published = {name: [port.get("host_ip") for port in service.get("ports", [])] for name, service in services.items()}
-    assert published.pop("gateway") == [None, None]
+    assert published.pop("gateway") == [None, None, None]
+    assert not published["web"]
+    assert list(services["web"]["networks"]) == ["door"]
     assert all(address == "127.0.0.1" for addresses in published.values() for address in addresses)
     for name in ("triton-1", "triton-2"):
         assert not published[name]
@@ -133,6 +153,40 @@ def test_compose_hardens_every_lasting_service(services: dict[str, Any]) -> None
         assert service["restart"] == "unless-stopped"
         assert service["deploy"]["resources"]["limits"]["memory"]
     assert services["triton-1"]["shm_size"]
+
+
+def test_compose_gives_web_nothing_to_write_to_and_not_the_certificates_key(services: dict[str, Any]) -> None:
+    web = services["web"]
+    assert "tmpfs" not in web
+    assert all(volume["type"] == "bind" and volume["read_only"] for volume in web["volumes"])
+    assert {volume["target"] for volume in web["volumes"]} == {"/etc/visard/tls.crt", "/etc/visard/keys.map"}
+    (server,) = [option for option in web["command"] if option.startswith("--server=")]
+    assert server == f"--server={services['gateway']['networks']['door']['aliases'][0]}:8443"
+    assert seconds(web["stop_grace_period"]) > DRAIN_S
+
+
+def seconds(duration: str) -> int:
+    minutes, _, rest = duration.rpartition("m")
+    return 60 * int(minutes or 0) + int(rest.removesuffix("s") or 0)
+
+
+@pytest.mark.parametrize("where", ["compose", "chart"])
+def test_the_options_given_to_web_are_its_own(where: str) -> None:
+    if where == "compose":
+        text = run("docker-compose", "-f", "docker/compose.yaml", "config")
+        given = yaml.safe_load(text)["services"]["web"]["command"]
+    else:
+        given = render(**CASES["web"])["Deployment", "faces-web"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    image = (ROOT / "docker" / "web.Dockerfile").read_text()
+    (entry,) = re.findall(r"^ENTRYPOINT (\[.*\])$", image, re.MULTILINE)
+    program, command, *options = json.loads(entry)
+    assert (program, command) == ("visard", "web")
+    context = get_command(app).commands["web"].make_context("web", [*options, *given])  # type: ignore[attr-defined]
+    assert context.params["host"] == "0.0.0.0"
+    assert context.params["api_keys"] == Path("/etc/visard/keys.map")
+    assert context.params["ca"] == Path("/etc/visard/tls.crt")
+    assert context.params["server"].endswith("gateway:8443")
+    assert "/etc/visard" not in str(context.params["token"])  # from the environment, where a process list shows nothing
 
 
 def test_compose_for_gpus_reserves_one_for_each(services: dict[str, Any]) -> None:
@@ -158,19 +212,33 @@ def test_compose_for_gpus_wants_a_key_for_the_operator() -> None:
 
 
 def test_alerts_fire_when_they_should_and_only_then() -> None:
-    run("promtool", "check", "config", PROMETHEUS / "prometheus.yml")
-    run("promtool", "test", "rules", PROMETHEUS / "rules_test.yml")
+    run("promtool", "test", "rules", *PROMETHEUS.glob("rules_*test.yml"))
+
+
+def test_prometheus_takes_its_configuration(services: dict[str, Any], tmp_path: Path) -> None:
+    targets = {volume["target"] for volume in services["prometheus"]["volumes"]}
+    text = (PROMETHEUS / "prometheus.yml").read_text()
+    (key,) = re.findall(r"credentials_file: ([^}]+)", text)
+    assert key in targets
+    (tmp_path / "key").touch()
+    (tmp_path / "prometheus.yml").write_text(text.replace(key, str(tmp_path / "key")))
+    (tmp_path / "rules.yml").symlink_to(PROMETHEUS / "rules.yml")
+    run("promtool", "check", "config", tmp_path / "prometheus.yml")
+    scraped = {job["job_name"]: job["static_configs"][0]["targets"] for job in yaml.safe_load(text)["scrape_configs"]}
+    assert scraped["web"] == ["web:8080"]
+    assert "--name=web" in services["web"]["command"]  # else it answers 421
+    assert {name for job in scraped.values() for name, _, _ in (each.partition(":") for each in job)} <= services.keys()
 
 
 def alerts() -> list[str]:
-    rules = yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"][0]["rules"]
-    return [rule["alert"] for rule in rules if "alert" in rule]
+    groups = yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"]
+    return [rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule]
 
 
 def test_every_alert_is_tested_and_explained() -> None:
-    tested = (PROMETHEUS / "rules_test.yml").read_text()
+    tested = "".join(path.read_text() for path in PROMETHEUS.glob("rules_*test.yml"))
     explained = (ROOT / "docs" / "operations.md").read_text()
-    assert len(alerts()) >= 7
+    assert len(alerts()) >= 12
     for alert in alerts():
         assert f'alertname="{alert}"' in tested
         assert f"`{alert}`" in explained
@@ -178,6 +246,30 @@ def test_every_alert_is_tested_and_explained() -> None:
 
 def dashboard() -> dict[str, Any]:
     return dict(json.loads((ROOT / "deploy" / "grafana" / "dashboards" / "visard.json").read_text()))
+
+
+def test_the_dashboard_has_what_grafana_knows_and_nothing_else() -> None:
+    """Through Grafana's own types, which drop every member that they do not have, and back."""
+    register_default_plugins()
+    board = dashboard()
+    assert lost(board, json.loads(JSONEncoder().encode(Dashboard.from_json(board)))) == []
+    board["panels"][0]["targets"][0]["exprr"] = "up"  # a misspelt name, to see that it would be noticed
+    assert lost(board, json.loads(JSONEncoder().encode(Dashboard.from_json(board)))) == [".panels.0.targets.0.exprr"]
+
+
+def lost(before: Any, after: Any, path: str = "") -> list[str]:
+    """Where `after` lacks or changes something that `before` has."""
+    if not isinstance(before, dict | list):
+        return [] if before == after else [path]
+    if type(before) is not type(after) or (isinstance(before, list) and len(before) != len(after)):
+        return [path]
+    members = before.items() if isinstance(before, dict) else enumerate(before)
+    places = set(after) if isinstance(after, dict) else set(range(len(after)))
+    return [
+        where
+        for name, value in members
+        for where in (lost(value, after[name], f"{path}.{name}") if name in places else [f"{path}.{name}"])
+    ]
 
 
 def test_the_dashboard_asks_what_prometheus_understands(tmp_path: Path) -> None:
@@ -205,6 +297,25 @@ def test_rules_and_dashboard_ask_for_figures_that_exist(tiny_server: TritonServe
     recorded = set(re.findall(r"record: (visard:\S+)", rules))
     assert set(re.findall(r"visard:[\w:]+", json.dumps(dashboard()))) <= recorded
     assert "--metrics-config=summary_latencies=true" in (ROOT / "docker" / "server.Dockerfile").read_text()
+
+
+def test_rules_and_dashboard_ask_for_figures_that_web_and_gateway_have(
+    tiny_server: TritonServer, astronaut: Path
+) -> None:
+    with web_server(tiny_server.grpc_url) as url:
+        headers = {"Content-Type": "image/jpeg"}
+        httpx.post(f"{url}/v1/anonymize?identity=true", content=astronaut.read_bytes(), headers=headers, timeout=60)
+        text = httpx.get(f"{url}/metrics").text
+    offered = set(re.findall(r"^(visard_\w+)(?=[ {])", text, re.MULTILINE))
+    offered |= set(re.findall(r"# TYPE (\S+)", (ROOT / "docker" / "gateway" / "gateway.js").read_text()))
+    rules = (PROMETHEUS / "rules.yml").read_text()
+    assert set(re.findall(r"\bvisard_\w+", rules + json.dumps(dashboard()))) <= offered
+    # The labels that they choose by.
+    labelled = set(re.findall(r'(\w+)="([^"]*)"', text))
+    assert {("flipped", "yes"), ("le", "0.6"), ("route", "/v1/anonymize"), ("error", "")} <= labelled
+    counted = dict(re.findall(r"^(visard_\S+) (\S+)$", text, re.MULTILINE))
+    assert counted['visard_faces_total{flipped="yes"}'] == "1.0"
+    assert counted["visard_face_identity_distance_count"] == "1.0"
 
 
 # -- Kubernetes -------------------------------------------------------------------------------------------------------
@@ -239,7 +350,12 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         "triton": {"models": "models", "nodeSelector": {"gpu": "h200"}, "tolerations": [{"operator": "Exists"}]},
         "export": {"image": "visard-export:1", "weights": "weights"},
     },
-    "everything": {"autoscaling": {"enabled": True}, "monitoring": {"enabled": True}},
+    "web": {"web": {"enabled": True, "names": ["faces.example"], "keepMinutes": 2.5}},
+    "everything": {
+        "autoscaling": {"enabled": True},
+        "monitoring": {"enabled": True},
+        "web": {"enabled": True, "names": ["faces.example"]},
+    },
 }
 
 
@@ -254,6 +370,8 @@ def test_the_chart_makes_what_kubernetes_accepts(case: str) -> None:
 
 def test_only_what_is_switched_on_is_made() -> None:
     assert not {"HorizontalPodAutoscaler", "PodMonitor"} & {kind for kind, _ in render()}
+    assert not any("web" in name for _, name in render())
+    assert "8445" not in str(render()["Service", "faces-gateway"]) + str(render()["NetworkPolicy", "faces-gateway"])
     documents = render(**CASES["everything"])
     scaler = documents["HorizontalPodAutoscaler", "faces-triton"]["spec"]
     assert scaler["metrics"][0]["pods"]["metric"]["name"] in (PROMETHEUS / "adapter.yaml").read_text()
@@ -278,13 +396,79 @@ def test_selectors_ports_and_volumes_fit_together() -> None:
         assert drain + 10 < pod["terminationGracePeriodSeconds"]
 
 
+def test_web_is_reached_through_the_gateway_and_reaches_nothing_else() -> None:
+    documents = render(**CASES["everything"])
+    web, gateway = (documents["Deployment", f"faces-{name}"]["spec"]["template"] for name in ("web", "gateway"))
+    labels = web["metadata"]["labels"]
+    assert documents["Deployment", "faces-web"]["spec"]["selector"]["matchLabels"] == labels
+    assert documents["Service", "faces-web"]["spec"]["selector"] == labels
+    policy = documents["NetworkPolicy", "faces-web"]["spec"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    ((entrance,), (models, names)) = policy["ingress"], policy["egress"]
+    (visitor, prometheus) = entrance["from"]
+    for peer in (visitor, models["to"][0]):
+        assert peer["podSelector"]["matchLabels"].items() <= gateway["metadata"]["labels"].items()
+    assert prometheus == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    assert ([port["port"] for port in entrance["ports"]], [port["port"] for port in models["ports"]]) == (
+        [8080],
+        [8443],
+    )
+    assert {port["port"] for port in names["ports"]} == {53}
+    upstreams = documents["ConfigMap", "faces-gateway"]["data"]["upstreams.conf"]
+    assert "server faces-web:8080 max_fails=0;" in upstreams
+    assert "faces-web" not in str(render()["ConfigMap", "faces-gateway"])
+    let_out = [rule["to"][0] for rule in documents["NetworkPolicy", "faces-gateway"]["spec"]["egress"]]
+    assert any(peer["podSelector"]["matchLabels"].items() <= labels.items() for peer in let_out)
+
+
+def test_webs_uploads_fit_through_the_gateway_and_its_end_is_waited_for() -> None:
+    documents = render(**CASES["web"])
+    pod = documents["Deployment", "faces-web"]["spec"]["template"]["spec"]
+    (body,) = [
+        variable["value"]
+        for variable in documents["Deployment", "faces-gateway"]["spec"]["template"]["spec"]["containers"][0]["env"]
+        if variable["name"] == "VISARD_WEB_BODY"
+    ]
+    (largest,) = [a.partition("=")[2] for a in pod["containers"][0]["args"] if a.startswith("--max-mb=")]
+    assert int(body.removesuffix("m")) == int(largest) + 1
+    assert f"VISARD_WEB_BODY={body}" in (ROOT / "docker" / "gateway" / "Dockerfile").read_text()
+    drain = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert drain + DRAIN_S < pod["terminationGracePeriodSeconds"]
+    assert not [volume for volume in pod["volumes"] if "projected" not in volume]  # nothing that it could write to
+    assert "tls.key" not in str(pod)
+
+
+def test_prometheus_has_a_key_for_web() -> None:
+    documents = render(**CASES["everything"])
+    (endpoint,) = documents["PodMonitor", "faces-web"]["spec"]["podMetricsEndpoints"]
+    assert endpoint["authorization"]["credentials"] == {"name": "visard-web", "key": "metrics"}
+    pod = documents["Deployment", "faces-web"]["spec"]["template"]["spec"]["containers"][0]
+    assert endpoint["port"] in {port["name"] for port in pod["ports"]}
+    (token,) = pod["env"]
+    assert token["name"] == "VISARD_TOKEN"
+    assert token["valueFrom"]["secretKeyRef"] == {"name": "visard-web", "key": "key"}
+
+
+@pytest.mark.parametrize(("probe", "path"), [("readinessProbe", "/readyz"), ("livenessProbe", "/healthz")])
+def test_webs_probes_ask_what_it_answers_without_a_key(
+    tiny_server: TritonServer, tmp_path: Path, probe: str, path: str
+) -> None:
+    container = render(**CASES["web"])["Deployment", "faces-web"]["spec"]["template"]["spec"]["containers"][0]
+    assert container[probe]["httpGet"] == {"path": path, "port": "http"}
+    (tmp_path / "keys").write_text(f"{'0' * 64} alice;\n")
+    with web_server(tiny_server.grpc_url, keys=tmp_path / "keys") as url:
+        assert httpx.get(f"{url}{path}").status_code == 200
+        assert httpx.get(f"{url}/metrics").status_code == 401
+
+
 def test_pods_have_no_rights_and_the_volumes_that_they_mount() -> None:
     pods = [
         document["spec"]["template"]["spec"]
-        for (kind, _), document in render(**CASES["export"]).items()
+        for (kind, _), document in render(**CASES["export"], **CASES["web"]).items()
         if kind in ("Deployment", "Job")
     ]
-    assert len(pods) == 3
+    assert len(pods) == 4
     for pod in pods:
         assert pod["securityContext"]["runAsNonRoot"]
         assert not pod["automountServiceAccountToken"]
@@ -333,7 +517,8 @@ def test_nobody_but_the_gateway_reaches_triton() -> None:
 
 
 def test_the_charts_upstreams_are_nginxs(tmp_path: Path) -> None:
-    upstreams = render()["ConfigMap", "faces-gateway"]["data"]["upstreams.conf"].replace("faces-triton", "127.0.0.1")
+    upstreams = render(**CASES["web"])["ConfigMap", "faces-gateway"]["data"]["upstreams.conf"]
+    upstreams = re.sub("faces-(triton|web)", "127.0.0.1", upstreams)
     (tmp_path / "nginx.conf").write_text(f"pid {tmp_path}/pid;\nevents {{}}\nhttp {{\n{upstreams}\n}}\n")
     run("/usr/sbin/nginx", "-t", "-p", tmp_path, "-c", tmp_path / "nginx.conf", "-e", "stderr")
     template = (ROOT / "docker" / "gateway" / "nginx.conf.template").read_text()
@@ -348,6 +533,8 @@ def test_the_charts_upstreams_are_nginxs(tmp_path: Path) -> None:
         {"triton": {"gpu": 1}},  # a misspelt name
         {"gateway": {"image": ""}},
         {"export": {"image": "visard-export:1"}},  # nowhere to export to
+        {"web": {"enabled": True}},  # it would refuse every browser
+        {"web": {"rate": "often"}},
         {"surprise": {}},
     ],
 )

@@ -1,4 +1,4 @@
-"""The page and the REST door behind the shipped gateway: nginx, `visard web` as a process, the gateway again, Triton."""
+"""The page and the REST door behind the shipped gateway: nginx, a real `visard web`, nginx again, Triton."""
 
 from __future__ import annotations
 
@@ -143,7 +143,9 @@ def test_strangers_do_not_reach_web(
 
 
 def test_what_is_too_large_is_refused_by_web_or_before(program: httpx.Client) -> None:
-    problem = assert_problem(program.post("/v1/faces", content=bytes(7 * MEBIBYTE // 2), headers=JPEG), 413, "PhotoTooLarge")
+    problem = assert_problem(
+        program.post("/v1/faces", content=bytes(7 * MEBIBYTE // 2), headers=JPEG), 413, "PhotoTooLarge"
+    )
     assert "larger than 3 MiB" in problem["detail"]
     problem = assert_problem(program.post("/v1/faces", content=bytes(5 * MEBIBYTE), headers=JPEG), 413, "PhotoTooLarge")
     assert "larger than" not in problem["detail"]  # nginx, which does not know what web takes
