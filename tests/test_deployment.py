@@ -450,15 +450,19 @@ def test_prometheus_has_a_key_for_web() -> None:
     assert token["valueFrom"]["secretKeyRef"] == {"name": "visard-web", "key": "key"}
 
 
-@pytest.mark.parametrize(("probe", "path"), [("readinessProbe", "/readyz"), ("livenessProbe", "/healthz")])
-def test_webs_probes_ask_what_it_answers_without_a_key(
-    tiny_server: TritonServer, tmp_path: Path, probe: str, path: str
-) -> None:
+def test_webs_probes_ask_what_it_answers_without_a_key(tiny_server: TritonServer, tmp_path: Path) -> None:
     container = render(**CASES["web"])["Deployment", "faces-web"]["spec"]["template"]["spec"]["containers"][0]
-    assert container[probe]["httpGet"] == {"path": path, "port": "http"}
+    probes = {name: probe["httpGet"] for name, probe in container.items() if name.endswith("Probe")}
+    assert {name: probe["path"] for name, probe in probes.items()} == {
+        "startupProbe": "/healthz",
+        "livenessProbe": "/healthz",  # it must not be restarted because the models are away
+        "readinessProbe": "/readyz",
+    }
+    (port,) = container["ports"]
+    assert {probe["port"] for probe in probes.values()} == {port["name"]}
     (tmp_path / "keys").write_text(f"{'0' * 64} alice;\n")
     with web_server(tiny_server.grpc_url, keys=tmp_path / "keys") as url:
-        assert httpx.get(f"{url}{path}").status_code == 200
+        assert {httpx.get(f"{url}{probe['path']}").status_code for probe in probes.values()} == {200}
         assert httpx.get(f"{url}/metrics").status_code == 401
 
 

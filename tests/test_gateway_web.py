@@ -169,7 +169,7 @@ def test_nonsense_and_no_tls_are_problems_too(gateway: Gateway) -> None:
         assert_problem(http.get("/", headers={"Long": "x" * 50_000}), 400, "InvalidRequest")
 
 
-def test_a_web_server_that_is_away_is_said_to_be_and_comes_back(tmp_path: Path, tiny_server: TritonServer) -> None:
+def test_a_web_server_that_is_away_is_said_to_be(tmp_path: Path, tiny_server: TritonServer) -> None:
     name = "a-name-that-opens-a-photo"
     for folder, web in ((tmp_path / "down", None), (tmp_path / "refused", f"{HOST}:{free_ports(1)[0]}")):
         folder.mkdir()
