@@ -121,7 +121,7 @@ def measure(server: TritonServer, sending: Senders, timing: Timing, seed: int) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, help="model repository for a CPU; the demo models by default")
-    parser.add_argument("--queue", type=int, default=4 * CORES, help="places in each short queue (default: 4 per core)")
+    parser.add_argument("--queue", type=int, default=8 * CORES, help="places in each short queue (default: 8 per core)")
     parser.add_argument("--rounds", type=int, default=5, help="how often all take turns (default 5)")
     parser.add_argument("--window", type=float, default=1.5, help="seconds of each of the three windows (default 1.5)")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants (default: all)")
