@@ -1,6 +1,6 @@
 """Puts loads on every road to the models and says what came back: how many, how fast, how good, and why not.
 
-    python benchmarks/load.py                        everything, on the embedded server with the demo models: half an hour
+    python benchmarks/load.py                        everything, on the embedded server with the demo models: 30 min
     python benchmarks/load.py --quick                fewer loads and short windows: two to four minutes
     python benchmarks/load.py --models models        your own models
     python benchmarks/load.py --server gpu:8001 --metrics http://gpu:8002/metrics --senders 4
