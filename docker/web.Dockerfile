@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # The page and the REST door: `visard web` before models that run elsewhere. No model, no server, no torch inside, and
-# nothing that it could write to.
+# nothing to write to but /dev/shm, which is memory.
 #
 #   docker build -f docker/web.Dockerfile -t visard-web .
 #   docker run --rm --read-only -p 127.0.0.1:8080:8080 -e VISARD_TOKEN -v ./tls.crt:/etc/visard/tls.crt:ro \
