@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
 from visard_export import tensorrt
@@ -32,7 +33,7 @@ from visard_export.repository import (
 )
 from visard_export.verify import Parity, verify
 
-TOOLS = ("visard", "torch", "onnx", "onnxruntime")
+TOOLS = ("visard", "torch", "onnx")
 
 
 def export_repository(
@@ -141,7 +142,10 @@ def _export(
         opset=OPSET,
         parity=parity,
         model_sha256=sha256_of(path),
-        versions={tool: importlib.metadata.version(tool) for tool in TOOLS},
+        versions={
+            **{tool: importlib.metadata.version(tool) for tool in TOOLS},
+            "onnxruntime": onnxruntime.__version__,  # which comes in several distributions
+        },
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     ).write(folder)
     if profile == "tensorrt":

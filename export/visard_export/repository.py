@@ -78,12 +78,13 @@ def adapt(config: Any, profile: Profile) -> Any:
     elif config.backend == "onnxruntime" and profile == "gpu":
         accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
         # No `precision_mode`: onnxruntime then builds a strongly typed network, in the precision of the graph itself.
+        # "true" and not "1": Triton's native backend takes both, onnxruntime's Python API no other.
         accelerator.parameters.update(
             {
                 "max_workspace_size_bytes": str(WORKSPACE_BYTES),
-                "trt_engine_cache_enable": "1",  # engines are named after the graph, which is named after its weights
+                "trt_engine_cache_enable": "true",  # engines are named after the graph, that after its weights
                 "trt_engine_cache_path": ENGINE_CACHE,
-                "trt_timing_cache_enable": "1",
+                "trt_timing_cache_enable": "true",
                 "trt_timing_cache_path": ENGINE_CACHE,
                 "trt_profile_min_shapes": "image:1x512x512x3",
                 "trt_profile_opt_shapes": f"image:{max(1, config.max_batch_size // 2)}x512x512x3",

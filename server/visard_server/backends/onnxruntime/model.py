@@ -39,6 +39,8 @@ class TritonPythonModel:
         if not path.is_file():
             raise pb_utils.TritonModelException(f"{path} is missing: export the model into this repository")
         providers = _providers(config, args["model_instance_kind"], int(args["model_instance_device_id"]))
+        if args["model_instance_kind"] == "GPU":
+            onnxruntime.preload_dlls()  # CUDA and cuDNN from their wheels, which the linker does not search
         try:
             self._session = onnxruntime.InferenceSession(path, _session_options(config), providers=providers)
         except Exception as error:  # onnxruntime has no common base class; every one of them means "cannot be loaded"
