@@ -37,8 +37,9 @@ format: $(VENV)/.installed ## Bring the code into shape
 serve: $(VENV)/.installed ## Serve the demo models on 127.0.0.1:8001 until Ctrl-C
 	$(BIN)/visard serve
 
-bench: $(VENV)/.installed ## Measure alignment and serving against their ceilings
+bench: $(VENV)/.installed ## Measure alignment, stages, load and gateway against their ceilings (an hour)
 	$(BIN)/python benchmarks/align.py
+	$(BIN)/python benchmarks/stages.py
 	$(BIN)/python benchmarks/load.py
 	$(BIN)/python benchmarks/gateway.py
 
