@@ -2,9 +2,10 @@
 
 The server runs in this process with an event loop of its own; the callers are another process, so that they do not
 share its interpreter. Rounds follow one another on the same server: memory that grows from round to round is kept, what
-grows once is the allocator's. While they run, a task on the server's event loop sleeps for 2 ms again and again; how
-much longer that took is how long the loop stood still, the machine's own scheduling included. The same task on an idle
-server, and in a process beside the callers that does nothing else, is the floor.
+grows once is the allocator's. While they run, a task on the server's event loop sleeps for 2 ms again and again: how
+much longer that took is how long others had to wait, the machine's own scheduling included. The same task on an idle
+server, and in a process beside the callers that does nothing else, is the floor. A turn of the loop with work for 200
+connections takes its time without anything blocking it, so the longest single callback is measured too.
 
 The models do next to nothing (tiny ones), so that the web server is what is measured. Prints a line per round; the last
 line is JSON.
@@ -71,6 +72,7 @@ def measure(triton_url: str, arguments: argparse.Namespace) -> dict[str, object]
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     server = make_server(Connection(url=triton_url), Settings(rate=None, keep_s=5.0))
     stalls: list[float] = []
+    callbacks = time_callbacks()
 
     async def serve() -> None:
         probe = asyncio.create_task(watch(stalls))
@@ -89,20 +91,43 @@ def measure(triton_url: str, arguments: argparse.Namespace) -> dict[str, object]
     rounds = []
     for _ in range(arguments.rounds):
         stalls.clear()
+        callbacks.clear()
         floor = subprocess.Popen([sys.executable, __file__, "--nap", "5"], stdout=subprocess.PIPE, text=True)
         command = [sys.executable, __file__, "--call", url, "--callers", str(arguments.callers)]
         command += ["--megapixels", str(arguments.megapixels)]
         done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        stood = summary(stalls)
+        stood, longest = summary(stalls), summary(callbacks)
         beside = json.loads(floor.communicate()[0])
         time.sleep(11)  # all photos of the page are forgotten, and the sweeper has come round
         gc.collect()
-        rounds.append({**done, "loop_ms": stood, "other_process_ms": beside, "memory_mib": round(memory())})
+        rounds.append(
+            {
+                **done,
+                "loop_ms": stood,
+                "callback_ms": longest,
+                "other_process_ms": beside,
+                "memory_mib": round(memory()),
+            }
+        )
         print(rounds[-1], flush=True)
     server.should_exit = True
     thread.join()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"cores": os.cpu_count(), "idle_loop_ms": idle, "rounds": rounds, "peak_mib": round(peak)}
+
+
+def time_callbacks() -> list[float]:
+    """Note how long each callback on an event loop of this process runs, from now on."""
+    seconds: list[float] = []
+    run = asyncio.events.Handle._run
+
+    def timed(handle: asyncio.events.Handle) -> None:
+        started = time.perf_counter()
+        run(handle)
+        seconds.append(time.perf_counter() - started)
+
+    asyncio.events.Handle._run = timed
+    return seconds
 
 
 async def watch(stalls: list[float]) -> None:
