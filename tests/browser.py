@@ -80,6 +80,8 @@ def watched_page(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
             else None
         ),
     )
+    # Playwright takes over the browser's file dialogue for whoever listens, a moment after he has begun to.
+    page.on("filechooser", lambda _: None)
     try:
         page.goto(url)
         expect(page.locator("#limit")).not_to_be_empty()  # the last thing that the page's script does

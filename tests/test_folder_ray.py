@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import random
 import signal
 import tempfile
 import urllib.request
@@ -140,9 +141,11 @@ def test_it_makes_what_the_local_engine_makes(cluster, photos, local, tiny_serve
 
 @pytest.fixture
 def servers(tmp_path):
-    """Two servers that may be killed."""
+    """Two servers that may be killed; the first may come back at its port."""
     repository = tiny_repository(tmp_path / "models")
-    with TritonServer(repository) as first, TritonServer(repository) as second:
+    # Not one that Linux gives to outgoing connections: Ray opens hundreds, and one could hold it in the meantime.
+    port = random.randrange(20_000, 32_000)
+    with TritonServer(repository, grpc_port=port) as first, TritonServer(repository) as second:
         yield first, second
 
 
