@@ -1,15 +1,13 @@
 """Which serving settings keep goodput up when more is offered than a CPU can do? Variants of one repository in turns.
 
-    as it is        the CPU profile as exported
-    short queues    router and generators: one face per execution, queues of `--queue`; excess is refused after it was
-                    classified once
-    + classifiers   and twice as many instances of the classifier, so that the check of a finished face does not wait
-                    behind the first look at faces that will be refused
-    door            a model before the ensemble that holds a slot for as long as a face is inside (`load_door.py`):
-                    excess is refused before anything is computed
+    as it is        the CPU profile as exported: short queues, more classifiers
+    other queue     the same with queues of `--queue`
+    long queues     as in the static configurations: excess waits until its callers have hung up
+    door            long queues, and a model before the ensemble that holds a slot for as long as a face is inside
+                    (`load_door.py`): excess is refused before anything is computed
 
     python benchmarks/load_settings.py                     five rounds on the demo models, about eight minutes
-    python benchmarks/load_settings.py --queue 8 --rounds 9
+    python benchmarks/load_settings.py --queue 13 --rounds 9
 
 All servers run at once and take turns; an idle one costs nothing. Deadline, load and targets are those of `load.py`.
 The last line is JSON.
@@ -39,28 +37,32 @@ from tritonclient.grpc import model_config_pb2
 
 from visard import Connection
 from visard.embedded import SAMPLE_PHOTO, aligned_faces, demo_models
+from visard_export.repository import static_repository
 from visard_server.triton import TritonServer
 
 GENERATORS = ("generator_to_male", "generator_to_female")
 FIGURES = ("capacity_per_s", "p99_over_unloaded", "goodput_over_capacity", "refused_p50_ms")
 
 
-def short_queues(repository: Path, queue: int) -> None:
+def other_queue(repository: Path, queue: int) -> None:
     for model in ("gender_router", *GENERATORS):
         with edited(repository / model) as config:
             config.dynamic_batching.default_queue_policy.max_queue_size = queue
-            config.dynamic_batching.preferred_batch_size[:] = [1]
-            if model == "gender_router":
-                config.instance_group[0].count += 1  # one more than a generator has, so that none of those is idle
 
 
-def more_classifiers(repository: Path, queue: int) -> None:
-    short_queues(repository, queue)
-    with edited(repository / "gender_classifier") as config:
-        config.instance_group[0].count *= 2
+def long_queues(repository: Path, _: int = 0) -> None:
+    for model in ("gender_classifier", "gender_router", *GENERATORS):
+        static = read(static_repository() / model)
+        with edited(repository / model) as config:
+            policy = static.dynamic_batching.default_queue_policy
+            config.dynamic_batching.default_queue_policy.max_queue_size = policy.max_queue_size
+            config.instance_group[0].count = CORES
+    with edited(repository / "gender_router") as config:
+        del config.dynamic_batching.preferred_batch_size[:]
 
 
 def door(repository: Path, queue: int) -> None:
+    long_queues(repository)
     outer = repository / "anonymizer"
     shutil.copytree(outer, repository / "inside")
     with edited(repository / "inside") as config:
@@ -79,8 +81,8 @@ def door(repository: Path, queue: int) -> None:
 
 VARIANTS: dict[str, Callable[[Path, int], None]] = {
     "as it is": lambda *_: None,
-    "short queues": short_queues,
-    "+ classifiers": more_classifiers,
+    "other queue": other_queue,
+    "long queues": long_queues,
     "door": door,
 }
 
@@ -121,7 +123,7 @@ def measure(server: TritonServer, sending: Senders, timing: Timing, seed: int) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, help="model repository for a CPU; the demo models by default")
-    parser.add_argument("--queue", type=int, default=8 * CORES, help="places in each short queue (default: 8 per core)")
+    parser.add_argument("--queue", type=int, default=8 * CORES, help="places of the other queues (default: 8 per core)")
     parser.add_argument("--rounds", type=int, default=5, help="how often all take turns (default 5)")
     parser.add_argument("--window", type=float, default=1.5, help="seconds of each of the three windows (default 1.5)")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants (default: all)")

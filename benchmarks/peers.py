@@ -234,7 +234,8 @@ def identity_models(folder: Path) -> tuple[Path, Path]:
     version.mkdir(parents=True)
     onnx.save(model, version / "model.onnx")
     static = (static_repository() / name / "config.pbtxt").read_text(encoding="utf-8")
-    config = adapt(text_format.Parse(static, model_config_pb2.ModelConfig()), "cpu")
+    config = adapt(name, text_format.Parse(static, model_config_pb2.ModelConfig()), "cpu")
+    config.dynamic_batching.default_queue_policy.max_queue_size = 256  # waiting for a graph that is free takes no time
     (version.parent / "config.pbtxt").write_text(text_format.MessageToString(config), encoding="utf-8")
     return version / "model.onnx", folder / "repository"
 

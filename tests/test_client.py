@@ -272,10 +272,24 @@ def test_transient_fault_is_retried(proxy):
 
 
 def test_retries_end(proxy):
-    proxy.faults = [grpc.StatusCode.RESOURCE_EXHAUSTED] * 9
-    with Client(Connection(url=proxy.url, max_attempts=3)) as client, pytest.raises(Overloaded):
+    proxy.faults = [grpc.StatusCode.UNAVAILABLE] * 9
+    with Client(Connection(url=proxy.url, max_attempts=3)) as client, pytest.raises(ServerUnavailable):
         client.swap(gradients(1))
     assert len(proxy.inferences()) == 3
+
+
+def test_a_full_server_is_asked_until_the_deadline(proxy):
+    proxy.faults = [grpc.StatusCode.RESOURCE_EXHAUSTED] * 5
+    with Client(Connection(url=proxy.url, max_attempts=3)) as client:
+        assert client.swap(gradients(1))
+    assert len(proxy.inferences()) == 6
+    proxy.faults = [grpc.StatusCode.RESOURCE_EXHAUSTED] * 99
+    with Client(Connection(url=proxy.url, deadline_s=0.5)) as client, pytest.raises(Overloaded):
+        client.swap(gradients(1))
+    asked = len(proxy.inferences())
+    with Client(Connection(url=proxy.url, max_attempts=1)) as client, pytest.raises(Overloaded):
+        client.swap(gradients(1))
+    assert len(proxy.inferences()) == asked + 1
 
 
 @pytest.mark.parametrize("status", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL])

@@ -177,11 +177,18 @@ def test_cpu_profile(tmp_path):
         assert all(group.kind == KIND_CPU for group in config.instance_group)
         assert not config.HasField("optimization")
         assert config.dynamic_batching.max_queue_delay_microseconds == 0
+    generators = EXPORTED_MODELS[1:]
     for model in (*EXPORTED_MODELS, "gender_router"):
-        assert [group.count for group in read_config(repository, model).instance_group] == [2]
+        batching = read_config(repository, model).dynamic_batching
+        assert list(batching.preferred_batch_size) == [1]  # faces one by one
+        excess_is_refused = batching.default_queue_policy.max_queue_size == 8
+        assert excess_is_refused == (model != "gender_classifier")  # which checks faces that are done already
+    counts = {
+        model: read_config(repository, model).instance_group[0].count for model in (*EXPORTED_MODELS, "gender_router")
+    }
+    assert counts == {"gender_classifier": 4, "gender_router": 3, **dict.fromkeys(generators, 2)}
     for model in EXPORTED_MODELS:
         assert read_config(repository, model).parameters["intra_op_thread_count"].string_value == "1"
-        assert list(read_config(repository, model).dynamic_batching.preferred_batch_size) == [1]  # faces one by one
     assert read_config(repository, "passport").max_batch_size == 0  # no batching stays no batching
     assert [group.count for group in read_config(repository, "passport").instance_group] == [1]
     assert read_config(repository, "generator_to_male").backend == "onnxruntime"

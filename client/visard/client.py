@@ -90,8 +90,9 @@ class Connection:
         token: sent as ``authorization: Bearer …``. Never over an unencrypted connection to another machine.
         api_key: sent as ``x-api-key``, under the same rule.
         deadline_s: seconds for one face, from the first attempt to the answer.
-        max_attempts: how often one face is sent at most. Inference changes nothing on the server, so that sending it
-            again is safe; only `ServerUnavailable` and `Overloaded` are tried again.
+        max_attempts: how often one face is sent at most to a server that cannot be reached or is lost. Inference
+            changes nothing on the server, so that sending it again is safe. A server whose queue is full says so at
+            once and is asked again, with growing pauses, until the deadline; with 1 nothing is ever sent twice.
         max_in_flight: faces under way at once.
         shared_memory: hand faces over in memory instead of through the connection, to a server on this machine that
             allows it (``visard serve --shared-memory``).
@@ -456,9 +457,11 @@ class AsyncClient:
                 return await call(deadline - time.monotonic())
             except (ServerUnavailable, Overloaded) as error:
                 pause = random.uniform(0.0, min(_RETRY_PAUSE_MAX_S, _RETRY_PAUSE_S * 2**attempt))  # noqa: S311
+                last = attempt >= self.connection.max_attempts
                 if isinstance(error, Overloaded):
                     pause += error.retry_after_s
-                if attempt == self.connection.max_attempts or time.monotonic() + pause >= deadline:
+                    last = self.connection.max_attempts == 1
+                if last or time.monotonic() + pause >= deadline:
                     raise
                 attempt += 1
                 await asyncio.sleep(pause)

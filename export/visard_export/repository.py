@@ -32,6 +32,11 @@ CPU_MAX_BATCH = 4  # of one request: a CPU gains nothing from more, and all of a
 # Two instances of one thread each use two cores better than one instance of two threads: nobody waits for the other
 # half of a convolution. Raise `count` in the repository's configurations where there are more cores.
 CPU_INSTANCES = 2
+# What waits longer than this many faces take is given up by its caller before it is done, and the work is lost: better
+# refused at once. Twice the classifiers, so that the check of a finished face does not wait behind the first look at
+# faces that will be refused; one router more than a generator has instances, so that none of those is idle.
+CPU_QUEUE = 4 * CPU_INSTANCES
+_CPU_COUNTS = {"gender_classifier": 2 * CPU_INSTANCES, "gender_router": CPU_INSTANCES + 1}
 ENGINE_CACHE = "/var/cache/visard"  # of the serving machine; holds engines and kernel timings, never a face
 WORKSPACE_BYTES = 4 * 1024**3  # scratch memory that a TensorRT kernel may ask for
 
@@ -56,12 +61,12 @@ def assemble(versions: Path, repository: Path, *, profile: Profile = "cpu") -> N
             shutil.rmtree(model / "1", ignore_errors=True)
             shutil.move(versions / static.name, model / "1")
         (model / "1").mkdir(exist_ok=True)  # an ensemble has no files, but Triton wants a version
-        config = adapt(_read_config(static), profile)
+        config = adapt(static.name, _read_config(static), profile)
         (model / CONFIG_FILE).write_text(text_format.MessageToString(config), encoding="utf-8")
 
 
-def adapt(config: Any, profile: Profile) -> Any:
-    """Fit a `ModelConfig` to the machine that will serve it; the static ones are for a GPU without TensorRT."""
+def adapt(model: str, config: Any, profile: Profile) -> Any:
+    """Fit a model's `ModelConfig` to the machine that will serve it; the static ones are for a GPU without TensorRT."""
     if profile == "cpu":
         config.max_batch_size = min(config.max_batch_size, CPU_MAX_BATCH)
         del config.model_warmup[:]  # a CPU picks no kernels, so warming up would only delay the start
@@ -69,12 +74,14 @@ def adapt(config: Any, profile: Profile) -> Any:
             group.kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
         if config.HasField("dynamic_batching"):
             config.dynamic_batching.max_queue_delay_microseconds = 0  # a batch saves a CPU nothing worth waiting for
-            for group in config.instance_group:
-                group.count = CPU_INSTANCES
-        if config.backend == "onnxruntime":
-            config.parameters["intra_op_thread_count"].string_value = "1"
             # Faces one by one: a batch takes a CPU as long as its faces do, and leaves the other instance without work.
             config.dynamic_batching.preferred_batch_size.append(1)
+            for group in config.instance_group:
+                group.count = _CPU_COUNTS.get(model, CPU_INSTANCES)
+            if model != "gender_classifier":  # a face that was generated already must not be lost there
+                config.dynamic_batching.default_queue_policy.max_queue_size = CPU_QUEUE
+        if config.backend == "onnxruntime":
+            config.parameters["intra_op_thread_count"].string_value = "1"
     elif config.backend == "onnxruntime" and profile == "gpu":
         accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
         # No `precision_mode`: onnxruntime then builds a strongly typed network, in the precision of the graph itself.
