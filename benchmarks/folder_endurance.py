@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import platform
 import random
 import signal
@@ -52,7 +53,7 @@ def pictures(target: Path) -> dict[str, bytes]:
 
 def written(target: Path) -> int:
     """How many pictures are visible."""
-    return sum(1 for path in target.rglob("*.jpg") if ".visard" not in path.parts)
+    return sum(entry.name.endswith(".jpg") for entry in os.scandir(target))
 
 
 def resident_mib(pid: int) -> float:
@@ -70,8 +71,8 @@ def watch(process: subprocess.Popen[bytes], target: Path, count: int, until: int
             time.sleep(0.5)
             try:
                 noted.append((written(target), resident_mib(process.pid)))
-            except (OSError, IndexError):
-                break
+            except (OSError, IndexError):  # it has not begun, or has just ended
+                continue
             progress.update(task, completed=noted[-1][0])
     return noted
 
