@@ -43,9 +43,13 @@ def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServ
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """The same with generators that take about a second and queues of one."""
+    """The same with generators that take about a second and queues of one.
+
+    Not one for all tests: Triton 2.51 can crash after a burst of requests that their callers gave up, see
+    docs/decisions.md, and what uses it here gives many up.
+    """
     from tiny_models import tiny_repository
     from visard_server.triton import TritonServer
 

@@ -42,7 +42,7 @@ def test_sigterm_lets_requests_end(slow_server, astronaut):
         process.send_signal(signal.SIGTERM)
         caller.join(60)
         _, log = process.communicate(timeout=60)
-    assert [answer.status_code for answer in answers] == [200]
+    assert [answer.status_code for answer in answers] == [200], answers[0].text
     assert process.returncode == 143
     assert "Traceback" not in log
 
