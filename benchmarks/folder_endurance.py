@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import random
 import signal
 import statistics
@@ -23,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from environment import environment
 from folder import make_photos
 from PIL import Image
 from rich.progress import Progress
@@ -132,7 +132,7 @@ def main() -> int:
                 "killed_at": at,
                 "seed": arguments.seed,
                 "identical": same and whole,
-                "environment": {"machine": platform.machine(), "python": platform.python_version()},
+                "environment": environment(),
             }
         )
     )

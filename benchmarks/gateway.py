@@ -14,8 +14,6 @@ import argparse
 import asyncio
 import itertools
 import json
-import os
-import platform
 import re
 import statistics
 import sys
@@ -29,11 +27,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from serving import served
+from environment import environment
+from load_figures import Sample
+from load_loops import closed_loop
+from load_roads import FaceRoad
+from numpy.typing import NDArray
 
 from nginx_gateway import Gateway
 from tiny_models import tiny_repository
 from visard import Connection
+from visard.wire import Direction
 from visard_server.triton import TritonServer
 
 MODELS = {"anonymizer_to_male", "generator_to_male", "gender_classifier"}
@@ -61,6 +64,35 @@ class Road:
     cpu_s: float = 0.0
     rates: list[float] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
+
+
+async def served(
+    connection: Connection, image: NDArray[np.uint8], seconds: float, direction: Direction = "opposite"
+) -> tuple[float, list[float]]:
+    """Faces per second with `max_in_flight` callers, each sending its next face when the last one is back.
+
+    Args:
+        connection: to the server; nothing that it refuses is sent twice.
+        image: (1, 512, 512, 3) or (512, 512, 3) uint8 RGB, an aligned face.
+        seconds: how long new faces are sent.
+        direction: as for the SDK.
+
+    Returns:
+        The rate, and every latency in seconds.
+
+    Raises:
+        RuntimeError: a face did not come back, so that the rate would mean nothing.
+    """
+    road = FaceRoad(name="", connection=connection, faces=image.reshape(1, *image.shape[-3:]), direction=direction)
+    async with road.opened(patient=False) as send:
+        await send(0)
+        start = time.monotonic()
+        samples: list[Sample] = await closed_loop(send, connection.max_in_flight, seconds, start)
+        elapsed = time.monotonic() - start
+    lost = {each.outcome for each in samples if not each.answered}
+    if lost:
+        raise RuntimeError(f"{connection.url} did not answer every face: {', '.join(sorted(lost))}")
+    return len(samples) / elapsed, [each.latency_s for each in samples]
 
 
 def main() -> None:
@@ -114,12 +146,7 @@ def main() -> None:
             f"latency p50 {p50:.1f} ms, p99 {p99:.1f} ms   "
             f"nginx {figures[name]['gateway_cpu_ms_per_face']:.2f} ms of CPU per face"
         )
-    environment = {
-        "machine": f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        "in_flight": arguments.in_flight,
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    print(json.dumps({"roads": figures, "environment": environment}))
+    print(json.dumps({"roads": figures, "environment": {**environment(), "in_flight": arguments.in_flight}}))
 
 
 if __name__ == "__main__":

@@ -54,7 +54,24 @@ class Road(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FaceRoad:
+class _SdkRoad:
+    """A road that the SDK travels."""
+
+    name: str
+    connection: Connection
+
+    @property
+    def address(self) -> str:
+        """Where it leads."""
+        return self.connection.url
+
+    def at(self, address: str) -> Road:
+        """The same road to another address."""
+        return replace(self, connection=replace(self.connection, url=address))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FaceRoad(_SdkRoad):
     """Aligned faces, one per request.
 
     Attributes:
@@ -65,20 +82,9 @@ class FaceRoad:
         direction: as for the SDK.
     """
 
-    name: str
-    connection: Connection
     faces: NDArray[np.uint8] = field(repr=False)
     second_share: float = 0.0
     direction: Direction = "opposite"
-
-    @property
-    def address(self) -> str:
-        """Where it leads."""
-        return self.connection.url
-
-    def at(self, address: str) -> Road:
-        """The same road to another address."""
-        return replace(self, connection=replace(self.connection, url=address))
 
     @asynccontextmanager
     async def opened(self, *, patient: bool) -> AsyncIterator[Send]:
@@ -94,21 +100,10 @@ class FaceRoad:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PhotoRoad:
+class PhotoRoad(_SdkRoad):
     """Whole photos through the SDK."""
 
-    name: str
-    connection: Connection
     photo: bytes = field(repr=False)
-
-    @property
-    def address(self) -> str:
-        """Where it leads."""
-        return self.connection.url
-
-    def at(self, address: str) -> Road:
-        """The same road to another address."""
-        return replace(self, connection=replace(self.connection, url=address))
 
     @asynccontextmanager
     async def opened(self, *, patient: bool) -> AsyncIterator[Send]:

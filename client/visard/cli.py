@@ -25,6 +25,7 @@ from visard.console import (
     DirectionOption,
     ModelsOption,
     ServerOption,
+    connection_to,
     embedded,
     err,
     out,
@@ -137,13 +138,9 @@ def swap(
     )
     failures: list[Exception] = []
     with ExitStack() as stack:
-        if server is None:
-            server = stack.enter_context(embedded(models)).grpc_url
-            connection = usage(lambda: Connection(url=server, deadline_s=deadline))
-        else:
-            connection = usage(
-                lambda: Connection(url=server, tls=tls, root_certificates=ca, token=token, deadline_s=deadline)
-            )
+        connection = connection_to(
+            stack, server, models, tls=tls, root_certificates=ca, token=token, deadline_s=deadline
+        )
         client = stack.enter_context(Client(connection))
         warn_untrained(client)
         table = report.scores_table()

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.panel import Panel
 
+from visard.client import Connection
 from visard.embedded import embedded_server
 from visard.wire import Direction
 from visard_errors import ServerRefused
@@ -64,6 +65,23 @@ def embedded(models: Path | None, **settings: Any) -> Iterator[TritonServer]:
         with err.status("Starting the embedded server") as status:
             server = stack.enter_context(embedded_server(models, status.update, **settings))
         yield server
+
+
+def connection_to(stack: ExitStack, server: str | None, models: Path | None, **options: Any) -> Connection:
+    """Say how to reach the server that was named or, where none was, one that is embedded and ends with `stack`.
+
+    Args:
+        stack: keeps the embedded server.
+        server: host:port.
+        models: for the embedded server; see `embedded`.
+        options: of `Connection`; an embedded server is on this machine and takes its deadline alone.
+    """
+    if server is None:
+        url = stack.enter_context(embedded(models)).grpc_url
+        options = {name: value for name, value in options.items() if name == "deadline_s"}
+    else:
+        url = server
+    return usage(lambda: Connection(url=url, **options))
 
 
 def warn_untrained(client: Client) -> dict[str, dict[str, Any]]:

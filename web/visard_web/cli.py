@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from visard.client import Client, Connection
-from visard.console import DetectorOption, ModelsOption, ServerOption, embedded, err, usage, warn_untrained
+from visard.client import Client
+from visard.console import DetectorOption, ModelsOption, ServerOption, connection_to, err, usage, warn_untrained
 from visard_errors import MissingExtra, ServerError, ServerUnavailable
 
 _DEADLINE_S = 60.0  # for one face: a server on a CPU has a few photos of others to go through first
@@ -75,13 +75,9 @@ def web(
     if api_keys is not None:
         Keys(api_keys)  # one that lets nobody in must be known before the models are loaded
     with ExitStack() as stack:
-        if server is None:
-            server = stack.enter_context(embedded(models)).grpc_url
-            connection = usage(lambda: Connection(url=server, deadline_s=_DEADLINE_S))
-        else:
-            connection = usage(
-                lambda: Connection(url=server, tls=tls, root_certificates=ca, token=token, deadline_s=_DEADLINE_S)
-            )
+        connection = connection_to(
+            stack, server, models, tls=tls, root_certificates=ca, token=token, deadline_s=_DEADLINE_S
+        )
         try:
             with Client(connection, workers=1) as client:
                 warn_untrained(client)
