@@ -70,9 +70,12 @@ def watch(process: subprocess.Popen[bytes], target: Path, count: int, until: int
         while process.poll() is None and (not noted or noted[-1][0] < until):
             time.sleep(0.5)
             try:
-                noted.append((written(target), resident_mib(process.pid)))
+                now = written(target), resident_mib(process.pid)
             except (OSError, IndexError):  # it has not begun, or has just ended
                 continue
+            if not now[1]:  # ended, and not waited for yet
+                break
+            noted.append(now)
             progress.update(task, completed=noted[-1][0])
     return noted
 
