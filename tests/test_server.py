@@ -30,6 +30,7 @@ from tiny_models import (
     expected_to_male,
     tiny_repository,
 )
+from visard import Client, Connection
 from visard.wire import build_passports_request, build_request, parse_passports, parse_response
 from visard_errors import MissingExtra, RepositoryError, ServerError
 from visard_server.triton import TritonServer
@@ -477,6 +478,47 @@ def test_ctrl_c_during_the_start_cleans_up(parent: Any, tmp_path: Path) -> None:
     assert parent.wait(20) == -signal.SIGINT
     assert not processes_of(tmp_path)
     assert not list(tmp_path.glob("visard-server-*"))
+
+
+def crash(server: TritonServer) -> None:
+    """Bring upon Triton what a bad pointer in it would, and wait until it is gone."""
+    supervisor = server._process.pid
+    (triton,) = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    os.kill(int(triton), signal.SIGSEGV)
+    assert wait_for(lambda: not Path(f"/proc/{triton}").exists())
+
+
+def is_live(server: TritonServer) -> bool:
+    try:
+        return bool(connect(server).ServerLive(service_pb2.ServerLiveRequest(), timeout=1).live)
+    except grpc.RpcError:
+        return False
+
+
+def test_a_crashed_triton_is_started_anew_and_a_face_under_way_is_answered(tmp_path: Path) -> None:
+    repository = tiny_repository(tmp_path / "models", slow_s=0.5)
+    with TritonServer(repository) as server:
+        before = len(processes_of(tmp_path))
+        connection = Connection(url=server.grpc_url, max_attempts=10)
+        with Client(connection) as client, ThreadPoolExecutor() as pool:
+            asked = pool.submit(client.swap, faces(60))
+            time.sleep(0.3)
+            crash(server)
+            (swap,) = asked.result(30)
+        assert np.array_equal(swap.swapped, expected_swap(faces(60))[0])
+        assert len(processes_of(tmp_path)) == before  # no model's process of the first life is left
+    assert not processes_of(tmp_path)
+
+
+def test_a_triton_that_crashes_again_and_again_is_given_up(tmp_path: Path) -> None:
+    with TritonServer(tiny_repository(tmp_path / "models", only={"passport"})) as server:
+        for _ in range(3):
+            crash(server)
+            assert wait_for(lambda: is_live(server))
+        crash(server)
+        with pytest.raises(ServerError, match="ended by itself"):
+            server.wait()
+    assert not processes_of(tmp_path)
 
 
 def test_wait_says_when_the_server_ended_by_itself(tmp_path: Path) -> None:

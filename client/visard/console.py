@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_EMBEDDED_ATTEMPTS = 10  # several seconds, where starting a crashed server anew takes two
+
 out = Console()
 err = Console(stderr=True)
 
@@ -74,11 +76,13 @@ def connection_to(stack: ExitStack, server: str | None, models: Path | None, **o
         stack: keeps the embedded server.
         server: host:port.
         models: for the embedded server; see `embedded`.
-        options: of `Connection`; an embedded server is on this machine and takes its deadline alone.
+        options: of `Connection`; an embedded server is on this machine and takes its deadline alone. It is asked until
+            it is back where it crashed: see `visard_server`.
     """
     if server is None:
         url = stack.enter_context(embedded(models)).grpc_url
-        options = {name: value for name, value in options.items() if name == "deadline_s"}
+        deadline = {name: value for name, value in options.items() if name == "deadline_s"}
+        options = {**deadline, "max_attempts": _EMBEDDED_ATTEMPTS}
     else:
         url = server
     return usage(lambda: Connection(url=url, **options))

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from visard import console
-from visard.client import Client, Connection
+from visard.client import Client
 from visard.console import ModelsOption, ServerOption
 from visard_errors import OutputError
 
@@ -75,8 +75,7 @@ def evaluate(
     if report is not None:
         from visard.evaluation.html import write_html  # before the work: a missing extra is known at once
     with ExitStack() as stack:
-        url = server or stack.enter_context(console.embedded(models)).grpc_url
-        client = stack.enter_context(Client(console.usage(lambda: Connection(url=url))))
+        client = stack.enter_context(Client(console.connection_to(stack, server, models)))
         passports = console.warn_untrained(client)
         columns = (TextColumn("Evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         bar = stack.enter_context(Progress(*columns, console=console.err))

@@ -18,13 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from visard.client import Client, Connection
+from visard.client import Client
 from visard.console import (
     DetectorOption,
     DirectionOption,
     ModelsOption,
     ServerOption,
-    embedded,
+    connection_to,
     err,
     out,
     usage,
@@ -163,8 +163,8 @@ def folder(
     elif only_people is not None:
         people = load_people(only_people, "only", detector)
     with ExitStack() as stack:
-        urls = (server or stack.enter_context(embedded(models)).grpc_url).split(",")
-        connections = usage(lambda: [Connection(url=url.strip(), deadline_s=_DEADLINE_S) for url in urls])
+        urls = [url.strip() for url in server.split(",")] if server else [None]
+        connections = [connection_to(stack, url, models, deadline_s=_DEADLINE_S) for url in urls]
         with Client(connections[0], workers=1) as client:
             passports = warn_untrained(client)
         options: dict[str, Any] = {
