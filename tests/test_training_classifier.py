@@ -28,7 +28,7 @@ from visard_export.checkpoints import load_classifier, save_checkpoint
 from visard_export.graphs import build_graph
 from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
 from visard_training import augmentation
-from visard_training.classifier import ClassifierOptions, train_classifier
+from visard_training.classifier import ClassifierOptions, _face_weights, train_classifier
 from visard_training.classifier_report import calibrate, served_probabilities, split_report
 from visard_training.data import read_faces
 from visard_training.pixels import Pixels, classifier_pixels, normalise
@@ -242,6 +242,18 @@ def test_the_rarer_class_counts_as_much(toy_faces, tmp_path, balance, monkeypatc
     assert shares[balance] == pytest.approx(0.5, abs=0.08)
 
 
+def test_rarer_groups_weigh_more_within_their_class(tmp_path):
+    samples = read_faces(write_toy_faces(tmp_path / "faces", n=9))  # 3 and 2 women, 2 and 2 men
+    weights = _face_weights(samples, "hair").numpy()
+    assert [sample.groups["hair"] for sample in samples[:4:2]] == ["long", "short"]
+    assert weights[2] / weights[0] == pytest.approx((3 / 2) ** 0.5)
+    assert weights[3] / weights[1] == pytest.approx(1)
+    assert weights[0::2].sum() == pytest.approx(4.5)
+    assert weights[1::2].sum() == pytest.approx(4.5)
+    with pytest.raises(DataError, match="'size' to balance by"):
+        _face_weights(samples, "size")
+
+
 def test_the_network_sees_what_the_served_graph_sees(astronaut, tmp_path):
     cache = write_toy_faces(tmp_path / "faces")
     Image.open(astronaut).save(cache / "images" / "0.jpg", quality=95)
@@ -326,6 +338,16 @@ def test_flipping_mirrors_half_and_changes_nothing_else():
     same = (flipped == pictures).all(-1).all(-1).all(-1)
     assert (mirrored ^ same).all()
     assert 70 < int(mirrored.sum()) < 130
+
+
+def test_some_faces_get_the_surroundings_of_the_next_and_all_keep_their_middle():
+    pictures = torch.arange(200.0).view(200, 1, 1, 1).expand(200, 3, 64, 64)
+    surrounded = augmentation.surround(pictures, generator(0))
+    nose = (..., slice(34, 40), slice(30, 34))
+    assert torch.allclose(surrounded[nose], pictures[nose], atol=0.01)
+    shift = (surrounded - pictures)[:, 0, 2, 2].round()
+    assert set(shift.tolist()) <= {0.0, 1.0, -199.0}  # each next one is one brighter, the last one's next is the first
+    assert 0.25 < float((shift != 0).float().mean()) < 0.45
 
 
 def test_turning_is_small_and_keeps_a_smooth_picture():

@@ -24,6 +24,8 @@ NOISE_SHARE, MAX_NOISE = 0.35, 0.06
 JPEG_SHARE, JPEG_QUALITY = 0.3, (20, 80)
 GREY_SHARE = 0.08
 ERASE_SHARE, MAX_ERASE = 0.25, 0.4  # of the picture's edge
+SURROUND_SHARE = 0.35
+FACE_CENTRE, FACE_RADII = (0.5, 0.58), (0.28, 0.37)  # x, y of the oval from jaw to hairline in an aligned face
 
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -35,11 +37,24 @@ def flip(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def strong(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Flip, turn, scale and shift; change light and colour; reduce, add noise, compress; cover a part."""
-    pictures = turn(flip(pictures, generator), generator)
+    """Flip, change hair; turn, scale and shift; change light and colour; reduce, add noise, compress; cover a part."""
+    pictures = surround(flip(pictures, generator), generator)
+    pictures = turn(pictures, generator)
     pictures = relight(pictures, generator)
     pictures = degrade(pictures, generator)
     return erase(pictures, generator)
+
+
+def surround(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Put some faces into the hair and before the background of the batch's next one: they say little about a face."""
+    size = pictures.shape[-1]
+    struck = torch.rand(len(pictures), generator=generator) < SURROUND_SHARE
+    at = (torch.arange(size) + 0.5) / size
+    (x, y), (across, along) = FACE_CENTRE, FACE_RADII
+    distance = torch.hypot((at - x) / across, (at[:, None] - y) / along)  # 1 on the oval's rim
+    face = torch.sigmoid((1 - distance) / 0.04).to(pictures.device)
+    mixed = pictures * face + pictures.roll(-1, 0) * (1 - face)
+    return torch.where(struck.view(-1, 1, 1, 1).to(pictures.device), mixed, pictures)
 
 
 def turn(pictures: Tensor, generator: torch.Generator) -> Tensor:

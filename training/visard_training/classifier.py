@@ -17,6 +17,7 @@ import hashlib
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -33,7 +34,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 
-from visard_errors import CheckpointError
+from visard_errors import CheckpointError, DataError
 from visard_export.checkpoints import load_classifier, save_checkpoint
 from visard_export.graphs import CLASSIFIER_SIZE
 from visard_export.networks.resnet18 import MAX_WIDTH, ResNet18, ResNet18Architecture
@@ -71,6 +72,8 @@ class ClassifierOptions:
         weight_decay: pull of the weights towards zero.
         label_smoothing: share of certainty given to the other class, against mistaken labels.
         balance: `none`, `sampler` (both classes are drawn equally often) or `weights` (the rarer one counts more).
+        balance_by: column of the manifest whose rarer groups, such as of ethnicity, are drawn or count more as well: by
+            the square root of their rarity, so that a handful of faces is not learned by heart.
         augmentation: `flip`, or `strong`: see `augmentation`.
         size: edge of the pictures trained on. The served network sees 224; smaller is faster, for weights that a
             second training starts from.
@@ -91,6 +94,7 @@ class ClassifierOptions:
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
     balance: Literal["none", "sampler", "weights"] = "none"
+    balance_by: str = ""
     augmentation: Literal["flip", "strong"] = "flip"
     size: int = CLASSIFIER_SIZE
     mixed_precision: Literal["no", "bf16"] = "no"
@@ -113,6 +117,8 @@ class ClassifierOptions:
         ):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} must be {low}..{high}, not {getattr(self, name)}")
+        if self.balance_by and self.balance == "none":
+            raise ValueError(f"balance_by '{self.balance_by}' says by what, not how: set balance too")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be above 0, not {self.learning_rate}")
 
@@ -188,7 +194,7 @@ class _Run:
             network.parameters(), options.learning_rate, options.momentum, weight_decay=options.weight_decay
         )
         self.network, self.optimizer = accelerator.prepare(network, optimizer)
-        self.class_weights = _class_weights(self.labels[self.train_indices], options).to(accelerator.device)
+        self.weights = _face_weights([samples[i] for i in self.train_indices], options.balance_by)
         self.step = 0
         self.totals = torch.zeros(3, dtype=torch.float64, device=accelerator.device)  # loss, correct, seen: this epoch
         self.seconds = 0.0
@@ -216,9 +222,10 @@ class _Run:
         """One step; its random numbers depend on the seed, the step and the process alone."""
         options, rank, world = self.options, self.accelerator.process_index, self.accelerator.num_processes
         epoch, position = divmod(self.step, self.steps_per_epoch)
-        order = _epoch_order(self.labels[self.train_indices], options, epoch, world)[rank::world]
+        order = _epoch_order(self.weights, options, epoch, world)[rank::world]
         start = position * options.batch_size
-        chosen = self.train_indices[order[start : start + options.batch_size]]
+        drawn = order[start : start + options.batch_size]
+        chosen = self.train_indices[drawn]
         pictures = self.pixels.batch(chosen, options.size).to(self.accelerator.device)
         random = generator(options.seed, "step", self.step, rank)
         pictures = getattr(augmentation, options.augmentation)(pictures, random)
@@ -227,7 +234,9 @@ class _Run:
             group["lr"] = _learning_rate(options, self.step, self.n_steps)
         self.network.train()
         logits = self.network(normalise(pictures))
-        loss = functional.cross_entropy(logits, labels, self.class_weights, label_smoothing=options.label_smoothing)
+        losses = functional.cross_entropy(logits, labels, label_smoothing=options.label_smoothing, reduction="none")
+        weights = (self.weights[drawn] if options.balance == "weights" else torch.ones(len(drawn))).to(losses.device)
+        loss = (weights * losses).sum() / weights.sum()
         self.accelerator.backward(loss)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -337,12 +346,17 @@ def _logits(network: ResNet18, pixels: Pixels, samples: Sequence[Sample], size: 
     return torch.cat(logits), torch.tensor([GENDERS.index(samples[i].gender) for i in indices])
 
 
-def _class_weights(labels: NDArray[np.int64], options: ClassifierOptions) -> Tensor:
-    """(2,) float32 whose mean over the faces is 1."""
-    counts = np.bincount(labels, minlength=len(GENDERS))
-    if options.balance != "weights":
-        return torch.ones(len(GENDERS))
-    return torch.tensor(len(labels) / (len(GENDERS) * counts), dtype=torch.float32)
+def _face_weights(samples: Sequence[Sample], column: str) -> Tensor:
+    """(N,) float32 that sum up to the same in both classes; within a class the rarer groups of a column weigh more."""
+    if column and not any(column in sample.groups for sample in samples):
+        raise DataError(f"no face has a column '{column}' to balance by: name one of the manifest's")
+    groups = [(sample.gender, sample.groups.get(column, "")) for sample in samples]
+    counts = Counter(groups)
+    weights = torch.tensor([counts[group] ** -0.5 for group in groups])
+    for gender in GENDERS:
+        of_class = torch.tensor([sample.gender == gender for sample in samples])
+        weights[of_class] /= weights[of_class].sum()
+    return weights * len(samples) / len(GENDERS)
 
 
 def _initial_network(options: ClassifierOptions) -> ResNet18:
@@ -356,15 +370,14 @@ def _initial_network(options: ClassifierOptions) -> ResNet18:
     return cast("ResNet18", checkpoint.network())
 
 
-def _epoch_order(labels: NDArray[np.int64], options: ClassifierOptions, epoch: int, world: int) -> NDArray[np.int64]:
+def _epoch_order(weights: Tensor, options: ClassifierOptions, epoch: int, world: int) -> NDArray[np.int64]:
     """In which order an epoch sees its faces, filled up by its first ones so that every process gets as many."""
     random = generator(options.seed, "order", epoch)
     if options.balance == "sampler":
-        weights = torch.from_numpy(1 / np.bincount(labels)[labels])
-        order = torch.multinomial(weights, len(labels), replacement=True, generator=random)
+        order = torch.multinomial(weights, len(weights), replacement=True, generator=random)
     else:
-        order = torch.randperm(len(labels), generator=random)
-    return np.resize(order.numpy(), math.ceil(len(labels) / world) * world)
+        order = torch.randperm(len(weights), generator=random)
+    return np.resize(order.numpy(), math.ceil(len(weights) / world) * world)
 
 
 def _learning_rate(options: ClassifierOptions, step: int, n_steps: int) -> float:

@@ -86,9 +86,15 @@ def classifier(
     balance: Annotated[
         Literal["none", "sampler", "weights"], typer.Option(help="Draw or weight both classes alike.")
     ] = "none",
+    balance_by: Annotated[
+        str, typer.Option(help="Column of the manifest whose rarer groups count more as well, such as ethnicity.")
+    ] = "",
     augmentation: Annotated[
         Literal["flip", "strong"],
-        typer.Option(help="'strong' also turns, scales, relights, blurs, compresses and covers: for few faces."),
+        typer.Option(
+            help="'strong' also changes hair and background, turns, scales, relights, blurs, compresses and covers: "
+            "for few faces."
+        ),
     ] = "flip",
     size: Annotated[
         int, typer.Option(help="Edge of the pictures; below 224 only for weights that another training starts from.")
@@ -115,6 +121,7 @@ def classifier(
             weight_decay=weight_decay,
             label_smoothing=label_smoothing,
             balance=balance,
+            balance_by=balance_by,
             augmentation=augmentation,
             size=size,
             mixed_precision=mixed_precision,
