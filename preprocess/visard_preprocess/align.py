@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from visard_errors import CheckpointError
-from visard_preprocess.geometry import CROP_SIZE, Quad, ffhq_quad
+from visard_preprocess.geometry import CROP_SIZE, Quad, ffhq_quad, part_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -176,7 +176,7 @@ class FaceFinder:
         margin = _PATCH_MARGIN * edge
         left, top = max(0, math.floor(box[0] - margin)), max(0, math.floor(box[1] - margin))
         right, bottom = min(width, math.ceil(box[2] + margin)), min(height, math.ceil(box[3] + margin))
-        patch = Image.fromarray(photo[top:bottom, left:right])
+        patch = part_of(photo, left, top, right, bottom)
         copy = _resize(patch, _LANDMARK_FACE_PX / edge)
         scale = np.array([copy.width / patch.width, copy.height / patch.height])
         low, high = (np.rint((np.array(corner) - (left, top)) * scale).astype(int) for corner in (box[:2], box[2:]))

@@ -17,14 +17,15 @@ from PIL import Image, ImageFilter
 
 CROP_SIZE = 512
 
-# The textbook procedure samples an 8-fold grid whatever the face's size; a 2-fold one is enough for the final Lanczos
-# filter to see no aliasing, once the photo itself has been reduced with a filter of its own.
+# The textbook procedure samples an 8-fold grid whatever the face's size. One twice as fine as the photo and at most
+# 2-fold is enough for the final Lanczos filter to see no aliasing, once the photo has been reduced with a filter.
 _OVERSAMPLING = 2
 
 # FFHQ's constants, in units of the quad's side.
 _BORDER = 0.1
 _MIN_PAD = 0.3
 _BLUR_SIGMA = 0.02
+_BLUR_AT = 4.0  # a wider blur than of so many pixels is made on a reduced copy
 _PADDING_MARGIN_PX = 4  # a quad that comes this close to the photo's edge is padded too
 
 
@@ -132,7 +133,7 @@ def crop(photo: NDArray[np.uint8], quad: Quad, size: int = CROP_SIZE) -> NDArray
     if left >= right or top >= bottom:
         raise ValueError(f"the quad around {quad.centre} does not touch the photo of {width}×{height} pixels")
 
-    region = Image.fromarray(photo[top:bottom, left:right])
+    region = part_of(photo, left, top, right, bottom)
     scale = min(1.0, _OVERSAMPLING * size / quad.side)
     if scale < 1:
         reduced_size = max(1, round(region.width * scale)), max(1, round(region.height * scale))
@@ -147,9 +148,17 @@ def crop(photo: NDArray[np.uint8], quad: Quad, size: int = CROP_SIZE) -> NDArray
         region = _pad(region, pad, quad.side * scale)
         corners += pad[0]
 
-    grid = _OVERSAMPLING * size
-    turned = region.transform((grid, grid), Image.Transform.QUAD, tuple(corners.ravel()), Image.Resampling.BILINEAR)
+    grid = max(size, math.ceil(_OVERSAMPLING * min(size, quad.side)))
+    origin, along_x, along_y = corners[0], (corners[3] - corners[0]) / grid, (corners[1] - corners[0]) / grid
+    affine = np.column_stack([along_x, along_y, origin]).ravel()
+    turned = region.transform((grid, grid), Image.Transform.AFFINE, tuple(affine), Image.Resampling.BILINEAR)
     return np.asarray(turned.resize((size, size), Image.Resampling.LANCZOS))
+
+
+def part_of(photo: NDArray[np.uint8], left: int, top: int, right: int, bottom: int) -> Image.Image:
+    """Copy a rectangle of a photo, (H, W, 3) uint8 RGB, into a picture of its own."""
+    # Pillow alone takes five times as long over rows that do not follow each other in memory.
+    return Image.fromarray(np.ascontiguousarray(photo[top:bottom, left:right]))
 
 
 def _pad(region: Image.Image, pad: NDArray[np.int_], side: float) -> Image.Image:
@@ -161,16 +170,27 @@ def _pad(region: Image.Image, pad: NDArray[np.int_], side: float) -> Image.Image
         side: the quad's edge in pixels of `region`.
     """
     (left, top), (right, bottom) = pad
-    reflected = np.pad(np.asarray(region), ((top, bottom), (left, right), (0, 0)), mode="reflect")
-    height, width = reflected.shape[:2]
-    y, x = np.ogrid[:height, :width]
-    x, y = x.astype(np.float32), y.astype(np.float32)
-    # 0 at the photo's edge, 1 at the outer edge, negative inside the photo
-    ramp = np.maximum(
-        1 - np.minimum(x / left, (width - 1 - x) / right), 1 - np.minimum(y / top, (height - 1 - y) / bottom)
-    )[..., None]
-    blurred = Image.fromarray(reflected).filter(ImageFilter.GaussianBlur(side * _BLUR_SIGMA))
-    result = reflected.astype(np.float32)
-    result += (np.asarray(blurred) - result) * np.clip(3 * ramp + 1, 0, 1)
-    result += (np.median(result, axis=(0, 1)).astype(np.float32) - result) * np.clip(ramp, 0, 1)
-    return Image.fromarray(np.clip(np.rint(result), 0, 255).astype(np.uint8))
+    picture = Image.fromarray(np.pad(np.asarray(region), ((top, bottom), (left, right), (0, 0)), mode="reflect"))
+    width, height = picture.size
+    sigma = side * _BLUR_SIGMA
+    factor = max(1, int(sigma / _BLUR_AT))
+    small = picture.reduce(factor)
+    box = 0, 0, width / factor, height / factor
+    soft = small.filter(ImageFilter.GaussianBlur(sigma / factor)).resize(picture.size, Image.Resampling.BILINEAR, box)
+    across, down = _ramp(width, left, right), _ramp(height, top, bottom)
+    picture.paste(soft, mask=_mask(3 * across + 1, 3 * down + 1))
+    median = np.median(np.asarray(picture.reduce(factor)), axis=(0, 1))
+    picture.paste(tuple(np.rint(median).astype(int)), mask=_mask(across, down))
+    return picture
+
+
+def _ramp(length: int, before: int, after: int) -> NDArray[np.float32]:
+    """0 at the photo's edge, 1 at the outer edge, negative inside the photo."""
+    inwards = np.arange(length, dtype=np.float32)
+    return np.subtract(1, np.minimum(inwards / before, inwards[::-1] / after), dtype=np.float32)
+
+
+def _mask(across: NDArray[np.float32], down: NDArray[np.float32]) -> Image.Image:
+    """The larger of two shares, by column and by row, cut off at 0 and 1."""
+    x, y = (np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8) for share in (across, down))
+    return Image.fromarray(np.maximum.outer(y, x))
