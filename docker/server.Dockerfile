@@ -19,7 +19,7 @@ COPY . .
 RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu '.[export]' 'torch==2.13.0' \
     && install -d -o 1000 -g 1000 /cache
 COPY --from=weights / /weights/
-RUN ["visard", "export", "/models", "--profile", "gpu", "--precision", "fp16", \
+RUN ["visard", "export", "/models", "--profile", "gpu", "--precision", "fp16", "--encoded", \
      "--classifier", "/weights/gender_classifier.safetensors", \
      "--to-male", "/weights/to_male.safetensors", \
      "--to-female", "/weights/to_female.safetensors"]
@@ -27,6 +27,9 @@ RUN ["visard", "export", "/models", "--profile", "gpu", "--precision", "fp16", \
 FROM nvcr.io/nvidia/tritonserver:${TRITON_VERSION}-py3
 COPY --from=models /models /models
 COPY --from=models --chown=1000:1000 /cache /var/cache/visard
+# For faces that travel as files (model_repository/face_decoder).
+# hadolint ignore=DL3013
+RUN pip install --no-cache-dir --break-system-packages 'pillow>=11.3'
 ENV PYTHONDONTWRITEBYTECODE=1
 USER 1000:1000
 EXPOSE 8001 8000 8002

@@ -366,6 +366,23 @@ def test_server_dies_between_request_and_answer(tmp_path):
             client.swap(np.repeat(gradients(1), 4, axis=0))
 
 
+def test_encoded_faces_come_back_as_without_but_for_the_files(tmp_path):
+    images = np.stack([np.full((512, 512, 3), level, np.uint8) for level in (60, 190)])
+    repository = tiny_repository(tmp_path / "models", encoded=True)
+    with TritonServer(repository) as server, Client(Connection(url=server.grpc_url, encoded=True)) as client:
+        female, male = client.swap(images)
+        (given,) = client.swap(images[0], "to_female")
+    assert np.abs(female.swapped.astype(int) - 160).max() <= 1
+    assert np.abs(male.swapped.astype(int) - 90).max() <= 1
+    assert (female.gender.argmax(), male.gender.argmax(), given.gender) == (0, 1, None)
+
+
+def test_a_server_without_encoded_faces_says_so(tiny_server):
+    client = Client(Connection(url=tiny_server.grpc_url, encoded=True))
+    with client, pytest.raises(ServerRefused, match="encoded_anonymizer"):
+        client.swap(gradients(1))
+
+
 def test_model_missing(tmp_path):
 
     repository = tiny_repository(tmp_path / "models", only=MODELS.keys() - {"anonymizer"})

@@ -10,7 +10,8 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelInstanceGroup, Mod
 
 from small_models import small_checkpoints
 from tiny_models import MODEL_REPOSITORY, read_config, tiny_repository
-from visard.wire import MODELS
+from visard.wire import ENCODED_MODELS, MODELS, ModelSpec
+from visard_export import repository
 from visard_export.checkpoints import load_classifier, load_generator
 from visard_export.graphs import build_graph
 from visard_export.onnx import export_onnx
@@ -30,20 +31,24 @@ QUEUED = [name for name, config in CONFIGS.items() if config.HasField("dynamic_b
 def tensors(configured: Iterable[Any]) -> list[tuple[str, str, tuple[int, ...]]]:
     """Name, data type in the protocol's words and shape of each configured tensor."""
     return [
-        (tensor.name, DataType.Name(tensor.data_type).removeprefix("TYPE_"), tuple(tensor.dims))
+        (
+            tensor.name,
+            DataType.Name(tensor.data_type).removeprefix("TYPE_").replace("STRING", "BYTES"),
+            tuple(tensor.dims),
+        )
         for tensor in configured
     ]
 
 
 def test_the_repository_serves_the_contract_and_its_passports() -> None:
-    assert CONFIGS.keys() == {*MODELS, "passport"}
-    assert tensors(CONFIGS["passport"].output) == [("passport", "STRING", (1,))]
+    assert CONFIGS.keys() == {*MODELS, *ENCODED_MODELS, "passport"}
+    assert set(ENCODED_MODELS) == set(repository.ENCODED_MODELS)
+    assert tensors(CONFIGS["passport"].output) == [("passport", "BYTES", (1,))]
     assert not CONFIGS["passport"].input
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_configuration_and_client_name_the_same_tensors(model: str) -> None:
-    spec = MODELS[model]
+@pytest.mark.parametrize(("model", "spec"), {**MODELS, **ENCODED_MODELS}.items())
+def test_configuration_and_client_name_the_same_tensors(model: str, spec: ModelSpec) -> None:
     assert tensors(CONFIGS[model].input) == [(t.name, t.datatype, t.shape) for t in spec.inputs]
     assert tensors(CONFIGS[model].output) == [(t.name, t.datatype, t.shape) for t in spec.outputs]
 
@@ -91,9 +96,16 @@ def test_a_queue_is_bounded_and_rejects(model: str) -> None:
     assert not CONFIGS[model].dynamic_batching.preferred_batch_size
 
 
-def test_what_waits_for_a_generator_finds_room_at_the_classifier() -> None:
+@pytest.mark.parametrize("later", ["gender_classifier", "face_encoder"])
+def test_what_waits_for_a_generator_finds_room_after_it(later: str) -> None:
     room = {model: CONFIGS[model].dynamic_batching.default_queue_policy.max_queue_size for model in QUEUED}
-    assert room["gender_classifier"] >= sum(room.values()) - room["gender_classifier"]
+    assert room[later] >= room["gender_router"] + room["generator_to_male"] + room["generator_to_female"]
+
+
+@pytest.mark.parametrize("ensemble", ["anonymizer", "anonymizer_to_male", "anonymizer_to_female"])
+def test_encoded_faces_take_the_same_way_between_a_decoder_and_an_encoder(ensemble: str) -> None:
+    steps = [step.model_name for step in CONFIGS[f"encoded_{ensemble}"].ensemble_scheduling.step]
+    assert steps == ["face_decoder", ensemble, "face_encoder"]
 
 
 def test_nothing_keeps_faces() -> None:

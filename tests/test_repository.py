@@ -15,7 +15,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from small_models import aligned_faces, small_checkpoints
-from visard.wire import MODELS
+from visard.wire import ENCODED_MODELS, MODELS
 from visard_errors import CheckpointError, ExportError, RepositoryError
 from visard_export import verify
 from visard_export.checkpoints import sha256_of
@@ -63,9 +63,9 @@ def fake_versions(folder: Path) -> Path:
     return folder
 
 
-def fake_repository(target: Path, profile: str = "cpu") -> Path:
+def fake_repository(target: Path, profile: str = "cpu", *, encoded: bool = False) -> Path:
     with staging(target) as stage:
-        assemble(fake_versions(stage / "versions"), stage / "repository", profile=profile)
+        assemble(fake_versions(stage / "versions"), stage / "repository", profile=profile, encoded=encoded)
         publish(stage / "repository", target)
     return target
 
@@ -192,6 +192,16 @@ def test_cpu_profile(tmp_path):
     assert read_config(repository, "passport").max_batch_size == 0  # no batching stays no batching
     assert [group.count for group in read_config(repository, "passport").instance_group] == [1]
     assert read_config(repository, "generator_to_male").backend == "onnxruntime"
+
+
+def test_models_for_faces_that_travel_as_files_are_there_where_they_are_wanted(tmp_path):
+    repository = fake_repository(tmp_path / "repository", encoded=True)
+    assert {folder.name for folder in repository.iterdir()} == {*MODELS, *ENCODED_MODELS, "passport"}
+    room = {
+        model: read_config(repository, model).dynamic_batching.default_queue_policy.max_queue_size
+        for model in ("face_decoder", "face_encoder")
+    }
+    assert room == {"face_decoder": 8, "face_encoder": 1024}  # the encoder gets faces that are done already
 
 
 def test_gpu_profile(tmp_path):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import numpy as np
 import pytest
+from PIL import Image
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 import visard_server.triton
@@ -116,6 +117,84 @@ def test_an_unknown_gender_fails_its_own_request_alone(triton: Any) -> None:
     for i, answer in enumerate(certain):
         expected = expected_to_male(image) if i < 4 else expected_to_female(image)
         assert answer.result().raw_output_contents[0] == expected.tobytes()
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with TritonServer(tiny_repository(tmp_path_factory.mktemp("encoded") / "models", encoded=True)) as server:
+        yield connect(server)
+
+
+def file_of(image: np.ndarray, format: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format, **options)
+    return file.getvalue()
+
+
+def ask_encoded(triton: Any, *files: bytes, model: str = "encoded_anonymizer") -> Any:
+    request = service_pb2.ModelInferRequest(model_name=model)
+    request.inputs.add(name="encoded_image", datatype="BYTES", shape=(len(files), 1))
+    request.raw_input_contents.append(b"".join(len(file).to_bytes(4, "little") + file for file in files))
+    return parse_response(model, triton.ModelInfer(request))
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("encoded_anonymizer", expected_swap),
+        ("encoded_anonymizer_to_male", expected_to_male),
+        ("encoded_anonymizer_to_female", expected_to_female),
+    ],
+)
+@pytest.mark.parametrize(("format", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("JPEG", {"quality": 95})])
+def test_encoded_faces_are_swapped_like_pixels(
+    encoded: Any, model: str, expected: Any, format: str, options: dict[str, Any]
+) -> None:
+    images = np.stack([smooth_face(60), smooth_face(190)])
+    answer = ask_encoded(encoded, *(file_of(image, format, **options) for image in images), model=model)
+    for file, image in zip(answer["encoded_swapped"][:, 0], expected(images), strict=True):
+        picture = Image.open(io.BytesIO(file))
+        assert (picture.format, picture.size, picture.info.get("exif")) == ("JPEG", (512, 512), None)
+        assert np.abs(np.asarray(picture).astype(int) - image).mean() < 1
+    np.testing.assert_allclose(answer["swapped_gender"], expected_gender(expected(images)), atol=2e-3)
+
+
+def smooth_face(brightness: int) -> np.ndarray:
+    """(512, 512, 3) uint8: a slope, which JPEG keeps, unlike noise."""
+    slope = np.linspace(-20, 20, 512) + brightness
+    return np.broadcast_to(slope[:, None, None], (512, 512, 3)).round().astype(np.uint8)
+
+
+PICTURE = smooth_face(60)
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        (b"", "neither a whole JPEG nor PNG nor WebP"),
+        (b"secret secret secret", "neither a whole"),
+        (file_of(PICTURE, "JPEG")[:-2000], "neither a whole"),
+        (file_of(PICTURE, "PNG")[:-200], "neither a whole"),
+        (file_of(PICTURE, "GIF"), "neither a whole"),
+        (file_of(PICTURE[:511], "JPEG"), "512×511 pixels, not 512×512"),
+        (file_of(np.zeros((9000, 9000, 3), np.uint8), "PNG"), "9000×9000"),
+        (file_of(PICTURE, "JPEG") + bytes(2**21), "at most 2097152"),
+    ],
+    ids=["empty", "text", "cut-jpeg", "cut-png", "gif", "other-size", "bomb", "large"],
+)
+def test_a_file_that_is_no_face_fails_its_own_request_alone(encoded: Any, file: bytes, words: str) -> None:
+    with pytest.raises(grpc.RpcError, match=words) as refused:
+        ask_encoded(encoded, file)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "secret" not in refused.value.details()
+    assert ask_encoded(encoded, file_of(PICTURE, "JPEG"))
+
+
+def test_an_encoded_grey_picture_is_taken_as_rgb(encoded: Any) -> None:
+    grey = PICTURE[..., 0]
+    answer = ask_encoded(encoded, file_of(grey, "PNG"))
+    picture = np.asarray(Image.open(io.BytesIO(answer["encoded_swapped"][0, 0]))).astype(int)
+    assert np.abs(picture - expected_swap(PICTURE[None])[0]).mean() < 1
 
 
 def test_passports_are_answered_through_inference(tmp_path: Path) -> None:

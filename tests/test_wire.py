@@ -1,9 +1,11 @@
 """Requests, responses and statuses without a server."""
 
 import math
+from io import BytesIO
 
 import numpy as np
 import pytest
+from PIL import Image
 from tritonclient.grpc import service_pb2
 
 from visard import wire
@@ -88,6 +90,67 @@ def test_swap_in_a_given_direction_has_no_gender_before():
 def test_answer_of_another_shape_is_refused(changes, words):
     with pytest.raises(ServerRefused, match=words):
         wire.parse_swap("anonymizer", answer(**changes))
+
+
+def bytes_tensor(*elements):
+    return b"".join(len(element).to_bytes(4, "little") + element for element in elements)
+
+
+def jpeg(size=512, format="JPEG"):
+    file = BytesIO()
+    Image.new("RGB", (size, size), (200, 100, 50)).save(file, format)
+    return file.getvalue()
+
+
+def encoded_answer(raw):
+    genders = {"gender": [[0.9, 0.1]], "swapped_gender": [[0.2, 0.8]]}
+    response = service_pb2.ModelInferResponse(model_name="encoded_anonymizer")
+    response.outputs.add(name="encoded_swapped", datatype="BYTES", shape=(1, 1))
+    response.raw_output_contents.append(raw)
+    for name, values in genders.items():
+        response.outputs.add(name=name, datatype="FP32", shape=(1, 2))
+        response.raw_output_contents.append(np.array(values, np.float32).tobytes())
+    return response
+
+
+def test_encoded_request_carries_a_file_and_asks_for_every_output():
+    image = np.full((1, 512, 512, 3), 90, np.uint8)
+    request = wire.build_encoded_request("encoded_anonymizer", image, timeout_s=1.5)
+    (raw,) = request.raw_input_contents
+    picture = Image.open(BytesIO(raw[4:]))
+    assert int.from_bytes(raw[:4], "little") == len(raw) - 4
+    assert (picture.format, picture.size) == ("JPEG", (512, 512))
+    assert [output.name for output in request.outputs] == ["encoded_swapped", "gender", "swapped_gender"]
+    assert request.parameters["timeout"].int64_param == 1_500_000
+    with pytest.raises(ValueError, match="512"):
+        wire.build_encoded_request("encoded_anonymizer", np.zeros((1, 256, 256, 3), np.uint8))
+
+
+def test_encoded_swap_is_read_from_the_answer():
+    swap = wire.parse_encoded_swap("encoded_anonymizer", encoded_answer(bytes_tensor(jpeg())))
+    assert swap.swapped.shape == (512, 512, 3)
+    assert np.abs(swap.swapped.reshape(-1, 3).mean(0) - (200, 100, 50)).max() < 2
+    assert swap.gender.tolist() == pytest.approx([0.9, 0.1])
+    assert swap.swapped_gender.tolist() == pytest.approx([0.2, 0.8])
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (bytes_tensor(jpeg(500)), "something else than a JPEG of 512"),
+        (bytes_tensor(jpeg(format="PNG")), "something else"),
+        (bytes_tensor(jpeg()[:-500]), "something else"),
+        (bytes_tensor(b""), "something else"),
+        (bytes_tensor(), "0 elements"),
+        (bytes_tensor(jpeg(), jpeg()), "2 elements"),
+        (bytes_tensor(jpeg())[:-1], "0 elements"),
+        (bytes_tensor(jpeg()) + b"x", "1 elements"),
+        (b"\xff\xff\xff\xff" + jpeg(), "elements"),
+    ],
+)
+def test_encoded_answer_that_is_no_picture_is_refused(raw, words):
+    with pytest.raises(ServerRefused, match=words):
+        wire.parse_encoded_swap("encoded_anonymizer", encoded_answer(raw))
 
 
 def test_answer_with_missing_bytes_is_refused():

@@ -16,6 +16,8 @@ from google.protobuf import text_format
 from onnx import TensorProto, helper, numpy_helper
 from tritonclient.grpc import model_config_pb2
 
+from visard_export.repository import ENCODED_MODELS
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -127,6 +129,7 @@ def tiny_repository(
     size: int = IMAGE_SIZE,
     slow_s: float = 0.0,
     max_queue_size: int | None = None,
+    encoded: bool = False,
 ) -> Path:
     """Copy the project's repository for the CPU into `folder`, with tiny models, ready to serve.
 
@@ -136,6 +139,7 @@ def tiny_repository(
         size: rows and columns of every image; anything but 512 is against the contract.
         slow_s: how long the generators sleep over each batch; the result stays the same.
         max_queue_size: of every queue, instead of its own.
+        encoded: with the models for faces that travel as files.
 
     Returns:
         `folder`.
@@ -143,7 +147,7 @@ def tiny_repository(
     ignored = shutil.ignore_patterns("__pycache__", "*.onnx", "passport.json", "README.md")
     shutil.copytree(MODEL_REPOSITORY, folder, ignore=ignored)
     for model in folder.iterdir():
-        if only and model.name not in only:
+        if (only and model.name not in only) or (model.name in ENCODED_MODELS and not encoded):
             shutil.rmtree(model)
             continue
         (model / "1").mkdir(exist_ok=True)

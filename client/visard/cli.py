@@ -125,6 +125,9 @@ def swap(
         str | None, typer.Option(envvar="VISARD_TOKEN", help="Bearer token; better given in the environment.")
     ] = None,
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one face.")] = 30.0,
+    encoded: Annotated[
+        bool, typer.Option("--encoded", help="Send faces to --server as JPEG, a tenth of the bytes; see `export`.")
+    ] = False,
 ) -> None:
     """Anonymise photos: every face found is swapped, or the photo is withheld and the reason reported."""
     targets = usage(lambda: outputs.choose_targets(photos, output, crops=crops))
@@ -139,7 +142,7 @@ def swap(
     failures: list[Exception] = []
     with ExitStack() as stack:
         connection = connection_to(
-            stack, server, models, tls=tls, root_certificates=ca, token=token, deadline_s=deadline
+            stack, server, models, tls=tls, root_certificates=ca, token=token, deadline_s=deadline, encoded=encoded
         )
         client = stack.enter_context(Client(connection))
         warn_untrained(client)
@@ -236,6 +239,10 @@ def export(
         Literal["cpu", "gpu", "tensorrt"],
         typer.Option(help="Where it will be served; 'tensorrt' builds engines for the GPU of this machine, now."),
     ] = "cpu",
+    encoded: Annotated[
+        bool,
+        typer.Option("--encoded", help="Also let faces travel as JPEG; Triton's Python needs Pillow then."),
+    ] = False,
     face_photos: Annotated[
         list[Path] | None,
         typer.Option("--faces", help="Photos whose faces the exports are verified on; the sample photo by default."),
@@ -252,6 +259,7 @@ def export(
             to_female=to_female,
             precision=precision,
             profile=profile,
+            encoded=encoded,
             faces=verification,
             report=status.update,
         )

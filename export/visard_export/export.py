@@ -45,6 +45,7 @@ def export_repository(
     faces: NDArray[np.uint8],
     precision: Precision = "fp32",
     profile: Profile = "cpu",
+    encoded: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Make a model repository out of three weights files.
@@ -57,6 +58,7 @@ def export_repository(
         faces: (N, 512, 512, 3) uint8 RGB, aligned faces on which the exports are verified.
         precision: of the networks inside the graphs.
         profile: `cpu`, `gpu` (onnxruntime with TensorRT inside) or `tensorrt` (engines built on this machine).
+        encoded: with the models for faces that travel as files; Triton's Python then needs Pillow.
         report: takes a line of progress.
 
     Raises:
@@ -77,7 +79,7 @@ def export_repository(
             folder = stage / "versions" / model
             folder.mkdir(parents=True)
             _export(model, loaded[model], folder, faces, precision, profile)
-        assemble(stage / "versions", stage / "repository", profile=profile)
+        assemble(stage / "versions", stage / "repository", profile=profile, encoded=encoded)
         publish(stage / "repository", target)
     report(f"model repository ready: {target}")
 

@@ -23,6 +23,13 @@ from visard_errors import RepositoryError
 Profile = Literal["cpu", "gpu", "tensorrt"]
 
 EXPORTED_MODELS = ("gender_classifier", "generator_to_male", "generator_to_female")
+ENCODED_MODELS = (
+    "encoded_anonymizer",
+    "encoded_anonymizer_to_male",
+    "encoded_anonymizer_to_female",
+    "face_decoder",
+    "face_encoder",
+)
 MODEL_FILE = "model.onnx"
 ENGINE_FILE = "model.plan"
 CONFIG_FILE = "config.pbtxt"
@@ -36,24 +43,26 @@ CPU_INSTANCES = 2
 # refused at once. Twice the classifiers, so that the check of a finished face does not wait behind the first look at
 # faces that will be refused; one router more than a generator has instances, so that none of those is idle.
 CPU_QUEUE = 4 * CPU_INSTANCES
+_AFTER_GENERATORS = ("gender_classifier", "face_encoder")  # a face that was generated already must not be lost there
 _CPU_COUNTS = {"gender_classifier": 2 * CPU_INSTANCES, "gender_router": CPU_INSTANCES + 1}
 ENGINE_CACHE = "/var/cache/visard"  # of the serving machine; holds engines and kernel timings, never a face
 WORKSPACE_BYTES = 4 * 1024**3  # scratch memory that a TensorRT kernel may ask for
 
 
-def assemble(versions: Path, repository: Path, *, profile: Profile = "cpu") -> None:
+def assemble(versions: Path, repository: Path, *, profile: Profile = "cpu", encoded: bool = False) -> None:
     """Build a repository out of the static one and a folder of exported models.
 
     Args:
         versions: has one folder for each of `EXPORTED_MODELS` with its model and passport; they are moved.
         repository: the folder to make.
         profile: `cpu`, `gpu` or `tensorrt`.
+        encoded: with the models for faces that travel as files.
 
     Raises:
         RepositoryError: the static configurations are not found.
     """
     for static in sorted(static_repository().iterdir()):
-        if not (static / CONFIG_FILE).is_file():
+        if not (static / CONFIG_FILE).is_file() or (static.name in ENCODED_MODELS and not encoded):
             continue
         model = repository / static.name
         shutil.copytree(static, model, ignore=shutil.ignore_patterns("__pycache__"))
@@ -78,7 +87,7 @@ def adapt(model: str, config: Any, profile: Profile) -> Any:
             config.dynamic_batching.preferred_batch_size.append(1)
             for group in config.instance_group:
                 group.count = _CPU_COUNTS.get(model, CPU_INSTANCES)
-            if model != "gender_classifier":  # a face that was generated already must not be lost there
+            if model not in _AFTER_GENERATORS:
                 config.dynamic_batching.default_queue_policy.max_queue_size = CPU_QUEUE
         if config.backend == "onnxruntime":
             config.parameters["intra_op_thread_count"].string_value = "1"
