@@ -30,7 +30,7 @@ from folder_trees import face_photo, outputs
 from grpc_proxy import GrpcProxy
 from tiny_models import tiny_repository
 from visard.cli import EXIT_CODES, app
-from visard.client import Connection
+from visard.connection import Connection
 from visard.folder import Journal, Settings, Watcher, anonymise_folder, load_people
 from visard.folder.photo import SwapRequest
 from visard.folder.receipt import make_keys, verify_receipt

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from folder_trees import face_photo, outputs
 from tiny_models import tiny_repository
 from visard.cli import app
-from visard.client import Connection
+from visard.connection import Connection
 from visard.folder import Settings, Watcher, anonymise_folder
 from visard.folder.ray_engine import anonymise_on_ray, start_local
 from visard.folder.walk import Found, walk

@@ -19,7 +19,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from visard import outputs, report
-from visard.client import Client, Connection
+from visard.client import Client
+from visard.connection import Connection
 from visard.console import (
     DetectorOption,
     DirectionOption,

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.panel import Panel
 
-from visard.client import Connection
+from visard.connection import Connection
 from visard.embedded import embedded_server
 from visard.wire import Direction
 from visard_errors import ServerRefused

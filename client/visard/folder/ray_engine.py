@@ -28,7 +28,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import visard_errors
-from visard.client import Client, Connection
+from visard.client import Client
+from visard.connection import Connection
 from visard.folder.journal import Journal, Record
 from visard.folder.photo import Product, Settings, anonymise
 from visard.folder.run import Backlog, Watcher, conclude, run_settings

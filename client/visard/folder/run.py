@@ -22,7 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from visard.client import AsyncClient, Connection
+from visard.client import AsyncClient
+from visard.connection import Connection
 from visard.folder.journal import Journal, Record, output_errors
 from visard.folder.manifest import write_manifest
 from visard.folder.photo import Settings, Steps, SwapRequest, advance, steps

@@ -14,7 +14,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from visard.client import Client, Connection
+from visard.client import Client
+from visard.connection import Connection
 from visard.folder.run import model_versions, same_models
 from visard.wire import ENSEMBLES, Direction, Swap
 from visard_errors import DeadlineExceeded, Overloaded, ServerError, ServerRefused, ServerUnavailable
