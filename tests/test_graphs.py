@@ -17,6 +17,7 @@ from visard_export.graphs import (
     GeneratorGraph,
     apply_warp,
     fold_batch_norms,
+    resize_bands,
     resize_matrix,
     sampling_grid,
 )
@@ -74,6 +75,17 @@ def test_resize_matrix_is_torchs_antialiasing(size_in, size_out):
     column = torch.eye(size_in)[None, None]
     theirs = functional.interpolate(column, (size_out, size_in), mode="bilinear", antialias=True)[0, 0]
     torch.testing.assert_close(resize_matrix(size_in, size_out), theirs, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(("size_in", "size_out", "count"), [(512, 224, 28), (512, 224, 1), (100, 36, 9), (36, 100, 10)])
+def test_bands_are_the_whole_matrix(size_in, size_out, count):
+    matrix = resize_matrix(size_in, size_out)
+    bands, columns = resize_bands(matrix, count)
+    whole = torch.zeros(count, size_out // count, size_in).scatter_(
+        2, columns[:, None].expand(-1, size_out // count, -1), bands
+    )
+    torch.testing.assert_close(whole.reshape(size_out, size_in), matrix, rtol=0, atol=0)
+    assert bands.shape[2] <= size_in / count + 2 * max(1, size_in / size_out) + 2
 
 
 def test_classifier_graph_is_pillow_and_imagenet_before_the_network(classifier, faces):

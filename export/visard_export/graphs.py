@@ -23,6 +23,7 @@ Precision = Literal["fp32", "fp16"]
 CLASSIFIER_SIZE = 224
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+_BANDS = 28  # of 8 rows each: 2.9 instead of 7.1 ms for both resizings on one core; 8 to 56 bands are about as good
 FLOW_SCALE = 0.15  # of half the photo's side: what a displacement of one means
 
 
@@ -33,6 +34,8 @@ class ClassifierGraph(nn.Module):
     """
 
     resize: Tensor
+    bands: Tensor
+    band_rows: Tensor
     scale: Tensor
     shift: Tensor
 
@@ -41,12 +44,16 @@ class ClassifierGraph(nn.Module):
         self.network = _in_precision(fold_batch_norms(network), precision)
         deviation = torch.tensor(IMAGENET_DEVIATION).view(3, 1, 1)
         self.register_buffer("resize", resize_matrix(IMAGE_SIZE, CLASSIFIER_SIZE))
+        bands, rows = resize_bands(self.resize, _BANDS)
+        self.register_buffer("bands", bands)
+        self.register_buffer("band_rows", rows)
         self.register_buffer("scale", 1 / (255 * deviation))
         self.register_buffer("shift", -torch.tensor(IMAGENET_MEAN).view(3, 1, 1) / deviation)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Resize rows, then columns, each by one matrix; normalise; classify."""
-        rows = self.resize @ image.float().flatten(2)  # (N, 224, 512 · 3)
+        """Resize rows band by band, then columns by one matrix; normalise; classify."""
+        wanted = torch.index_select(image.float().flatten(2), 1, self.band_rows.flatten())  # (N, _, 512 · 3)
+        rows = self.bands @ wanted.reshape(-1, *self.band_rows.shape, 3 * IMAGE_SIZE)
         small = rows.reshape(-1, CLASSIFIER_SIZE, IMAGE_SIZE, 3).permute(0, 3, 1, 2) @ self.resize.T
         logits = self.network((small * self.scale + self.shift).to(_dtype(self.network)))
         return torch.softmax(logits.float(), 1)
@@ -108,8 +115,11 @@ def apply_warp(photo: Tensor, output: Tensor, grid: Tensor, *, unit: float = 1.0
     factor = photo.shape[-1] // output.shape[-1]
     if factor > 1:
         output = functional.interpolate(output, scale_factor=factor, mode="bilinear", align_corners=False)
-    points = grid + output[:, :2].permute(0, 2, 3, 1)
-    sampled = functional.grid_sample(photo, points, mode="bilinear", padding_mode="border", align_corners=False)
+    # Kept within the outermost pixels' centres, which is what padding with the border does: onnxruntime takes a third
+    # of the time where it need not do that itself.
+    edge = 1 - 1 / photo.shape[-1]
+    points = (grid + output[:, :2].permute(0, 2, 3, 1)).clamp(-edge, edge)
+    sampled = functional.grid_sample(photo, points, mode="bilinear", padding_mode="zeros", align_corners=False)
     return sampled + output[:, 2:]
 
 
@@ -137,6 +147,24 @@ def resize_matrix(size_in: int, size_out: int) -> Tensor:
     sample = torch.arange(size_in, dtype=torch.float64) + 0.5
     weight = (1 - (sample - centre[:, None]).abs() / max(scale, 1.0)).clamp(min=0)
     return (weight / weight.sum(1, keepdim=True)).float()
+
+
+def resize_bands(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Cut a resizing matrix, nearly all zeros, into bands of rows with the few columns that they look at.
+
+    Args:
+        matrix: (rows, columns) float32.
+        count: of the bands; divides the rows.
+
+    Returns:
+        (count, rows / count, width) float32, and (count, width) int64: which columns those are.
+    """
+    parts = matrix.chunk(count)
+    used = [part.any(0).nonzero().flatten() for part in parts]
+    width = max(int(columns[-1] - columns[0]) + 1 for columns in used)
+    starts = torch.stack([columns[0].clamp(max=matrix.shape[1] - width) for columns in used])
+    columns = starts[:, None] + torch.arange(width)
+    return torch.stack([part[:, chosen] for part, chosen in zip(parts, columns, strict=True)]), columns
 
 
 def fold_batch_norms(network: ResNet18) -> ResNet18:
