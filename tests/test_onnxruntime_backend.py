@@ -155,6 +155,15 @@ def test_the_gpu_of_the_instance_is_asked_for_first(backend: Any, monkeypatch: p
     assert wanted[0][1] == {"device_id": 3, "trt_fp16_enable": True, "trt_max_workspace_size": "1000"}
 
 
+def test_folders_for_engines_are_made_or_named(backend: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "visard"
+    backend._tensorrt_options({"trt_engine_cache_path": str(folder)})
+    assert folder.is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(Exception, match=r"trt_timing_cache_path '.*file/cache' cannot be made .*config.pbtxt"):
+        backend._tensorrt_options({"trt_timing_cache_path": str(tmp_path / "file" / "cache")})
+
+
 @pytest.mark.parametrize(
     ("config", "missing"), [({}, "CUDAExecutionProvider"), (TENSORRT, "TensorrtExecutionProvider")]
 )

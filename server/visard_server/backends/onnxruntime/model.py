@@ -131,6 +131,15 @@ def _providers(config: dict[str, Any], kind: str, device: int) -> list[tuple[str
 def _tensorrt_options(parameters: dict[str, str]) -> dict[str, Any]:
     options = {_TENSORRT_OPTIONS.get(name, name): value for name, value in parameters.items()}
     options["trt_fp16_enable"] = options.pop("precision_mode", "FP32") == "FP16"
+    for name in ("trt_engine_cache_path", "trt_timing_cache_path"):
+        if name in options:
+            try:
+                Path(options[name]).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise pb_utils.TritonModelException(
+                    f"{name} '{options[name]}' cannot be made ({error.strerror}): make it, writable for this user, or "
+                    "name another folder in the models' config.pbtxt"
+                ) from None
     return options
 
 
