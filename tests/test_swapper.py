@@ -221,7 +221,7 @@ def test_checkpointing_computes_the_same_gradients() -> None:
     for checkpointing in (False, True):
         network = random_warp()
         model = SwapModel(network, SIZE, gradient_checkpointing=checkpointing).train()
-        model(photo).square().mean().backward()
+        model(photo).picture.square().mean().backward()
         gradients.append([parameter.grad for parameter in network.parameters()])
     for kept, computed_again in zip(*gradients, strict=True):
         torch.testing.assert_close(kept, computed_again)
@@ -236,7 +236,7 @@ def test_the_trained_model_does_what_the_served_graph_does(head: str) -> None:
     network = random_warp(architecture=architecture).eval()
     faces = torch.from_numpy(aligned_faces())
     with torch.no_grad():
-        trained = SwapModel(network, 512)(faces.permute(0, 3, 1, 2).float() / 127.5 - 1).clamp(-1, 1)
+        trained = SwapModel(network, 512)(faces.permute(0, 3, 1, 2).float() / 127.5 - 1).picture.clamp(-1, 1)
         served = build_graph(network)(faces).float()
     levels = ((trained + 1) * 127.5).permute(0, 2, 3, 1)
     assert (levels - served).abs().max() <= 1.01  # rounded or cut to whole levels

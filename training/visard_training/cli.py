@@ -318,6 +318,9 @@ def swapper(
             min=0, help="Weight of the pixels and their gradients; 10 for a warp head, else 0.", show_default=False
         ),
     ] = None,
+    smoothness: Annotated[
+        float, typer.Option(min=0, help="Weight of edges in a warp head's colours: outlines are moved, not painted.")
+    ] = 0.0,
     batch_size: Annotated[int, typer.Option(help="Pairs of one step, over all GPUs.")] = 1,
     epochs: Annotated[int, typer.Option(help="How often every pair is seen.")] = 200,
     minutes: Annotated[float | None, typer.Option(help="End earlier, after so long.")] = None,
@@ -361,6 +364,7 @@ def swapper(
                 feature_matching=feature_matching,
                 perceptual=perceptual,
                 reconstruction=reconstruction,
+                smoothness=smoothness,
             ),
             batch_size=batch_size,
             epochs=epochs,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,18 @@ from visard_export.networks.pix2pixhd import Pix2PixHDArchitecture, Pix2PixHDGen
 from visard_training.state import replace_atomically
 
 
+class Swapped(NamedTuple):
+    """What a generator makes of photos.
+
+    Attributes:
+        picture: (N, 3, S, S) float32 RGB.
+        residual: (N, 3, s, s) float32, the colours that a warp head adds; None of an image head.
+    """
+
+    picture: Tensor
+    residual: Tensor | None
+
+
 class SwapModel(nn.Module):
     """The generator as it is trained: photo in, swapped photo out, both in −1..1, differentiable."""
 
@@ -32,14 +45,14 @@ class SwapModel(nn.Module):
         self._gradient_checkpointing = gradient_checkpointing
         self.register_buffer("grid", sampling_grid(photo_size), persistent=False)
 
-    def forward(self, photo: Tensor) -> Tensor:
+    def forward(self, photo: Tensor) -> Swapped:
         """Swap (N, 3, S, S) RGB in −1..1; the warp head's result is not clamped."""
         if self.network.architecture.head == "image":
-            return self._trunk(photo).float()
+            return Swapped(self._trunk(photo).float(), None)
         factor = photo.shape[-1] // self.network.architecture.size
-        output = self._trunk(functional.avg_pool2d(photo, factor) if factor > 1 else photo)
+        output = self._trunk(functional.avg_pool2d(photo, factor) if factor > 1 else photo).float()
         with torch.autocast(photo.device.type, enabled=False):  # in half, a displacement would be off by whole pixels
-            return apply_warp(photo, output.float(), self.grid, unit=1)
+            return Swapped(apply_warp(photo, output, self.grid, unit=1), output[:, 2:])
 
     def _trunk(self, x: Tensor) -> Tensor:
         for layer in self.network.model:

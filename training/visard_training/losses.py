@@ -58,6 +58,16 @@ def reconstruction_loss(fake: Tensor, real: Tensor) -> Tensor:
     return difference.abs().mean() + 0.5 * (rows + columns)
 
 
+def smoothness_loss(residual: Tensor) -> Tensor:
+    """L1 of a warp head's residual's derivatives along rows and columns.
+
+    A residual finds the way to a moved outline sooner than a displacement does, by painting the new one beside the old
+    one. Where every edge in it costs, outlines are left to the displacement.
+    """
+    rows = (residual[..., 1:, :] - residual[..., :-1, :]).abs().mean()
+    return rows + (residual[..., 1:] - residual[..., :-1]).abs().mean()
+
+
 class PerceptualLoss(nn.Module):
     """Weighted L1 between the features of two pictures in a fixed network of five stages."""
 

@@ -37,6 +37,7 @@ from visard_training.losses import (
     feature_matching_loss,
     lsgan_loss,
     reconstruction_loss,
+    smoothness_loss,
 )
 from visard_training.pairs import read_pairs
 from visard_training.state import load_state, save_state
@@ -58,6 +59,7 @@ class LossWeights:
     feature_matching: float = 10.0
     perceptual: float = 10.0
     reconstruction: float = 0.0
+    smoothness: float = 0.0
 
     def __post_init__(self) -> None:
         values = asdict(self)
@@ -130,6 +132,8 @@ class SwapperOptions:
         step = 2**self.generator.n_downsampling if self.generator.head == "image" else self.generator.size
         if self.amplification != 1 and self.generator.head != "warp":
             raise ValueError("only a warp head can be amplified")
+        if self.weights.smoothness and self.generator.head != "warp":
+            raise ValueError("only a warp head has a residual that can be smooth")
         if self.photo_size % step or self.photo_size > IMAGE_SIZE:
             raise ValueError(f"photo_size must be a multiple of {step} and at most {IMAGE_SIZE}, not {self.photo_size}")
 
@@ -299,8 +303,10 @@ class _Training:
         """Update the generator, its average and the discriminator once."""
         self._rate = self.options.learning_rate * rate_factor(progress, self.options.constant_share)
         with self._autocast():
-            fake = self._generate(photo)
+            fake, residual = self._generate(photo)
         losses = self._generator_losses(photo, fake, target)
+        if self.options.weights.smoothness:
+            losses["smoothness"] = smoothness_loss(residual)
         weights = asdict(self.options.weights)
         self._update("generator", torch.stack([weights[name] * loss for name, loss in losses.items()]).sum())
         decay = min(self.options.ema_decay, (1 + self.step) / (10 + self.step))  # the first weights are forgotten soon
@@ -368,7 +374,7 @@ class _Training:
         device = self.accelerator.device
         model = SwapModel(self.average, self.options.photo_size).to(device).eval()
         with torch.no_grad():
-            swapped = [model(few.to(device)).cpu() for few in torch.split(photos, 4)]
+            swapped = [model(few.to(device)).picture.cpu() for few in torch.split(photos, 4)]
         return torch.cat(swapped).clamp(-1, 1)
 
     def state(self) -> dict[str, Any]:
