@@ -6,9 +6,11 @@ import csv
 import os
 import random
 import signal
+import socket
 import tempfile
+import time
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -149,6 +151,19 @@ def servers(tmp_path):
         yield first, second
 
 
+def wait_until_free(url, seconds=20):
+    host, _, port = url.rpartition(":")
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind((host, int(port)))
+                return
+        time.sleep(0.1)
+    raise TimeoutError(f"{url} is still held")
+
+
 def test_servers_that_go_away_are_waited_for_and_left_out(cluster, photos, local, servers, tmp_path):
     first, second = servers
     done = []
@@ -160,6 +175,7 @@ def test_servers_that_go_away_are_waited_for_and_left_out(cluster, photos, local
             os.killpg(first._process.pid, signal.SIGKILL)  # the other one does the work
         if len(done) == 10:
             os.killpg(second._process.pid, signal.SIGKILL)  # now there is none, until the first is back
+            wait_until_free(first.grpc_url)  # a killed process on a busy machine holds its port a moment longer
             again = TritonServer(first.repository, grpc_port=int(first.grpc_url.rpartition(":")[2]))
             restarted.append(stack.enter_context(again))
 
