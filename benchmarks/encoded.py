@@ -165,7 +165,8 @@ def relay(url: str, bytes_per_s: float) -> Iterator[str]:
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             inner_reader, inner_writer = await asyncio.open_connection(host, int(port))
-            await asyncio.gather(up.carry(reader, inner_writer), down.carry(inner_reader, writer))
+            with suppress(asyncio.CancelledError):  # of the end
+                await asyncio.gather(up.carry(reader, inner_writer), down.carry(inner_reader, writer))
 
         return await asyncio.start_server(connected, "127.0.0.1", 0)
 
