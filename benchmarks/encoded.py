@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,8 @@ from gateway import served
 from numpy.typing import NDArray
 
 from visard import Client, Connection, VisardError, scoring
-from visard.embedded import SAMPLE_PHOTO, aligned_faces
+from visard.embedded import SAMPLE_PHOTO, aligned_faces, export_demo_models
 from visard.wire import Swap, build_encoded_request, build_request
-from visard_export.demo import demo_checkpoints
-from visard_export.export import export_repository
 from visard_preprocess.align import finder
 from visard_server.triton import TritonServer
 
@@ -52,16 +50,8 @@ def main() -> None:
 
     faces = list(read_faces(arguments.photos or [SAMPLE_PHOTO]))
     with tempfile.TemporaryDirectory() as folder:
-        weights = demo_checkpoints(Path(folder, "weights"))
         repository = Path(folder, "models")
-        export_repository(
-            repository,
-            classifier=weights.classifier,
-            to_male=weights.to_male,
-            to_female=weights.to_female,
-            faces=aligned_faces(SAMPLE_PHOTO),
-            encoded=True,
-        )
+        export_demo_models(repository, encoded=True)
         with TritonServer(repository) as server:
             scores = compare_scores(server.grpc_url, faces)
             rates = compare_lines(server.grpc_url, faces[0], arguments)
@@ -101,7 +91,7 @@ def compare_lines(url: str, face: NDArray[np.uint8], arguments: argparse.Namespa
     rates: dict[str, dict[str, float]] = {}
     for line in (*arguments.lines, 0):
         found: dict[str, list[float]] = {"pixels": [], "files": []}
-        with relay(url, line * 1e6 / 8) if line else unchanged(url) as through:
+        with relay(url, line * 1e6 / 8) if line else nullcontext(url) as through:
             for _ in range(arguments.repeats):
                 for kind, values in found.items():
                     connection = Connection(
@@ -147,11 +137,6 @@ def differing(swaps: dict[bool, tuple[Swap, ...]], name: str) -> int:
     """How many faces are told another apparent gender."""
     pairs = zip(swaps[False], swaps[True], strict=True)
     return sum(int(getattr(a, name).argmax() != getattr(b, name).argmax()) for a, b in pairs)
-
-
-@contextmanager
-def unchanged(url: str) -> Iterator[str]:
-    yield url
 
 
 @contextmanager

@@ -68,19 +68,24 @@ def demo_models(report_line: Callable[[str], None] = lambda line: None) -> Path:
     digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sorted(sources)))
     folder = user_cache_path("visard") / f"demo-models-{digest.hexdigest()[:12]}"
     if not folder.is_dir():
-        demo = neighbour("export", "making the demo models", "visard_export.demo")
-        export = neighbour("export", "making the demo models", "visard_export.export")
-        with tempfile.TemporaryDirectory() as scratch:
-            paths = demo.demo_checkpoints(Path(scratch))
-            export.export_repository(
-                folder,
-                classifier=paths.classifier,
-                to_male=paths.to_male,
-                to_female=paths.to_female,
-                faces=aligned_faces(SAMPLE_PHOTO),
-                report=report_line,
-            )
+        export_demo_models(folder, report=report_line)
     return folder
+
+
+def export_demo_models(folder: Path, **settings: Any) -> None:
+    """Export the demo weights; `settings` are `export_repository`'s."""
+    demo = neighbour("export", "making the demo models", "visard_export.demo")
+    export = neighbour("export", "making the demo models", "visard_export.export")
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = demo.demo_checkpoints(Path(scratch))
+        export.export_repository(
+            folder,
+            classifier=paths.classifier,
+            to_male=paths.to_male,
+            to_female=paths.to_female,
+            faces=aligned_faces(SAMPLE_PHOTO),
+            **settings,
+        )
 
 
 def aligned_faces(photo: Path) -> NDArray[np.uint8]:

@@ -135,18 +135,9 @@ def build_request(
     Raises:
         ValueError: `images` has another shape or type.
     """
-    from tritonclient.grpc import service_pb2
-
     check_images(model, images)
     spec = _SPECS[model]
-    (image,) = spec.inputs
-    request = service_pb2.ModelInferRequest(
-        model_name=model,
-        inputs=[
-            service_pb2.ModelInferRequest.InferInputTensor(name=image.name, datatype=image.datatype, shape=images.shape)
-        ],
-        outputs=[service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=output.name) for output in spec.outputs],
-    )
+    request = _request(model, images.shape, timeout_s)
     if region is None:
         request.raw_input_contents.append(images.tobytes())
     else:
@@ -154,7 +145,6 @@ def build_request(
             written.parameters["shared_memory_region"].string_param = region
             written.parameters["shared_memory_offset"].int64_param = _REGION_OFFSETS[tensor.name]
             written.parameters["shared_memory_byte_size"].int64_param = _size(tensor.datatype, tensor.shape)
-    _set_timeout(request, timeout_s)
     return request
 
 
@@ -173,22 +163,12 @@ def build_encoded_request(model: str, image: NDArray[np.uint8], *, timeout_s: fl
         ValueError: `image` has another shape or type.
     """
     from PIL import Image
-    from tritonclient.grpc import service_pb2
 
     check_images("anonymizer", image)
     file = BytesIO()
     Image.fromarray(image[0]).save(file, "JPEG", **_JPEG)
-    spec = _SPECS[model]
-    (encoded,) = spec.inputs
-    request = service_pb2.ModelInferRequest(
-        model_name=model,
-        inputs=[
-            service_pb2.ModelInferRequest.InferInputTensor(name=encoded.name, datatype=encoded.datatype, shape=(1, 1))
-        ],
-        outputs=[service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=output.name) for output in spec.outputs],
-        raw_input_contents=[_LENGTH.pack(file.tell()) + file.getvalue()],
-    )
-    _set_timeout(request, timeout_s)
+    request = _request(model, (1, 1), timeout_s)
+    request.raw_input_contents.append(_LENGTH.pack(file.tell()) + file.getvalue())
     return request
 
 
@@ -300,9 +280,20 @@ def _read_bytes(model: str, tensor: Any, raw: bytes) -> NDArray[Any]:
     return array.reshape(tuple(tensor.shape))
 
 
-def _set_timeout(request: Any, timeout_s: float | None) -> None:
+def _request(model: str, shape: Sequence[int], timeout_s: float | None) -> Any:
+    """Name a model's only input, of a shape, and all its outputs; the bytes are still to come."""
+    from tritonclient.grpc import service_pb2
+
+    spec = _SPECS[model]
+    (given,) = spec.inputs
+    request = service_pb2.ModelInferRequest(
+        model_name=model,
+        inputs=[service_pb2.ModelInferRequest.InferInputTensor(name=given.name, datatype=given.datatype, shape=shape)],
+        outputs=[service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=output.name) for output in spec.outputs],
+    )
     if timeout_s is not None:
         request.parameters["timeout"].int64_param = int(timeout_s * 1e6)  # Triton counts in microseconds
+    return request
 
 
 def _size(datatype: str, shape: Sequence[int]) -> int:
