@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 import visard_server.triton
 from tiny_models import (
+    classifier,
     expected_gender,
     expected_swap,
     expected_to_female,
@@ -98,25 +100,26 @@ def test_requests_at_the_same_time_keep_their_own_faces(triton: Any) -> None:
             np.testing.assert_array_equal(parse_response("anonymizer", answer)["swapped"], expected_swap(images))
 
 
-def route_directly(triton: Any, image: np.ndarray, gender: list[float]) -> Any:
-    """Ask the router alone, with probabilities that no classifier gave."""
-    request = service_pb2.ModelInferRequest(model_name="gender_router")
-    for name, datatype, array in (("image", "UINT8", image), ("gender", "FP32", np.array([gender], np.float32))):
-        request.inputs.add(name=name, datatype=datatype, shape=array.shape)
-        request.raw_input_contents.append(array.tobytes())
-    return triton.ModelInfer.future(request)
+def blind_repository(folder: Path) -> Path:
+    """Tiny models whose classifier says nothing about faces darker than 50."""
+    repository = tiny_repository(folder)
+    onnx.save(classifier(unknown_below=50), repository / "gender_classifier" / "1" / "model.onnx")
+    return repository
 
 
-def test_an_unknown_gender_fails_its_own_request_alone(triton: Any) -> None:
-    image = faces(100)
-    certain = [route_directly(triton, image, [1.0, 0.0]) for _ in range(4)]
-    unknown = route_directly(triton, image, [np.nan, np.nan])
-    certain += [route_directly(triton, image, [0.0, 1.0]) for _ in range(4)]
-    with pytest.raises(grpc.RpcError, match="no probability"):
-        unknown.result()
-    for i, answer in enumerate(certain):
-        expected = expected_to_male(image) if i < 4 else expected_to_female(image)
-        assert answer.result().raw_output_contents[0] == expected.tobytes()
+def test_an_unknown_gender_fails_its_own_request_alone(tmp_path: Path) -> None:
+    known = [faces(100), faces(200)]
+    with TritonServer(blind_repository(tmp_path / "models")) as server:
+        triton = connect(server)
+        futures = [
+            triton.ModelInfer.future(build_request("anonymizer", images)) for images in (*known, faces(40), *known)
+        ]
+        with pytest.raises(grpc.RpcError, match="no probability"):
+            futures.pop(2).result()
+        for images, future in zip(2 * known, futures, strict=True):
+            np.testing.assert_array_equal(
+                parse_response("anonymizer", future.result())["swapped"], expected_swap(images)
+            )
 
 
 @pytest.fixture(scope="module")
@@ -225,10 +228,15 @@ def test_models_are_listed(tiny_server: TritonServer) -> None:
 
 
 @pytest.fixture(scope="module")
-def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def busy_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     repository = tiny_repository(tmp_path_factory.mktemp("slow") / "models", slow_s=0.4, max_queue_size=1)
     with TritonServer(repository) as server:
-        yield connect(server)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def slow(busy_server: TritonServer) -> Any:
+    return connect(busy_server)
 
 
 def test_overload_is_answered_at_once_with_the_queue_s_own_words(slow: Any) -> None:
@@ -243,6 +251,20 @@ def test_overload_is_answered_at_once_with_the_queue_s_own_words(slow: Any) -> N
         if future.exception() is None:
             answer = parse_response("anonymizer_to_male", future.result())
             np.testing.assert_array_equal(answer["swapped"], expected_to_male(images))
+
+
+def test_a_face_of_unknown_gender_is_refused_before_anything_is_computed(busy_server: TritonServer, slow: Any) -> None:
+    def classified() -> int:
+        request = service_pb2.ModelStatisticsRequest(name="gender_classifier")
+        (statistics,) = slow.ModelStatistics(request, metadata=list(busy_server.admin_headers.items())).model_stats
+        return int(statistics.inference_count)
+
+    before = classified()
+    futures = [slow.ModelInfer.future(build_request("anonymizer", faces(40))) for _ in range(12)]
+    refused = [error for future in futures if (error := future.exception()) is not None]
+    assert 1 <= len(refused) < 12
+    assert all("maximum queue size" in error.details() for error in refused)
+    assert classified() - before == 2 * (12 - len(refused))  # each face that was taken in, before and after
 
 
 def test_a_timeout_reaches_the_generator_and_its_answer_the_caller(slow: Any) -> None:
@@ -340,7 +362,7 @@ def test_it_listens_on_loopback_only(tiny_server: TritonServer) -> None:
 
 def test_it_leaves_nothing_behind_and_logs_no_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    repository = tiny_repository(tmp_path / "models")
+    repository = blind_repository(tmp_path / "models")
     written = sorted(repository.rglob("*"))
     log = io.StringIO()
     start = time.monotonic()
@@ -348,13 +370,13 @@ def test_it_leaves_nothing_behind_and_logs_no_requests(tmp_path: Path, monkeypat
         print(f"ready in {time.monotonic() - start:.1f} s")
         (folder,) = tmp_path.glob("visard-server-*")
         assert list(SHM.glob(f"{folder.name}*"))
-        connect(server).ModelInfer(build_request("anonymizer", faces(40)))  # Triton warns once of missing pinned memory
+        connect(server).ModelInfer(build_request("anonymizer", faces(60)))  # Triton warns once of missing pinned memory
         time.sleep(0.2)
         length = len(log.getvalue())
         assert "successfully loaded 'anonymizer'" in log.getvalue()
-        connect(server).ModelInfer(build_request("anonymizer", faces(40, 200)))
+        connect(server).ModelInfer(build_request("anonymizer", faces(60, 200)))
         with pytest.raises(grpc.RpcError):
-            route_directly(connect(server), faces(40), [np.nan, 0.0]).result()
+            connect(server).ModelInfer(build_request("anonymizer", faces(40)))
         time.sleep(0.2)
         assert log.getvalue()[length:] == ""
     assert not processes_of(repository)

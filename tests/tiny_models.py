@@ -47,19 +47,25 @@ def expected_to_female(images: np.ndarray) -> np.ndarray:
     return np.maximum(images.astype(np.int32) - STEP, 0).astype(np.uint8)
 
 
-def classifier(*, size: int = IMAGE_SIZE) -> onnx.ModelProto:
-    """Softmax of (0, steepness · (mean brightness − 127.5))."""
+def classifier(*, size: int = IMAGE_SIZE, unknown_below: float = 0.0) -> onnx.ModelProto:
+    """Softmax of (0, steepness · (mean brightness − 127.5)); not a number where the mean is below `unknown_below`."""
     nodes = [
         helper.make_node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["floats", "axes"], ["mean"], keepdims=0),
         helper.make_node("Unsqueeze", ["mean", "one"], ["column"]),
+        helper.make_node("Sub", ["column", "lowest"], ["above"]),
+        helper.make_node("Sqrt", ["above"], ["root"]),
+        helper.make_node("Mul", ["root", "zero"], ["nothing"]),
         helper.make_node("Sub", ["column", "middle"], ["distance"]),
-        helper.make_node("Mul", ["distance", "slopes"], ["logits"]),
+        helper.make_node("Mul", ["distance", "slopes"], ["known"]),
+        helper.make_node("Add", ["known", "nothing"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["gender"], axis=1),
     ]
     constants = {
         "axes": np.array([1, 2, 3]),
         "one": np.array([1]),
+        "lowest": np.array(unknown_below, np.float32),
+        "zero": np.array(0, np.float32),
         "middle": np.array(127.5, np.float32),
         "slopes": np.array([[0, STEEPNESS]], np.float32),
     }
@@ -138,7 +144,7 @@ def tiny_repository(
         only: the models to keep; all where it is empty. Triton refuses an ensemble whose parts are missing.
         size: rows and columns of every image; anything but 512 is against the contract.
         slow_s: how long the generators sleep over each batch; the result stays the same.
-        max_queue_size: of every queue, instead of its own.
+        max_queue_size: of every queue that a face enters by, instead of its own; what was generated is not refused.
         encoded: with the models for faces that travel as files.
 
     Returns:
@@ -159,7 +165,8 @@ def tiny_repository(
         for tensor in (*config.input, *config.output):
             if len(tensor.dims) == 3:
                 tensor.dims[:] = [size, size, 3]
-        if max_queue_size is not None and config.HasField("dynamic_batching"):
+        at_the_door = config.HasField("dynamic_batching") and model.name not in ("gender_classifier", "face_encoder")
+        if max_queue_size is not None and at_the_door:
             config.dynamic_batching.default_queue_policy.max_queue_size = max_queue_size
         if model.name == "gender_classifier":
             onnx.save(classifier(size=size), model / "1" / "model.onnx")

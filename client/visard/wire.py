@@ -73,7 +73,7 @@ MODELS: Mapping[str, ModelSpec] = {
     "anonymizer_to_male": ModelSpec((_IMAGE,), (_SWAPPED, _SWAPPED_GENDER)),
     "anonymizer_to_female": ModelSpec((_IMAGE,), (_SWAPPED, _SWAPPED_GENDER)),
     "gender_classifier": ModelSpec((_IMAGE,), (_GENDER,)),
-    "gender_router": ModelSpec((_IMAGE, _GENDER), (_SWAPPED,)),
+    "gender_router": ModelSpec((_IMAGE,), (_SWAPPED, _GENDER)),
     "generator_to_male": ModelSpec((_IMAGE,), (_SWAPPED,)),
     "generator_to_female": ModelSpec((_IMAGE,), (_SWAPPED,)),
 }

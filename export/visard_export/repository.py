@@ -40,11 +40,10 @@ CPU_MAX_BATCH = 4  # of one request: a CPU gains nothing from more, and all of a
 # half of a convolution. Raise `count` in the repository's configurations where there are more cores.
 CPU_INSTANCES = 2
 # What waits longer than this many faces take is given up by its caller before it is done, and the work is lost: better
-# refused at once. Twice the classifiers, so that the check of a finished face does not wait behind the first look at
-# faces that will be refused; one router more than a generator has instances, so that none of those is idle.
+# refused at once, at the door of each ensemble: the router, or the generator where the caller gives the direction.
 CPU_QUEUE = 4 * CPU_INSTANCES
+CPU_ROUTERS = CPU_INSTANCES + 1  # one face is classified while as many as there are instances are generated
 _AFTER_GENERATORS = ("gender_classifier", "face_encoder")  # a face that was generated already must not be lost there
-_CPU_COUNTS = {"gender_classifier": 2 * CPU_INSTANCES, "gender_router": CPU_INSTANCES + 1}
 ENGINE_CACHE = "/var/cache/visard"  # of the serving machine; holds engines and kernel timings, never a face
 WORKSPACE_BYTES = 4 * 1024**3  # scratch memory that a TensorRT kernel may ask for
 
@@ -86,7 +85,7 @@ def adapt(model: str, config: Any, profile: Profile) -> Any:
             # Faces one by one: a batch takes a CPU as long as its faces do, and leaves the other instance without work.
             config.dynamic_batching.preferred_batch_size.append(1)
             for group in config.instance_group:
-                group.count = _CPU_COUNTS.get(model, CPU_INSTANCES)
+                group.count = CPU_ROUTERS if model == "gender_router" else CPU_INSTANCES
             if model not in _AFTER_GENERATORS:
                 config.dynamic_batching.default_queue_policy.max_queue_size = CPU_QUEUE
         if config.backend == "onnxruntime":

@@ -1,8 +1,11 @@
-"""Sends each face to the generator of the other apparent gender, as a Triton Python model.
+"""Asks for each face's apparent gender and sends it to the generator of the other one, as a Triton Python model.
 
 It moves pixels and never decodes, converts or looks at them; which face goes where is `route`'s decision. A request
 of one direction hands its image tensor on as it is, which stays in shared memory; only a request with both directions
 is split by rows and put together again.
+
+It asks the classifier itself, instead of being given its answer by a step before, so that its bounded queue stands
+before all work: what a full server refuses, it refuses within milliseconds and without having computed anything.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class TritonPythonModel:
-    """One instance of the router; busy until the generators have answered every request of a batch."""
+    """One instance of the router; busy until every request of a batch has been classified and generated."""
 
     def initialize(self, _args: dict[str, str]) -> None:
         """Keep one event loop: Triton would make one, with a new thread for the children's answers, for every batch."""
@@ -42,42 +45,44 @@ async def _answer_all(requests: list[Any]) -> list[Any]:
 
 async def _answer(request: Any) -> Any:
     try:
-        # A child cannot be called back once it is sent, so the caller's mind is asked for here.
-        if request.is_cancelled():
-            raise _Refused(pb_utils.TritonError("the request was cancelled", pb_utils.TritonError.CANCELLED))
-        return pb_utils.InferenceResponse(output_tensors=[await _swap(request)])
+        return pb_utils.InferenceResponse(output_tensors=await _swap(request))
     except _Refused as refused:
         return pb_utils.InferenceResponse(error=refused.error)
     except Exception as error:  # whatever it is must not reach the other requests of this batch
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"gender_router: {error}"))
 
 
-async def _swap(request: Any) -> Any:
+async def _swap(request: Any) -> list[Any]:
+    """Return `swapped` and `gender` of a request."""
+    to_cpu = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)  # for numpy to read
     image = pb_utils.get_input_tensor_by_name(request, "image")
-    groups = route(pb_utils.get_input_tensor_by_name(request, "gender").as_numpy())
+    gender = await _ask(request, "gender_classifier", "gender", image, preferred_memory=to_cpu)
+    groups = route(gender.as_numpy())
     if len(groups) == 1:
         (generator,) = groups
-        return await _generate(request, generator, image)
+        return [await _ask(request, generator, "swapped", image), gender]
 
     pixels: NDArray[np.uint8] = image.as_numpy()
-    to_cpu = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)  # rows are put together by numpy
     parts = await asyncio.gather(
         *(
-            _generate(request, generator, pb_utils.Tensor("image", pixels[rows]), preferred_memory=to_cpu)
+            _ask(request, generator, "swapped", pb_utils.Tensor("image", pixels[rows]), preferred_memory=to_cpu)
             for generator, rows in groups.items()
         )
     )
     swapped = np.empty_like(pixels)
     for rows, part in zip(groups.values(), parts, strict=True):
         swapped[rows] = part.as_numpy()
-    return pb_utils.Tensor("swapped", swapped)
+    return [pb_utils.Tensor("swapped", swapped), gender]
 
 
-async def _generate(request: Any, generator: str, image: Any, **options: Any) -> Any:
-    """Ask one generator, in the caller's name: its queue counts the caller's timeout anew, as an ensemble step does."""
+async def _ask(request: Any, model: str, output: str, image: Any, **options: Any) -> Any:
+    """Ask a model in the caller's name: its queue counts the caller's timeout anew, as an ensemble step does."""
+    # A child cannot be called back once it is sent, so the caller's mind is asked for here.
+    if request.is_cancelled():
+        raise _Refused(pb_utils.TritonError("the request was cancelled", pb_utils.TritonError.CANCELLED))
     child = pb_utils.InferenceRequest(
-        model_name=generator,
-        requested_output_names=["swapped"],
+        model_name=model,
+        requested_output_names=[output],
         inputs=[image],
         request_id=request.request_id(),
         timeout=request.timeout(),
@@ -86,7 +91,7 @@ async def _generate(request: Any, generator: str, image: Any, **options: Any) ->
     response = await child.async_exec()
     if response.has_error():
         raise _Refused(response.error())
-    return pb_utils.get_output_tensor_by_name(response, "swapped")
+    return pb_utils.get_output_tensor_by_name(response, output)
 
 
 class _Refused(Exception):
