@@ -298,7 +298,8 @@ def show(out: Console, run: Run, report: dict[str, Any]) -> None:
             )
     for name, target in report["targets"].items():
         sign = "met   " if target["met"] else "MISSED"
-        out.print(f"{sign}  {name.replace('_', ' ')}: {target['value']:g} (target {target['target']:g})")
+        ideal = f"; {target['ideal_queue']:g} in a queue without any loss" if "ideal_queue" in target else ""
+        out.print(f"{sign}  {name.replace('_', ' ')}: {target['value']:g} (target {target['target']:g}{ideal})")
 
 
 def write(folder: Path, run: Run, report: dict[str, Any]) -> None:

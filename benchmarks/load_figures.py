@@ -11,6 +11,7 @@ Nothing here knows about servers or clocks. Three choices keep the figures hones
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -173,6 +174,22 @@ def goodput(turn: Turn, deadline_s: float) -> float:
     """Faces per second that came back flipped, within `deadline_s` of when they were due."""
     good = sum(each.outcome == FLIPPED and each.latency_s <= deadline_s for each in _done(turn))
     return good / turn.timing.measured_s
+
+
+def ideal_latencies_s(turn: Turn, capacity_per_s: float, servers: int) -> list[float]:
+    """Latency of every measured request in a queue without any loss: the floor under an open loop.
+
+    First come, first served by `servers` that take `servers / capacity_per_s` seconds for each request, always the same
+    (M/D/c), at the very moments at which this turn's requests were due. Waiting that is in here is the arrivals' doing.
+    """
+    free_s = [0.0] * servers  # when each of them is done with what it has
+    latencies = []
+    for sample in turn.samples:
+        done_s = max(sample.due_s, heapq.heappop(free_s)) + servers / capacity_per_s
+        heapq.heappush(free_s, done_s)
+        if turn.timing.warm_up_s <= sample.due_s < turn.timing.end_s:
+            latencies.append(done_s - sample.due_s)
+    return latencies
 
 
 def figures(turns: Sequence[Turn], deadline_s: float) -> Figures:

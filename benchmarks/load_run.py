@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from bare import LAYOUTS, bare_rate
-from load_figures import Figures, Timing, Turn, achieved, figures, goodput, percentile, stable
+from bare import CORES, LAYOUTS, bare_rate
+from load_figures import Figures, Timing, Turn, achieved, figures, goodput, ideal_latencies_s, percentile, stable
 from load_loops import Load, Senders
 from load_report import CLOSED, OPEN, SKEW, Key
 from load_roads import FaceRoad, PhotoRoad, RestRoad, Road
@@ -29,8 +30,9 @@ from visard.embedded import SAMPLE_PHOTO
 from visard_errors import VisardError
 from visard_server.triton import TritonServer
 
-ROADS = ("grpc", "shared-memory", "gateway", "sdk", "rest")
 GRPC = "grpc"  # the road that headline figures and targets stand on
+SHARED_MEMORY = "shared-memory"
+ROADS = (GRPC, SHARED_MEMORY, "gateway", "sdk", "rest")
 
 TARGET_LOAD, TARGET_OVERLOAD = 0.7, 1.5  # shares of the capacity that the targets speak of
 DEADLINE = 10  # times the unloaded latency, where none is given: what a caller waits before he gives up
@@ -121,6 +123,14 @@ class Run:
         deadline_s = self.deadlines_s.get(road, PATIENCE_S)
         return [goodput(turn, deadline_s) / most for turn, most in zip(turns, self.capacities(road), strict=False)]
 
+    def ideal_p99_s(self, road: str, share: float) -> float:
+        """99th percentile of an open loop's latency if this machine's cores lost nothing between two faces."""
+        turns = self.turns.get((road, OPEN, share), [])
+        latencies = [
+            ideal_latencies_s(turn, most, CORES) for turn, most in zip(turns, self.capacities(road), strict=False)
+        ]
+        return percentile(list(chain.from_iterable(latencies)), 99)
+
     def one_turn(self, roads: list[Road], faces: NDArray[np.uint8], turn: int) -> None:
         """Measure everything once; `faces` are (N, 512, 512, 3), the second one, if any, for the other generator."""
         if self.target.embedded is not None:
@@ -190,7 +200,7 @@ def open_roads(
             try:
                 if name == GRPC:
                     roads.append(FaceRoad(name=name, connection=direct, faces=faces))
-                elif name == "shared-memory":
+                elif name == SHARED_MEMORY:
                     roads.append(FaceRoad(name=name, connection=replace(direct, shared_memory=True), faces=faces))
                 elif name == "gateway":
                     if target.embedded is None:

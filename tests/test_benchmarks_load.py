@@ -23,6 +23,7 @@ from load_figures import (
     agree,
     figures,
     goodput,
+    ideal_latencies_s,
     offered,
     percentile,
     percentiles_ms,
@@ -128,6 +129,21 @@ def test_latency_counts_from_when_a_request_was_due_even_where_the_sender_itself
     assert delays[11:20] == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
     assert delays[20:] == pytest.approx([0.0] * 10)
     assert samples[11].sent_s - samples[11].due_s == pytest.approx(0.9)
+
+
+def test_an_ideal_queue_waits_as_long_as_the_formula_says():
+    timing = Timing(warm_up_s=0, window_s=10_000)
+    due = poisson_schedule(7, timing.end_s, seed=2)
+    latencies = ideal_latencies_s(Turn(timing=timing, samples=[sample(d) for d in due], open_loop=True), 10, 1)
+    assert len(latencies) == len(due)
+    assert min(latencies) == pytest.approx(0.1)
+    # Pollaczek and Khinchine for M/D/1: the mean wait is load · service / (2 · (1 − load)).
+    assert np.mean(latencies) == pytest.approx(0.1 + 0.7 * 0.1 / (2 * 0.3), rel=0.03)
+
+
+def test_an_ideal_queue_takes_as_many_at_once_as_it_has_servers():
+    samples = [sample(2.0) for _ in range(4)] + [sample(2.1)]
+    assert ideal_latencies_s(turn(samples), 4, 2) == pytest.approx([0.5, 0.5, 1.0, 1.0, 1.4])
 
 
 def test_a_closed_loop_keeps_its_callers_under_way():
