@@ -31,7 +31,7 @@ async def relay(host: str, port: int) -> AsyncIterator[Relayed]:
     writers: list[asyncio.StreamWriter] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):  # one of the two sides is gone
+        with suppress(OSError, asyncio.CancelledError):  # one of the two sides is gone, or the loop ends
             there_reader, there_writer = await asyncio.open_connection(host, port)
             writers.extend((writer, there_writer))
             await asyncio.gather(pump(reader, there_writer, "sent"), pump(there_reader, writer, "received"))
