@@ -184,14 +184,24 @@ def find_python(peer: Peer, environments: Path | None) -> Path | None:
     """The interpreter to run a peer with: its own environment's, or this one where it has all that is needed."""
     if environments is not None and (python := environments / peer.environment / "bin" / "python").exists():
         return python
-    for text in requirements(peer):
-        requirement = Requirement(text)
-        try:
-            if metadata.version(requirement.name) not in requirement.specifier:
-                return None
-        except metadata.PackageNotFoundError:
-            return None
-    return Path(sys.executable)
+    return Path(sys.executable) if all(map(is_installed, map(Requirement, requirements(peer)))) else None
+
+
+def is_installed(requirement: Requirement) -> bool:
+    """Whether this interpreter has a package in a fitting version, with what its extras need (but not theirs)."""
+    try:
+        if metadata.version(requirement.name) not in requirement.specifier:
+            return False
+    except metadata.PackageNotFoundError:
+        return False
+    needs = [Requirement(text) for text in metadata.requires(requirement.name) or ()] if requirement.extras else []
+    return all(
+        is_installed(need)
+        for need in needs
+        if need.marker is not None
+        and not need.marker.evaluate({"extra": ""})
+        and any(need.marker.evaluate({"extra": extra}) for extra in requirement.extras)
+    )
 
 
 def how_to_install(peer: Peer, environments: Path | None) -> str:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,8 @@ import peers
 import psutil
 import pytest
 from drive import IMAGE_BYTES, HttpCaller, drive_threads
-from peers import PEERS, best_within, find_python, how_to_install, ratios, requirements
+from packaging.requirements import Requirement
+from peers import PEERS, best_within, find_python, how_to_install, is_installed, ratios, requirements
 from processes import Processes, marked
 
 if TYPE_CHECKING:
@@ -88,6 +90,14 @@ def test_an_environment_of_its_own_comes_first(tmp_path: Path) -> None:
     python.symlink_to(sys.executable)
     assert find_python(peer, tmp_path) == python
     assert find_python(PEERS["visard"], tmp_path) == Path(sys.executable)
+
+
+def test_an_extra_whose_needs_are_missing_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = ["numpy", "no-such-distribution-anywhere; extra == 'serve'", "numpy>=1; extra == 'data'"]
+    monkeypatch.setattr(metadata, "requires", lambda name: needs if name == "pillow" else [])
+    found = {text: is_installed(Requirement(text)) for text in ("pillow", "pillow[data]", "pillow[serve,data]")}
+    assert found == {"pillow": True, "pillow[data]": True, "pillow[serve,data]": False}
+    assert not is_installed(Requirement("numpy>=1000"))
 
 
 def test_the_best_rate_is_one_that_keeps_the_bound() -> None:
