@@ -255,6 +255,7 @@ def test_overload_is_answered_at_once_with_the_queue_s_own_words(slow: Any) -> N
 
 def test_a_face_of_unknown_gender_is_refused_before_anything_is_computed(busy_server: TritonServer, slow: Any) -> None:
     def classified() -> int:
+        time.sleep(0.2)  # the counters follow the answers
         request = service_pb2.ModelStatisticsRequest(name="gender_classifier")
         (statistics,) = slow.ModelStatistics(request, metadata=list(busy_server.admin_headers.items())).model_stats
         return int(statistics.inference_count)
