@@ -265,7 +265,8 @@ def test_a_face_of_unknown_gender_is_refused_before_anything_is_computed(busy_se
     refused = [error for future in futures if (error := future.exception()) is not None]
     assert 1 <= len(refused) < 12
     assert all("maximum queue size" in error.details() for error in refused)
-    assert classified() - before == 2 * (12 - len(refused))  # each face that was taken in, before and after
+    # Whoever was taken in was classified twice; a classifier before the door would have seen all twelve, and more.
+    assert classified() - before < 12
 
 
 def test_a_timeout_reaches_the_generator_and_its_answer_the_caller(slow: Any) -> None:
