@@ -119,9 +119,11 @@ def main() -> None:
         photos = list(walk(source))
         server = None if arguments.server else TritonServer(demo_models())
         try:
+            url = arguments.server
             if server is not None:
                 server.start()
-            connection = Connection(url=arguments.server or server.grpc_url, deadline_s=120)
+                url = server.grpc_url
+            connection = Connection(url=url, deadline_s=120)
 
             def timed(stage: str, work: Callable[..., T], *given: object, **named: object) -> T:
                 start = time.perf_counter()

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from arrivals import mixture
@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 
 from visard import AsyncClient, Connection, Swap
 from visard.wire import Direction
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Send = Callable[[int], Awaitable[bool]]  # the number of a request → whether its faces came back flipped
 
@@ -65,7 +68,7 @@ class _SdkRoad:
         """Where it leads."""
         return self.connection.url
 
-    def at(self, address: str) -> Road:
+    def at(self, address: str) -> Self:
         """The same road to another address."""
         return replace(self, connection=replace(self.connection, url=address))
 

@@ -231,7 +231,7 @@ def identity_models(folder: Path) -> tuple[Path, Path]:
 
     from visard_export.repository import adapt, static_repository
 
-    shape = ["N", 512, 512, 3]
+    shape: list[str | int | None] = ["N", 512, 512, 3]
     graph = helper.make_graph(
         [helper.make_node("Identity", ["image"], ["swapped"])],
         "identity",

@@ -85,7 +85,5 @@ def _blurred(pixels: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     for axis in (0, 1):
         spread = np.pad(pixels, [(radius, radius) if i == axis else (0, 0) for i in range(3)], mode="symmetric")
         length = pixels.shape[axis]
-        pixels = sum(  # type: ignore[assignment]
-            weight * np.take(spread, range(i, i + length), axis=axis) for i, weight in enumerate(kernel)
-        )
+        pixels = sum(weight * np.take(spread, range(i, i + length), axis=axis) for i, weight in enumerate(kernel))
     return np.asarray(pixels, np.float32)

@@ -84,7 +84,7 @@ def derive(variant: Variant, lines: Sequence[Mapping[str, Any]], facts: Mapping[
 
 def rows(results: Results) -> list[tuple[str, ...]]:
     """Lines of the table, the heading first."""
-    table = [HEADINGS]
+    table: list[tuple[str, ...]] = [HEADINGS]
     for name, lines in results.items():
         for line in lines:
             at = f"{line['callers']} {line['direction']}" if "callers" in line else str(line.get("batch", ""))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 WARM_UP_RUNS = 3
@@ -81,21 +82,24 @@ def measure_peaks(device: str, seconds: float) -> dict[str, float]:
         torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         out = torch.empty_like(a)
-        rate = measure(_Calls(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device), seconds)
+        rate = measure(_Calls(partial(torch.mm, a, b, out=out), device), seconds)
         peaks[f"{name}_tflops"] = 2 * size**3 * rate.batches_per_second / 1e12
     n_bytes = COPY_BYTES if device == "cuda" else COPY_BYTES // 16
     here, there = (torch.empty(n_bytes, dtype=torch.uint8, device=device) for _ in range(2))
     host = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=device == "cuda")
     for name, target, source in (("h2d", there, host), ("d2h", host, here), ("d2d", there, here)):
-        copy = _Calls(lambda t=target, s=source: t.copy_(s, non_blocking=True), device)
+        copy = _Calls(partial(target.copy_, source, non_blocking=True), device)
         peaks[f"{name}_gb_per_s"] = n_bytes * measure(copy, seconds).batches_per_second / 1e9
     return peaks
 
 
 class _Calls:
     def __init__(self, call: Callable[[], object], device: str) -> None:
-        self.run = call
+        self._call = call
         self._device = device
+
+    def run(self) -> None:
+        self._call()
 
     def wait(self) -> None:
         synchronize(self._device)

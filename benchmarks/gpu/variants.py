@@ -130,7 +130,7 @@ def prepare(job: Job) -> None:
     from visard_export.checkpoints import load_generator
     from visard_export.demo import random_checkpoints
     from visard_export.export import export_repository
-    from visard_export.graphs import GeneratorGraph
+    from visard_export.graphs import build_graph
     from visard_export.networks.pix2pixhd import Pix2PixHDArchitecture
     from visard_export.networks.resnet18 import ResNet18Architecture
 
@@ -154,7 +154,7 @@ def prepare(job: Job) -> None:
     )
     network = load_generator(paths.to_male).network()
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    graph = GeneratorGraph(network).to(job.device)
+    graph = build_graph(network).to(job.device)
     with torch.inference_mode():
         answers = [graph(torch.from_numpy(face[None]).to(job.device)).cpu().numpy() for face in faces[:PARITY_FACES]]
     np.save(job.work / "reference.npy", np.concatenate(answers))
@@ -178,7 +178,7 @@ def count_flop(architecture: Any) -> int:
 def variations(face: Images, count: int) -> Images:
     """Make (count, 512, 512, 3) faces out of one that differ from each other: mirrored, moved, darkened."""
     faces = [np.roll(face[:, ::-1] if k % 2 else face, 3 * k, axis=1) * (1 - 0.01 * k) for k in range(count)]
-    return np.stack(faces).astype(np.uint8)
+    return np.asarray(np.stack(faces), np.uint8)
 
 
 class TorchRunner:
@@ -188,14 +188,14 @@ class TorchRunner:
         import torch
 
         from visard_export.checkpoints import load_generator
-        from visard_export.graphs import GeneratorGraph
+        from visard_export.graphs import build_graph
 
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = variant.precision == "tf32"
         network = load_generator(job.work / "to_male.safetensors").network()
-        graph = GeneratorGraph(network, "fp16" if variant.precision == "fp16" else "fp32").to(job.device)
+        graph = build_graph(network, "fp16" if variant.precision == "fp16" else "fp32").to(job.device)
         if "channels_last" in variant.settings:
-            graph = graph.to(memory_format=torch.channels_last)
+            graph = graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stub
         mode = variant.settings.get("compile")
         self._call: Callable[[Any], Any] = torch.compile(graph, dynamic=False, mode=mode) if mode else graph
         self._images = torch.from_numpy(images).to(job.device)
@@ -322,7 +322,7 @@ class TensorrtRunner:
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
         self._context = self._engine.create_execution_context()
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._images = torch.from_numpy(images).to("cuda")
         self._out = torch.empty_like(self._images)
         torch.cuda.synchronize()
