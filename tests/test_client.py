@@ -292,6 +292,15 @@ def test_a_full_server_is_asked_until_the_deadline(proxy):
     assert len(proxy.inferences()) == asked + 1
 
 
+def test_a_full_server_is_not_pressed_on_and_on(tmp_path):
+    repository = tiny_repository(tmp_path / "models", slow_s=0.03, max_queue_size=2)
+    with TritonServer(repository) as server, GrpcProxy(server.grpc_url) as proxy, Client(proxy.url) as client:
+        swaps = client.swap(np.repeat(gradients(1), 60, axis=0))
+    assert len(swaps) == 60
+    refused = len(proxy.inferences()) - 60
+    assert 0 < refused < 40  # ninety and more where a refused face comes again beside as many others as before
+
+
 @pytest.mark.parametrize("status", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL])
 def test_refusal_is_not_retried(proxy, status):
     proxy.faults = [status] * 2

@@ -2,7 +2,7 @@
 
 `AsyncClient` is the implementation; `Client` drives one on an event loop of its own, so that there is one protocol
 and not two. Requests are built and read in `wire`, everything else that concerns one photo lies in `pipeline`. This
-file knows deadlines, retries and how much may be under way at once.
+file knows deadlines and retries; how much may be under way at once is `slots`.
 
 One request carries one face: batching is the server's work, and a face that fails does not take others with it.
 """
@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +29,7 @@ from visard.connection import DEFAULT_URL, Connection
 from visard.pipeline import Choice, Found, Options, Prepared, choose, find, finish, prepare, warm_up
 from visard.result import ApparentGender, Outcome, Result
 from visard.shared_memory import RegionPool
+from visard.slots import Slots
 from visard.wire import (
     ENCODED_ENSEMBLES,
     ENSEMBLES,
@@ -60,6 +61,7 @@ from visard_errors import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from typing_extensions import Self
@@ -90,7 +92,7 @@ class AsyncClient:
         self.connection = server if isinstance(server, Connection) else Connection(url=server)
         self.workers = workers or os.cpu_count() or 1
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="visard")
-        self._slots = asyncio.Semaphore(self.connection.max_in_flight)
+        self._slots = Slots(self.connection.max_in_flight, adapts=self.connection.max_attempts > 1)
         self._checked: set[str] = set()
         self._channel: Any = None
         self._stub: Any = None
@@ -300,8 +302,7 @@ class AsyncClient:
 
     async def _classify_one(self, model: str, image: NDArray[np.uint8]) -> ApparentGender:
         request = build_request(model, image, timeout_s=self.connection.deadline_s)
-        async with self._slots:
-            response = await self._retry(partial(self._call, "ModelInfer", request))
+        response = await self._retry(partial(self._call, "ModelInfer", request), self._slots.slot)
         return ApparentGender.from_probabilities(parse_response(model, response)["gender"][0])
 
     async def _swap_one(self, model: str, image: NDArray[np.uint8]) -> Swap:
@@ -310,8 +311,7 @@ class AsyncClient:
             attempt = self._infer_shared
         elif self.connection.encoded:
             attempt = self._infer_encoded
-        async with self._slots:
-            return await self._retry(partial(attempt, model, image))
+        return await self._retry(partial(attempt, model, image), self._slots.slot)
 
     async def _infer(self, model: str, image: NDArray[np.uint8], timeout_s: float) -> Swap:
         request = build_request(model, image, timeout_s=self.connection.deadline_s)
@@ -364,13 +364,19 @@ class AsyncClient:
                 request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name)
                 await self._call("SystemSharedMemoryUnregister", request, _METADATA_DEADLINE_S)
 
-    async def _retry(self, call: Callable[[float], Awaitable[T]]) -> T:
-        """Call, with the seconds that are left, until it works, there is no time, or it has been tried enough."""
-        deadline = time.monotonic() + self.connection.deadline_s
+    async def _retry(
+        self,
+        call: Callable[[float], Awaitable[T]],
+        slot: Callable[..., AbstractAsyncContextManager[None]] = lambda **_: nullcontext(),
+    ) -> T:
+        """Call in a slot, with the seconds that are left, until it works, there is no time, or it was tried enough."""
+        deadline = 0.0  # set when the first attempt begins
         attempt = 1
         while True:
             try:
-                return await call(deadline - time.monotonic())
+                async with slot(again=attempt > 1):
+                    deadline = deadline or time.monotonic() + self.connection.deadline_s
+                    return await call(deadline - time.monotonic())
             except (ServerUnavailable, Overloaded) as error:
                 pause = random.uniform(0.0, min(_RETRY_PAUSE_MAX_S, _RETRY_PAUSE_S * 2**attempt))  # noqa: S311
                 last = attempt >= self.connection.max_attempts

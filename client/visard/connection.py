@@ -34,7 +34,8 @@ class Connection:
         max_attempts: how often one face is sent at most to a server that cannot be reached or is lost. Inference
             changes nothing on the server, so that sending it again is safe. A server whose queue is full says so at
             once and is asked again, with growing pauses, until the deadline; with 1 nothing is ever sent twice.
-        max_in_flight: faces under way at once.
+        max_in_flight: faces under way at once; fewer as long as the server says that its queue is full, unless
+            `max_attempts` is 1.
         shared_memory: hand faces over in memory instead of through the connection, to a server on this machine that
             allows it (``visard serve --shared-memory``).
         encoded: let faces travel as JPEG files (quality 95), a tenth of the bytes: for a slow line to a server whose
