@@ -369,24 +369,36 @@ class AsyncClient:
         call: Callable[[float], Awaitable[T]],
         slot: Callable[..., AbstractAsyncContextManager[None]] = lambda **_: nullcontext(),
     ) -> T:
-        """Call in a slot, with the seconds that are left, until it works, there is no time, or it was tried enough."""
+        """Call in a slot, with the seconds that are left, until it works, there is no time, or it was tried enough.
+
+        Who waits for a lost server keeps the slot, so that no others wear out their attempts meanwhile; who was refused
+        by a full one leaves it to those whom it takes.
+        """
         deadline = 0.0  # set when the first attempt begins
         attempt = 1
         while True:
             try:
                 async with slot(again=attempt > 1):
                     deadline = deadline or time.monotonic() + self.connection.deadline_s
-                    return await call(deadline - time.monotonic())
-            except (ServerUnavailable, Overloaded) as error:
-                pause = random.uniform(0.0, min(_RETRY_PAUSE_MAX_S, _RETRY_PAUSE_S * 2**attempt))  # noqa: S311
-                last = attempt >= self.connection.max_attempts
-                if isinstance(error, Overloaded):
-                    pause += error.retry_after_s
-                    last = self.connection.max_attempts == 1
-                if last or time.monotonic() + pause >= deadline:
-                    raise
-                attempt += 1
-                await asyncio.sleep(pause)
+                    while True:
+                        try:
+                            return await call(deadline - time.monotonic())
+                        except ServerUnavailable as error:
+                            attempt = await self._pause(error, attempt, deadline)
+            except Overloaded as error:
+                attempt = await self._pause(error, attempt, deadline)
+
+    async def _pause(self, error: ServerUnavailable | Overloaded, attempt: int, deadline: float) -> int:
+        """Wait until the next attempt is due and return its number, or raise the error where there will be none."""
+        pause = random.uniform(0.0, min(_RETRY_PAUSE_MAX_S, _RETRY_PAUSE_S * 2**attempt))  # noqa: S311
+        last = attempt >= self.connection.max_attempts
+        if isinstance(error, Overloaded):
+            pause += error.retry_after_s
+            last = self.connection.max_attempts == 1
+        if last or time.monotonic() + pause >= deadline:
+            raise error
+        await asyncio.sleep(pause)
+        return attempt + 1
 
     async def _call(self, method: str, request: Any, timeout_s: float) -> Any:
         import grpc
