@@ -81,7 +81,8 @@ class AsyncClient:
     """Anonymises photographs through a server, for callers with an event loop.
 
     Decoding, detection and blending run on `workers` threads, one detector each (about 100 MB), never on the event
-    loop. Close it, or use it as an asynchronous context manager.
+    loop. It takes every photo that it is given: whoever serves many callers with it bounds how many are under way, as
+    `anonymize_many` does with its window. Close it, or use it as an asynchronous context manager.
 
     Args:
         server: address or `Connection`.
