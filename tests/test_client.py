@@ -292,6 +292,13 @@ def test_a_full_server_is_asked_until_the_deadline(proxy):
     assert len(proxy.inferences()) == asked + 1
 
 
+def test_refusals_do_not_count_as_attempts_on_a_lost_server(proxy):
+    proxy.faults = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED] * 3
+    with Client(Connection(url=proxy.url, max_attempts=4)) as client:
+        assert client.swap(gradients(1))
+    assert len(proxy.inferences()) == 7
+
+
 def test_a_full_server_is_not_pressed_on_and_on(tmp_path):
     repository = tiny_repository(tmp_path / "models", slow_s=0.03, max_queue_size=2)
     with TritonServer(repository) as server, GrpcProxy(server.grpc_url) as proxy, Client(proxy.url) as client:

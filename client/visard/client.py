@@ -54,6 +54,7 @@ from visard_errors import (
     DeadlineExceeded,
     Overloaded,
     PermissionDenied,
+    ServerError,
     ServerRefused,
     ServerUnavailable,
     VisardError,
@@ -376,30 +377,24 @@ class AsyncClient:
         by a full one leaves it to those whom it takes.
         """
         deadline = 0.0  # set when the first attempt begins
-        attempt = 1
+        refused, lost = 0, 0
         while True:
             try:
-                async with slot(again=attempt > 1):
+                async with slot(again=refused > 0):
                     deadline = deadline or time.monotonic() + self.connection.deadline_s
                     while True:
                         try:
                             return await call(deadline - time.monotonic())
                         except ServerUnavailable as error:
-                            attempt = await self._pause(error, attempt, deadline)
+                            lost += 1
+                            if lost >= self.connection.max_attempts:
+                                raise
+                            await _pause(error, lost, 0.0, deadline)
             except Overloaded as error:
-                attempt = await self._pause(error, attempt, deadline)
-
-    async def _pause(self, error: ServerUnavailable | Overloaded, attempt: int, deadline: float) -> int:
-        """Wait until the next attempt is due and return its number, or raise the error where there will be none."""
-        pause = random.uniform(0.0, min(_RETRY_PAUSE_MAX_S, _RETRY_PAUSE_S * 2**attempt))  # noqa: S311
-        last = attempt >= self.connection.max_attempts
-        if isinstance(error, Overloaded):
-            pause += error.retry_after_s
-            last = self.connection.max_attempts == 1
-        if last or time.monotonic() + pause >= deadline:
-            raise error
-        await asyncio.sleep(pause)
-        return attempt + 1
+                refused += 1
+                if self.connection.max_attempts == 1:
+                    raise
+                await _pause(error, refused, error.retry_after_s, deadline)
 
     async def _call(self, method: str, request: Any, timeout_s: float) -> Any:
         import grpc
@@ -420,6 +415,15 @@ class AsyncClient:
                 raised.retry_after_s = parse_retry_after_s(error.trailing_metadata() or ())
             # The request holds a face: the chain ends here, so that no traceback carries it on.
             raise raised from None
+
+
+async def _pause(error: ServerError, attempt: int, least_s: float, deadline: float) -> None:
+    """Wait until the next attempt is due, the longer the more there were; raise the error where the time is up."""
+    longest = min(_RETRY_PAUSE_MAX_S, _RETRY_PAUSE_S * 2**attempt)
+    pause = least_s + random.uniform(0.0, longest)  # noqa: S311
+    if time.monotonic() + pause >= deadline:
+        raise error
+    await asyncio.sleep(pause)
 
 
 class Client:
