@@ -419,7 +419,7 @@ class AsyncClient:
 
 async def _pause(error: ServerError, attempt: int, least_s: float, deadline: float) -> None:
     """Wait until the next attempt is due, the longer the more there were; raise the error where the time is up."""
-    longest = min(_RETRY_PAUSE_MAX_S, _RETRY_PAUSE_S * 2**attempt)
+    longest = min(_RETRY_PAUSE_MAX_S, _RETRY_PAUSE_S * 2 ** min(attempt, 10))  # a thousand would be too large a float
     pause = least_s + random.uniform(0.0, longest)  # noqa: S311
     if time.monotonic() + pause >= deadline:
         raise error
