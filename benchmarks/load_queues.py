@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from bare import CORES
 from environment import environment
 from google.protobuf import text_format
@@ -29,28 +30,31 @@ from load_loops import Load, Senders, senders
 from load_report import console
 from load_roads import FaceRoad
 from load_run import DEADLINE, PATIENCE_S, TARGET_LOAD, TARGET_OVERLOAD
+from numpy.typing import NDArray
 from rich.table import Table
 from tritonclient.grpc import model_config_pb2
 
 from visard import Connection
 from visard.embedded import SAMPLE_PHOTO, aligned_faces, demo_models
+from visard_export.repository import AFTER_GENERATORS
 from visard_server.triton import TritonServer
 
-DOORS = ("gender_router", "generator_to_male", "generator_to_female")
 FIGURES = ("capacity_per_s", "p99_over_unloaded", "goodput_over_capacity", "refused_p50_ms")
 
 
 def set_queues(repository: Path, length: int) -> None:
-    for model in DOORS:
-        path = repository / model / "config.pbtxt"
+    for path in repository.glob("*/config.pbtxt"):
         config = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+        if not config.HasField("dynamic_batching") or path.parent.name in AFTER_GENERATORS:
+            continue
         config.dynamic_batching.default_queue_policy.max_queue_size = length
         path.write_text(text_format.MessageToString(config), encoding="utf-8")
 
 
-def measure(server: TritonServer, sending: Senders, timing: Timing, seed: int) -> dict[str, float]:
-    """One length, once."""
-    face = aligned_faces(SAMPLE_PHOTO)[:1]
+def measure(
+    server: TritonServer, face: NDArray[np.uint8], sending: Senders, timing: Timing, seed: int
+) -> dict[str, float]:
+    """One length, once; `face` is (1, 512, 512, 3) uint8."""
 
     def put(load: Load, deadline_s: float) -> Any:
         road = FaceRoad(name="", connection=Connection(url=server.grpc_url, deadline_s=deadline_s), faces=face)
@@ -83,18 +87,20 @@ def main() -> None:
     where = environment()
     timing = Timing(warm_up_s=arguments.window / 2, window_s=arguments.window)
     found: dict[int, list[dict[str, float]]] = {length: [] for length in arguments.queues}
+    models = arguments.models or demo_models()
+    face = aligned_faces(SAMPLE_PHOTO)[:1]
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         sending = stack.enter_context(senders(1))
         servers = {}
         for length in arguments.queues:
             repository = scratch / str(length)
-            shutil.copytree(arguments.models or demo_models(), repository)
+            shutil.copytree(models, repository)
             set_queues(repository, length)
             servers[length] = stack.enter_context(TritonServer(repository))
         for turn in range(arguments.rounds):
             for length, server in servers.items():
-                found[length].append(measure(server, sending, timing, turn))
+                found[length].append(measure(server, face, sending, timing, turn))
                 values = "   ".join(f"{key} {value:.2f}" for key, value in found[length][-1].items())
                 out.print(f"round {turn + 1}, queues of {length}: {values}")
     medians = {

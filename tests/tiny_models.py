@@ -16,7 +16,7 @@ from google.protobuf import text_format
 from onnx import TensorProto, helper, numpy_helper
 from tritonclient.grpc import model_config_pb2
 
-from visard_export.repository import ENCODED_MODELS
+from visard_export.repository import AFTER_GENERATORS, ENCODED_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -165,7 +165,7 @@ def tiny_repository(
         for tensor in (*config.input, *config.output):
             if len(tensor.dims) == 3:
                 tensor.dims[:] = [size, size, 3]
-        at_the_door = config.HasField("dynamic_batching") and model.name not in ("gender_classifier", "face_encoder")
+        at_the_door = config.HasField("dynamic_batching") and model.name not in AFTER_GENERATORS
         if max_queue_size is not None and at_the_door:
             config.dynamic_batching.default_queue_policy.max_queue_size = max_queue_size
         if model.name == "gender_classifier":

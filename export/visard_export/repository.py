@@ -43,7 +43,7 @@ CPU_INSTANCES = 2
 # refused at once, at the door of each ensemble: the router, or the generator where the caller gives the direction.
 CPU_QUEUE = 4 * CPU_INSTANCES
 CPU_ROUTERS = CPU_INSTANCES + 1  # one face is classified while as many as there are instances are generated
-_AFTER_GENERATORS = ("gender_classifier", "face_encoder")  # a face that was generated already must not be lost there
+AFTER_GENERATORS = ("gender_classifier", "face_encoder")  # a face that was generated already must not be lost there
 ENGINE_CACHE = "/var/cache/visard"  # of the serving machine; holds engines and kernel timings, never a face
 WORKSPACE_BYTES = 4 * 1024**3  # scratch memory that a TensorRT kernel may ask for
 
@@ -86,7 +86,7 @@ def adapt(model: str, config: Any, profile: Profile) -> Any:
             config.dynamic_batching.preferred_batch_size.append(1)
             for group in config.instance_group:
                 group.count = CPU_ROUTERS if model == "gender_router" else CPU_INSTANCES
-            if model not in _AFTER_GENERATORS:
+            if model not in AFTER_GENERATORS:
                 config.dynamic_batching.default_queue_policy.max_queue_size = CPU_QUEUE
         if config.backend == "onnxruntime":
             config.parameters["intra_op_thread_count"].string_value = "1"
