@@ -21,7 +21,6 @@ from visard_training.losses import (
     feature_matching_loss,
     lsgan_loss,
     reconstruction_loss,
-    smoothness_loss,
 )
 
 
@@ -63,12 +62,6 @@ def test_reconstruction_counts_values_and_half_of_each_derivative() -> None:
     # values 8/4; along rows |2|, |4| → 3; along columns |1|, |3| → 2
     assert reconstruction_loss(fake, real).item() == pytest.approx(2 + 0.5 * 3 + 0.5 * 2)
     assert reconstruction_loss(fake + 1, fake).item() == pytest.approx(1)  # a shift of the level has no derivative
-
-
-def test_smoothness_counts_edges_alone() -> None:
-    residual = torch.tensor([[0.0, 1.0], [2.0, 5.0]]).view(1, 1, 2, 2)
-    assert smoothness_loss(residual).item() == pytest.approx(3 + 2)  # as above
-    assert smoothness_loss(torch.full((1, 3, 4, 4), 7.0)).item() == 0
 
 
 def vgg19_state(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:

@@ -34,7 +34,6 @@ def add(to: PairWriter, source: str, female: int = 10, male: int = 20) -> Pair:
         p_female=0.97,
         p_male=0.99,
         split="holdout" if source == "b" else "train",
-        real="female",
     )
 
 
@@ -49,7 +48,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         add(pairs, "b", female=30, male=40)
     first, second = read_pairs(tmp_path / "pairs")
     assert first.source == 'a, the "first"\nphoto'
-    assert (second.pair, second.source, second.split, second.real) == (1, "b", "holdout", "female")
+    assert (second.pair, second.source, second.split) == (1, "b", "holdout")
     assert (second.female_multiple, second.male_multiple) == (-0.5, 1)
     assert (second.p_female, second.p_male) == (0.97, 0.99)
     assert np.array_equal(np.asarray(Image.open(second.female)), image(30))

@@ -285,7 +285,7 @@ def test_more_layers_than_the_generator_has_are_refused(networks: Networks, tmp_
 def command(networks: Networks, folder: Path, *more: str) -> list[str]:
     networks_ = ["--generator", str(networks.generator), "--classifier", str(networks.classifier)]
     steps = ["--samples", str(STEPS.samples), "--psi", str(STEPS.psi), "--holdout", str(STEPS.holdout)]
-    return ["pairs", str(folder), "--source", "stylegan2", *networks_, *steps, "--tries", str(TRIES), *more]
+    return ["pairs", str(folder), *networks_, *steps, "--tries", str(TRIES), *more]
 
 
 def test_the_command_goes_on_with_a_folder_and_prints_the_survivors(
@@ -308,6 +308,6 @@ def test_the_command_refuses_other_settings_and_says_which(networks: Networks, m
 
 
 def test_the_command_needs_weights() -> None:
-    result = CliRunner().invoke(app, ["pairs", "pairs", "--source", "stylegan2", "--classifier", "c.pth"])
+    result = CliRunner().invoke(app, ["pairs", "pairs", "--classifier", "c.pth"])
     assert result.exit_code == 2
     assert "--generator" in result.output

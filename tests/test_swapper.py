@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -20,21 +21,21 @@ from small_models import aligned_faces
 from visard_errors import CheckpointError, DataError
 from visard_export.checkpoints import load_generator, save_checkpoint
 from visard_export.graphs import build_graph
-from visard_export.networks.pix2pixhd import Pix2PixHDArchitecture, Pix2PixHDGenerator
+from visard_export.networks.pix2pixhd import Head, Pix2PixHDArchitecture, Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
 from visard_training.batches import PairImages, Sampler, vary
 from visard_training.cli import app
 from visard_training.discriminator import DiscriminatorArchitecture
-from visard_training.generator import SwapModel, amplified
+from visard_training.generator import SwapModel
 from visard_training.pairs import PairWriter, read_pairs
 from visard_training.state import load_state
 from visard_training.swapper import LossWeights, SwapperOptions, rate_factor, train_swapper
 
 SIZE = 32
-WARP = Pix2PixHDArchitecture(head="warp", ngf=4, n_downsampling=1, n_blocks=1, size=16)
+SMALL = Pix2PixHDArchitecture(ngf=4, n_downsampling=1, n_blocks=1)
 RECONSTRUCTION = LossWeights(adversarial=0, feature_matching=0, perceptual=0, reconstruction=1)
 OPTIONS = SwapperOptions(
-    direction="to_male", generator=WARP, photo_size=SIZE, weights=RECONSTRUCTION, batch_size=2, epochs=3, save_every=2
+    direction="to_male", generator=SMALL, photo_size=SIZE, weights=RECONSTRUCTION, batch_size=2, epochs=3, save_every=2
 )
 
 
@@ -66,12 +67,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pairs(tmp_path_factory.mktemp("pairs"))
 
 
-def random_warp(seed: int = 0, architecture: Pix2PixHDArchitecture = WARP) -> Pix2PixHDGenerator:
+def random_generator(seed: int = 0) -> Pix2PixHDGenerator:
     torch.manual_seed(seed)
-    network = Pix2PixHDGenerator(architecture)
-    if architecture.head == "warp":  # else it starts as one that changes nothing
-        torch.nn.init.normal_(network.model[-1].weight, 0.0, 0.02)  # type: ignore[arg-type]
-    return network
+    return Pix2PixHDGenerator(SMALL)
 
 
 # What is drawn
@@ -151,9 +149,12 @@ def test_a_folder_without_pairs_is_refused(tmp_path: Path) -> None:
 
 def test_one_step_on_a_fixed_batch_decreases_its_loss(tmp_path: Path) -> None:
     folder = write_pairs(tmp_path / "pairs", n=2, holdout=0)  # looked at where none is held out
-    done = train_swapper(folder, tmp_path / "out", replace(OPTIONS, epochs=1, learning_rate=1e-5))
-    assert done.steps == 1
-    assert done.holdout_l1 < done.unchanged_l1 - 0.01
+    still, moved = (
+        train_swapper(folder, tmp_path / str(rate), replace(OPTIONS, epochs=1, learning_rate=rate))
+        for rate in (1e-12, 1e-5)
+    )
+    assert still.steps == moved.steps == 1
+    assert moved.holdout_l1 < still.holdout_l1 - 0.01
 
 
 def test_training_learns_to_swap_faces_it_has_not_seen(pairs: Path, tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_training_learns_to_swap_faces_it_has_not_seen(pairs: Path, tmp_path: Pa
         pairs, tmp_path / "out", replace(OPTIONS, epochs=100, learning_rate=1e-3, save_every=1000, sample_every=1000)
     )
     assert done.steps == 200
-    assert done.holdout_l1 < 0.5 * done.unchanged_l1
+    assert done.holdout_l1 < 0.2 * done.unchanged_l1  # the mean of the targets everywhere would be at a third
     state = load_state(tmp_path / "out" / "state.pt")
     assert state is not None
     rates = {row["step"]: row["rate"] for row in state["history"]}
@@ -175,14 +176,11 @@ def test_the_rate_is_constant_then_falls_linearly_to_zero() -> None:
     assert rate_factor(0.5, 0) == 0.5
 
 
-@pytest.mark.parametrize("head", ["warp", "image"])
-def test_all_losses_train_together_in_half_precision(head: str, pairs: Path, tmp_path: Path) -> None:
+def test_all_losses_train_together_in_half_precision(pairs: Path, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "c.safetensors", ResNet18(ResNet18Architecture(width=4)), trained=False, licence="MIT")
-    image = Pix2PixHDArchitecture(ngf=4, n_downsampling=1, n_blocks=1)
     options = replace(
         OPTIONS,
         direction="to_female",
-        generator=image if head == "image" else WARP,
         discriminator=DiscriminatorArchitecture(ndf=4),
         weights=LossWeights(reconstruction=10),
         epochs=2,
@@ -201,11 +199,8 @@ def test_all_losses_train_together_in_half_precision(head: str, pairs: Path, tmp
     assert (checkpoint.architecture, checkpoint.trained, checkpoint.licence) == (options.generator, True, "MIT")
     assert (tmp_path / "out" / "samples" / "step_000004.jpg").is_file()
     assert (tmp_path / "out" / "losses.png").is_file()
-    published = tmp_path / "out" / "to_female_net_G.pth"
-    assert published.is_file() == (head == "image")
-    if head == "image":
-        same = load_generator(published).tensors
-        assert all(torch.equal(same[name], tensor) for name, tensor in checkpoint.tensors.items())
+    published = load_generator(tmp_path / "out" / "to_female_net_G.pth").tensors
+    assert all(torch.equal(published[name], tensor) for name, tensor in checkpoint.tensors.items())
 
 
 def test_a_weight_of_zero_leaves_the_discriminator_out(pairs: Path, tmp_path: Path) -> None:
@@ -219,9 +214,8 @@ def test_checkpointing_computes_the_same_gradients() -> None:
     photo = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     gradients = []
     for checkpointing in (False, True):
-        network = random_warp()
-        model = SwapModel(network, SIZE, gradient_checkpointing=checkpointing).train()
-        model(photo).picture.square().mean().backward()
+        network = random_generator()
+        SwapModel(network, gradient_checkpointing=checkpointing).train()(photo).square().mean().backward()
         gradients.append([parameter.grad for parameter in network.parameters()])
     for kept, computed_again in zip(*gradients, strict=True):
         torch.testing.assert_close(kept, computed_again)
@@ -230,26 +224,15 @@ def test_checkpointing_computes_the_same_gradients() -> None:
 # What is trained is what is served
 
 
-@pytest.mark.parametrize("head", ["warp", "image"])
-def test_the_trained_model_does_what_the_served_graph_does(head: str) -> None:
-    architecture = replace(WARP, size=128) if head == "warp" else Pix2PixHDArchitecture(ngf=4, n_downsampling=1)
-    network = random_warp(architecture=architecture).eval()
+def test_the_trained_model_does_what_the_served_graph_does() -> None:
+    network = random_generator().eval()
     faces = torch.from_numpy(aligned_faces())
     with torch.no_grad():
-        trained = SwapModel(network, 512)(faces.permute(0, 3, 1, 2).float() / 127.5 - 1).picture.clamp(-1, 1)
+        trained = SwapModel(network, gradient_checkpointing=False)(faces.permute(0, 3, 1, 2).float() / 127.5 - 1)
         served = build_graph(network)(faces).float()
     levels = ((trained + 1) * 127.5).permute(0, 2, 3, 1)
-    assert (levels - served).abs().max() <= 1.01  # rounded or cut to whole levels
+    assert (levels - served).abs().max() <= 1.01  # cut to whole levels
     assert (served - faces).abs().mean() > 1  # it does something
-
-
-def test_amplifying_multiplies_the_effect() -> None:
-    network = random_warp()
-    photo = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    with torch.no_grad():
-        torch.testing.assert_close(amplified(network, 1.5)(photo), 1.5 * network(photo))
-    with pytest.raises(ValueError, match="only a warp head"):
-        amplified(Pix2PixHDGenerator(Pix2PixHDArchitecture(ngf=4, n_blocks=1)), 1.5)
 
 
 # Interrupted, gone on
@@ -311,7 +294,7 @@ def test_a_folder_of_another_training_is_refused(pairs: Path, tmp_path: Path) ->
     train_swapper(pairs, tmp_path, options)
     with pytest.raises(DataError, match=r"begun with other settings \(direction, pairs, seed\)"):
         train_swapper(pairs, tmp_path, replace(options, seed=1, direction="to_female"))
-    save_checkpoint(tmp_path / "initial.safetensors", random_warp(), trained=True, licence="MIT")
+    save_checkpoint(tmp_path / "initial.safetensors", random_generator(), trained=True, licence="MIT")
     with pytest.raises(DataError, match=r"other settings \(initial\)"):
         train_swapper(pairs, tmp_path, options, initial=tmp_path / "initial.safetensors")
     torch.save({"step": 1}, tmp_path / "state.pt")
@@ -319,24 +302,22 @@ def test_a_folder_of_another_training_is_refused(pairs: Path, tmp_path: Path) ->
         train_swapper(pairs, tmp_path, options)
 
 
-def test_a_finished_training_exports_again_amplified_in_half(pairs: Path, tmp_path: Path) -> None:
+def test_a_finished_training_exports_again_in_half(pairs: Path, tmp_path: Path) -> None:
     first = load_generator(train_swapper(pairs, tmp_path, OPTIONS).checkpoint)
-    done = train_swapper(pairs, tmp_path, replace(OPTIONS, amplification=2, half=True))
+    done = train_swapper(pairs, tmp_path, replace(OPTIONS, half=True))
     again = load_generator(done.checkpoint)
-    last = list(first.tensors)[-2]
-    torch.testing.assert_close(again.tensors[last], 2 * first.tensors[last], rtol=1e-3, atol=1e-6)
+    for name, tensor in first.tensors.items():
+        torch.testing.assert_close(again.tensors[name], tensor, rtol=1e-3, atol=1e-6)
     assert done.checkpoint.stat().st_size < 0.6 * sum(4 * tensor.numel() for tensor in first.tensors.values()) + 4096
-    assert again.architecture.size == WARP.size
 
 
-def test_a_training_starts_from_weights_of_another_working_size(pairs: Path, tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "g.safetensors", random_warp(3), trained=True, licence="MIT")
-    larger = replace(OPTIONS, generator=replace(WARP, size=32), epochs=1, learning_rate=1e-9)
-    done = train_swapper(pairs, tmp_path / "out", larger, initial=tmp_path / "g.safetensors")
+def test_a_training_starts_from_given_weights(pairs: Path, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "g.safetensors", random_generator(3), trained=True, licence="MIT")
+    options = replace(OPTIONS, epochs=1, learning_rate=1e-9)
+    done = train_swapper(pairs, tmp_path / "out", options, initial=tmp_path / "g.safetensors")
     result = load_generator(done.checkpoint)
-    torch.testing.assert_close(dict(result.tensors), dict(random_warp(3).state_dict()), rtol=0, atol=1e-6)
-    assert result.architecture.size == 32
-    wider = replace(OPTIONS, generator=replace(WARP, ngf=8))
+    torch.testing.assert_close(dict(result.tensors), dict(random_generator(3).state_dict()), rtol=0, atol=1e-6)
+    wider = replace(OPTIONS, generator=replace(SMALL, ngf=8))
     with pytest.raises(CheckpointError, match="give the same sizes"):
         train_swapper(pairs, tmp_path / "other", wider, initial=tmp_path / "g.safetensors")
 
@@ -346,8 +327,12 @@ def test_what_cannot_be_trained_is_refused(pairs: Path, tmp_path: Path) -> None:
         train_swapper(pairs, tmp_path, replace(OPTIONS, weights=LossWeights()))
     with pytest.raises(ValueError, match="not all zero"):
         LossWeights(adversarial=0, feature_matching=0, perceptual=0)
-    with pytest.raises(ValueError, match="photo_size must be a multiple of 16"):
-        replace(OPTIONS, photo_size=24)
+    for head in set(get_args(Head)) - {"image"}:
+        with pytest.raises(ValueError, match="only an image head learns from pairs"):
+            replace(OPTIONS, generator=replace(SMALL, head=head, size=128))
+    for size in (24, 16, 1024):  # at 16 a residual block would have nothing to reflect
+        with pytest.raises(ValueError, match=r"photo_size must be a multiple of 16 in 32\.\.512"):
+            replace(OPTIONS, generator=replace(SMALL, n_downsampling=4), photo_size=size)
     with pytest.raises(DataError, match=r"diverged at step \d+"):
         train_swapper(pairs, tmp_path / "fast", replace(OPTIONS, learning_rate=1e30))
 
@@ -357,8 +342,8 @@ def test_what_cannot_be_trained_is_refused(pairs: Path, tmp_path: Path) -> None:
 
 def test_the_command_trains_and_says_where_the_generator_is(pairs: Path, tmp_path: Path) -> None:
     arguments = [
-        *("swapper", str(pairs), "--direction", "to_female", "-o", str(tmp_path / "out"), "--head", "warp"),
-        *("--ngf", "4", "--downsamplings", "1", "--blocks", "1", "--size", "16", "--photo-size", "32"),
+        *("swapper", str(pairs), "--direction", "to_female", "-o", str(tmp_path / "out")),
+        *("--ngf", "4", "--downsamplings", "1", "--blocks", "1", "--photo-size", "32", "--reconstruction", "1"),
         *("--adversarial", "0", "--feature-matching", "0", "--perceptual", "0", "--epochs", "1", "--batch-size", "4"),
         *("--licence", "MIT", "--half"),
     ]
@@ -366,7 +351,7 @@ def test_the_command_trains_and_says_where_the_generator_is(pairs: Path, tmp_pat
     assert result.exit_code == 0, result.output
     assert f"Generator ready: {tmp_path / 'out' / 'to_female.safetensors'}" in result.output
     assert "held-out error" in result.output
-    assert load_generator(tmp_path / "out" / "to_female.safetensors").architecture == WARP
+    assert load_generator(tmp_path / "out" / "to_female.safetensors").architecture == SMALL
     wrong = CliRunner().invoke(app, [*arguments, "--photo-size", "33"])
     assert wrong.exit_code == 2
-    assert "photo_size must be a multiple of 16" in wrong.output
+    assert "photo_size must be a multiple of 2" in wrong.output

@@ -363,13 +363,19 @@ def test_on_two_processes_the_weights_stay_one(toy_faces, tmp_path):
     script.write_text(
         "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
         "from visard_training.classifier import *\n"
-        "options = ClassifierOptions(width=2, size=33, epochs=1, batch_size=2, learning_rate=0.05)\n"
+        "options = ClassifierOptions(width=2, size=33, epochs=1, batch_size=4, learning_rate=0.05)\n"
         f"train_classifier([Path({str(toy_faces)!r})], Path({str(tmp_path / 'run')!r}), options)\n"
+        "options = ClassifierOptions(width=2, size=33, batch_size=3)\n"
+        "try:\n"
+        f"    train_classifier([Path({str(toy_faces)!r})], Path({str(tmp_path / 'odd')!r}), options)\n"
+        "except DataError as error:\n"
+        "    print(error)\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("3 faces cannot be shared by 2 processes alike") == 2
     state = torch.load(Path(tmp_path / "run" / "state.pt"), weights_only=True)
-    assert state["step"] == 2  # six faces, three for each process, two at a time
+    assert state["step"] == 2  # six faces: two for each process, then one
     assert float(state["epochs"][0]["train_accuracy"]) in [i / 6 for i in range(7)]

@@ -65,7 +65,7 @@ class ClassifierOptions:
         width: channels of the first stage; 64 is the published network.
         initial: weights to start from, of the same width; random without.
         epochs: how often every face is seen.
-        batch_size: faces of one step, on each process.
+        batch_size: faces of one step, over all processes.
         learning_rate: at its highest.
         schedule: `constant`, or `cosine`: a short linear rise, then a fall to zero.
         momentum: of the gradient descent.
@@ -185,8 +185,11 @@ class _Run:
         self.samples = samples
         self.train_indices = np.array([i for i, sample in enumerate(samples) if sample.split == "train"])
         self.labels = np.array([GENDERS.index(sample.gender) for sample in samples])
-        share = -(-len(self.train_indices) // accelerator.num_processes)
-        self.steps_per_epoch = -(-share // options.batch_size)
+        if options.batch_size % accelerator.num_processes:
+            raise DataError(
+                f"{options.batch_size} faces cannot be shared by {accelerator.num_processes} processes alike"
+            )
+        self.steps_per_epoch = math.ceil(len(self.train_indices) / options.batch_size)
         self.n_steps = options.epochs * self.steps_per_epoch
         network = _initial_network(options)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # twice as fast on CPUs
@@ -222,9 +225,8 @@ class _Run:
         """One step; its random numbers depend on the seed, the step and the process alone."""
         options, rank, world = self.options, self.accelerator.process_index, self.accelerator.num_processes
         epoch, position = divmod(self.step, self.steps_per_epoch)
-        order = _epoch_order(self.weights, options, epoch, world)[rank::world]
         start = position * options.batch_size
-        drawn = order[start : start + options.batch_size]
+        drawn = _epoch_order(self.weights, options, epoch, world)[start : start + options.batch_size][rank::world]
         chosen = self.train_indices[drawn]
         pictures = self.pixels.batch(chosen, options.size).to(self.accelerator.device)
         random = generator(options.seed, "step", self.step, rank)

@@ -75,7 +75,7 @@ def classifier(
     width: Annotated[int, typer.Option(help="Channels of the first stage; 64 is the published network.")] = 64,
     initial: Annotated[Path | None, typer.Option(help="Weights to start from (.pth, .safetensors).")] = None,
     epochs: Annotated[int, typer.Option(help="How often every face is seen.")] = 3,
-    batch_size: Annotated[int, typer.Option(help="Faces of one step, on each GPU.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Faces of one step, over all GPUs.")] = 16,
     learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 0.001,
     schedule: Annotated[
         Literal["constant", "cosine"], typer.Option(help="'cosine' rises briefly, then falls to zero.")
@@ -140,20 +140,18 @@ def classifier(
 
 
 @app.command(
-    epilog="Example: visard train pairs pairs/ --source stylegan2 --generator ffhq.pkl --classifier "
-    "runs/classifier/gender_classifier.safetensors --tries 20000 --device cuda --batch-size 40, or: visard train pairs "
-    "pairs/to_male --source photos --faces faces/ --direction to_male --classifier "
-    "runs/classifier/gender_classifier.safetensors"
+    epilog="Example: visard train pairs pairs/ --generator ffhq.pkl --classifier "
+    "runs/classifier/classifier.safetensors --tries 20000 --device cuda --batch-size 40"
 )
 def pairs(
     folder: Annotated[
         Path, typer.Argument(help="Folder of pairs to make or to go on with. Look at its contact sheets!")
     ],
-    source: Annotated[
-        Literal["stylegan2", "photos"],
+    generator: Annotated[
+        Path,
         typer.Option(
-            help="'stylegan2' moves generated faces along the transition in w; 'photos' moves photographs along the "
-            "transition between the mean faces, where no such weights are at hand."
+            help="StyleGAN2 weights for FFHQ-aligned faces: a .pkl of stylegan2-ada-pytorch or a .pt of rosinality's "
+            "stylegan2-pytorch. No code in them is run."
         ),
     ],
     classifier: Annotated[
@@ -163,103 +161,23 @@ def pairs(
         float, typer.Option(min=0.51, max=0.999, help="What the classifier must reach on both sides of a pair.")
     ] = 0.9,
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Decides the faces and their order.")] = 0,
-    generator: Annotated[
-        Path | None,
-        typer.Option(
-            help="StyleGAN2 weights for FFHQ-aligned faces: a .pkl of stylegan2-ada-pytorch or a .pt of rosinality's "
-            "stylegan2-pytorch. No code in them is run.",
-            rich_help_panel="stylegan2",
-        ),
-    ] = None,
-    samples: Annotated[
-        int, typer.Option(min=2, help="Faces that the two class centres are taken from.", rich_help_panel="stylegan2")
-    ] = 10_000,
+    samples: Annotated[int, typer.Option(min=2, help="Faces that the two class centres are taken from.")] = 10_000,
     tries: Annotated[
-        int,
-        typer.Option(
-            min=1, help="New faces to make pairs of; raise it to go on with a folder.", rich_help_panel="stylegan2"
-        ),
+        int, typer.Option(min=1, help="New faces to make pairs of; raise it to go on with a folder.")
     ] = 10_000,
     psi: Annotated[
-        float,
-        typer.Option(
-            min=0.01, max=1.0, help="Truncation: less variety for fewer broken faces.", rich_help_panel="stylegan2"
-        ),
+        float, typer.Option(min=0.01, max=1.0, help="Truncation: less variety for fewer broken faces.")
     ] = 0.7,
     layers: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Move only the first so many layers: 8 of FFHQ's 18 change shapes and leave colours.",
-            rich_help_panel="stylegan2",
-        ),
+        typer.Option(min=1, help="Move only the first so many layers: 8 of FFHQ's 18 change shapes and leave colours."),
     ] = None,
-    holdout: Annotated[
-        float, typer.Option(min=0.0, max=0.5, help="Share never trained on.", rich_help_panel="stylegan2")
-    ] = 0.05,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Pictures rendered at once.", rich_help_panel="stylegan2")
-    ] = 10,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="Where to render.", rich_help_panel="stylegan2")
-    ] = "auto",
-    image_format: Annotated[
-        Literal["jpg", "png"], typer.Option("--format", help="Of the images.", rich_help_panel="stylegan2")
-    ] = "jpg",
-    faces: Annotated[
-        list[Path] | None,
-        typer.Option(help="Prepared faces to move; may be given several times.", rich_help_panel="photos"),
-    ] = None,
-    fit_on: Annotated[
-        Path | None,
-        typer.Option(
-            help="Prepared faces for the mean faces: evenly lit and frontal. The first --faces by default.",
-            rich_help_panel="photos",
-        ),
-    ] = None,
-    direction: Annotated[
-        Literal["to_male", "to_female"] | None,
-        typer.Option(help="'to_male' moves photographs of women, 'to_female' those of men.", rich_help_panel="photos"),
-    ] = None,
-    size: Annotated[
-        int, typer.Option(min=64, max=512, help="Edge of the images in pixels.", rich_help_panel="photos")
-    ] = 512,
-    multiple: Annotated[
-        list[float] | None,
-        typer.Option(
-            help="Of the transition, rising; the first that convinces the classifier is kept. May be given several "
-            "times; 1.0, 1.3 and 1.6 by default.",
-            rich_help_panel="photos",
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Stop at so many pairs; raise it to go on.", rich_help_panel="photos"),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; one per core by default.", rich_help_panel="photos")
-    ] = None,
+    holdout: Annotated[float, typer.Option(min=0.0, max=0.5, help="Share never trained on.")] = 0.05,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures rendered at once.")] = 10,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to render.")] = "auto",
+    image_format: Annotated[Literal["jpg", "png"], typer.Option("--format", help="Of the images.")] = "jpg",
 ) -> None:
     """Make pairs to train the swapper on: the same face once female, once male. Goes on where it was stopped."""
-    if source == "photos":
-        if not faces or direction is None:
-            raise typer.BadParameter("--source photos needs prepared faces and a direction", param_hint="--faces")
-        photos = _stage("photo_pairs")
-        chosen = {"multiples": tuple(multiple)} if multiple else {}
-        try:
-            options = photos.PhotoSteps(
-                direction=direction, size=size, min_certainty=min_certainty, seed=seed, **chosen
-            )
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
-        survival = photos.make_photo_pairs(
-            faces, folder, classifier, options, fit_on=fit_on or faces[0], n=limit, workers=workers
-        )
-        _out.print(_survival_table("Photographs", survival))
-        _out.print(f"Pairs ready: {folder}; its stages: {photos.STAGES_FILE}", highlight=False, soft_wrap=True)
-        return
-    if generator is None:
-        raise typer.BadParameter("--source stylegan2 needs StyleGAN2 weights", param_hint="--generator")
     stage = _stage("stylegan2_pairs")
     steps = stage.SevenSteps(
         seed=seed, samples=samples, min_certainty=min_certainty, psi=psi, layers=layers, holdout=holdout
@@ -280,8 +198,8 @@ def pairs(
 
 
 @app.command(
-    epilog="Example: visard train swapper pairs/to_male --direction to_male -o runs/to_male --head warp --classifier "
-    "runs/classifier/best.safetensors. On several GPUs: accelerate launch -m visard train swapper …"
+    epilog="Example: visard train swapper pairs/to_male --direction to_male -o runs/to_male --classifier "
+    "runs/classifier/classifier.safetensors. On several GPUs: accelerate launch -m visard train swapper …"
 )
 def swapper(
     pairs: Annotated[Path, typer.Argument(help="Folder that `visard train pairs` made.", show_default=False)],
@@ -291,18 +209,11 @@ def swapper(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of this run; started again, it goes on. Holds decoded pairs.")
     ],
-    head: Annotated[
-        Literal["image", "warp"],
-        typer.Option(help="'image' is the published network; 'warp' moves and tints the photo: small, soon sharp."),
-    ] = "image",
     ngf: Annotated[int, typer.Option(help="Channels of the first layer.")] = 64,
     downsamplings: Annotated[int, typer.Option(help="How often the size is halved.")] = 4,
     blocks: Annotated[int, typer.Option(help="Residual blocks at the smallest size.")] = 9,
-    size: Annotated[int, typer.Option(help="Side in pixels at which a warp head works.")] = 256,
     photo_size: Annotated[int, typer.Option(help="Side of the training pictures.")] = 512,
-    initial: Annotated[
-        Path | None, typer.Option(help="Generator to start from, perhaps trained at another --size.")
-    ] = None,
+    initial: Annotated[Path | None, typer.Option(help="Generator to start from (.pth, .safetensors).")] = None,
     vgg: Annotated[
         Path | None, typer.Option(help="torchvision's VGG19 weights for the perceptual loss (.pth, .safetensors).")
     ] = None,
@@ -312,15 +223,7 @@ def swapper(
     adversarial: Annotated[float, typer.Option(min=0, help="Weight of the discriminator's verdict.")] = 1.0,
     feature_matching: Annotated[float, typer.Option(min=0, help="Weight of the discriminator's features.")] = 10.0,
     perceptual: Annotated[float, typer.Option(min=0, help="Weight of the perceptual loss.")] = 10.0,
-    reconstruction: Annotated[
-        float | None,
-        typer.Option(
-            min=0, help="Weight of the pixels and their gradients; 10 for a warp head, else 0.", show_default=False
-        ),
-    ] = None,
-    smoothness: Annotated[
-        float, typer.Option(min=0, help="Weight of edges in a warp head's colours: outlines are moved, not painted.")
-    ] = 0.0,
+    reconstruction: Annotated[float, typer.Option(min=0, help="Weight of the pixels and their gradients.")] = 0.0,
     batch_size: Annotated[int, typer.Option(help="Pairs of one step, over all GPUs.")] = 1,
     epochs: Annotated[int, typer.Option(help="How often every pair is seen.")] = 200,
     minutes: Annotated[float | None, typer.Option(help="End earlier, after so long.")] = None,
@@ -333,9 +236,6 @@ def swapper(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory for a fifth more time.")
     ] = False,
-    amplification: Annotated[
-        float, typer.Option(help="How many times a warp head's effect is exported; may change on a finished run.")
-    ] = 1.0,
     half: Annotated[bool, typer.Option("--half", help="Export in half precision.")] = False,
     save_every: Annotated[int, typer.Option(help="Steps between two states on disk.")] = 500,
     sample_every: Annotated[int, typer.Option(help="Steps between two sheets of samples.")] = 500,
@@ -346,25 +246,16 @@ def swapper(
 ) -> None:
     """Train a generator on pairs; the defaults are the published pix2pixHD. Writes weights, losses and samples."""
     stage = _stage("swapper")
-    if reconstruction is None:
-        reconstruction = 10.0 if head == "warp" else 0.0
     try:
         options = stage.SwapperOptions(
             direction=direction,
-            generator=stage.Pix2PixHDArchitecture(
-                head=head,
-                ngf=ngf,
-                n_downsampling=downsamplings,
-                n_blocks=blocks,
-                size=size if head == "warp" else stage.IMAGE_SIZE,
-            ),
+            generator=stage.Pix2PixHDArchitecture(ngf=ngf, n_downsampling=downsamplings, n_blocks=blocks),
             photo_size=photo_size,
             weights=stage.LossWeights(
                 adversarial=adversarial,
                 feature_matching=feature_matching,
                 perceptual=perceptual,
                 reconstruction=reconstruction,
-                smoothness=smoothness,
             ),
             batch_size=batch_size,
             epochs=epochs,
@@ -374,7 +265,6 @@ def swapper(
             augmentation=augmentation,
             mixed_precision=mixed_precision,
             gradient_checkpointing=gradient_checkpointing,
-            amplification=amplification,
             half=half,
             save_every=save_every,
             sample_every=sample_every,

@@ -53,22 +53,9 @@ def reconstruction_loss(fake: Tensor, real: Tensor) -> Tensor:
     The derivatives keep edges where the teacher put them: a plain L1 prefers blur.
     """
     difference = fake - real
-    return difference.abs().mean() + 0.5 * _edges(difference)
-
-
-def smoothness_loss(residual: Tensor) -> Tensor:
-    """L1 of a warp head's residual's derivatives along rows and columns.
-
-    A residual finds the way to a moved outline sooner than a displacement does, by painting the new one beside the old
-    one. Where every edge in it costs, outlines are left to the displacement.
-    """
-    return _edges(residual)
-
-
-def _edges(pictures: Tensor) -> Tensor:
-    rows = (pictures[..., 1:, :] - pictures[..., :-1, :]).abs().mean()
-    columns = (pictures[..., 1:] - pictures[..., :-1]).abs().mean()
-    return rows + columns
+    rows = (difference[..., 1:, :] - difference[..., :-1, :]).abs().mean()
+    columns = (difference[..., 1:] - difference[..., :-1]).abs().mean()
+    return difference.abs().mean() + 0.5 * (rows + columns)
 
 
 class PerceptualLoss(nn.Module):

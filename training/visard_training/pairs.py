@@ -1,4 +1,4 @@
-"""The folder of training pairs: the same face once female, once male; written by the pair makers, read by the swapper.
+"""The folder of training pairs: the same face once female, once male; written by the pair maker, read by the swapper.
 
 It grows row by row and survives being killed at any moment: a pair counts from the moment its row is complete, and
 a writer that opens the folder again goes on after the last one. This module knows neither generators nor networks.
@@ -30,7 +30,6 @@ from PIL import Image
 from visard_errors import DataError
 from visard_training.state import write_atomically
 
-Side = Literal["female", "male", "none"]
 Split = Literal["train", "holdout"]
 Suffix = Literal[".jpg", ".png"]
 
@@ -51,8 +50,7 @@ class Pair:
         pair: its number, from 0.
         female: image file; relative in the CSV, under the folder's path when read.
         male: image file, likewise.
-        real: which side is an untouched photograph.
-        source: what it was made from: a seed, or the name of a photograph.
+        source: what it was made from, such as a seed.
         female_multiple: how much of the transition the female side was moved by; negative towards female, 0 untouched.
         male_multiple: the same for the male side; larger than `female_multiple`.
         p_female: the classifier's probability that the female side is female.
@@ -63,7 +61,6 @@ class Pair:
     pair: int
     female: Path
     male: Path
-    real: Side
     source: str
     female_multiple: float
     male_multiple: float
@@ -72,10 +69,8 @@ class Pair:
     split: Split
 
     def __post_init__(self) -> None:
-        if self.real not in get_args(Side) or self.split not in get_args(Split):
-            raise ValueError(
-                f"real {self.real!r} must be one of {get_args(Side)}, split {self.split!r} of {get_args(Split)}"
-            )
+        if self.split not in get_args(Split):
+            raise ValueError(f"split must be one of {get_args(Split)}, not {self.split!r}")
         if not (0 <= self.p_female <= 1 and 0 <= self.p_male <= 1):
             raise ValueError(f"probabilities lie in 0..1, not {self.p_female} and {self.p_male}")
 
@@ -178,9 +173,6 @@ class PairWriter:
         if self._n_pairs and error is None:
             write_contact_sheets(self.folder)
 
-    def __len__(self) -> int:
-        return self._n_pairs
-
     def add(
         self,
         female: NDArray[np.uint8],
@@ -192,7 +184,6 @@ class PairWriter:
         p_female: float,
         p_male: float,
         split: Split,
-        real: Side = "none",
     ) -> Pair:
         """Append a pair of (H, W, 3) uint8 RGB images; see `Pair` for the rest."""
         images = [Path(IMAGES_FOLDER, f"{self._n_pairs:06}_{side}{self._suffix}") for side in ("female", "male")]
@@ -200,7 +191,6 @@ class PairWriter:
             pair=self._n_pairs,
             female=images[0],
             male=images[1],
-            real=real,
             source=source,
             female_multiple=female_multiple,
             male_multiple=male_multiple,
@@ -333,7 +323,6 @@ def _parse(row: dict[str, str], folder: Path) -> Pair:
         pair=int(row["pair"]),
         female=folder / images["female"],
         male=folder / images["male"],
-        real=row["real"],  # type: ignore[arg-type]  # checked by Pair
         source=row["source"],
         female_multiple=float(row["female_multiple"]),
         male_multiple=float(row["male_multiple"]),

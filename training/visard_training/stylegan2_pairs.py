@@ -114,7 +114,7 @@ def make_pairs(
         raise DataError(f"layers must be 1..{n_ws} for '{generator}', not {steps.layers}")
     judge = load_classifier(classifier)
     classify = build_graph(judge.network()).to(device)
-    settings = {"source": "stylegan2", "generator": sha256_of(generator), "classifier": judge.sha256, **asdict(steps)}
+    settings = {"generator": sha256_of(generator), "classifier": judge.sha256, **asdict(steps)}
     console = console or Console(stderr=True)
 
     with (

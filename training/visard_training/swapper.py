@@ -37,7 +37,6 @@ from visard_training.losses import (
     feature_matching_loss,
     lsgan_loss,
     reconstruction_loss,
-    smoothness_loss,
 )
 from visard_training.pairs import read_pairs
 from visard_training.state import load_state, save_state
@@ -48,7 +47,7 @@ LOG_STEPS = 25  # a row of the losses is the mean of at most so many steps
 HOLDOUT_PAIRS = 32  # how many are looked at to see whether the generator generalises
 BETAS = (0.5, 0.999)
 
-_FREE = ("save_every", "sample_every", "amplification", "half")  # options that may change when a training is resumed
+_FREE = ("save_every", "sample_every", "half")  # options that may change when a training is resumed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +58,6 @@ class LossWeights:
     feature_matching: float = 10.0
     perceptual: float = 10.0
     reconstruction: float = 0.0
-    smoothness: float = 0.0
 
     def __post_init__(self) -> None:
         values = asdict(self)
@@ -78,9 +76,9 @@ class SwapperOptions:
 
     Attributes:
         direction: which side of a pair is the photo and which the swapped one.
-        generator: its architecture; the size of a warp head is the one that it works at.
+        generator: its architecture, with an image head.
         discriminator: its architecture.
-        photo_size: side in pixels of the training pictures; for a warp head a multiple of the generator's size.
+        photo_size: side in pixels of the training pictures, a multiple of what the generator shrinks them by.
         weights: of the losses.
         batch_size: pairs in a step, over all processes.
         epochs: how often every pair is seen.
@@ -94,7 +92,6 @@ class SwapperOptions:
         seed: decides about everything that is random.
         save_every: steps between two states on the disk.
         sample_every: steps between two grids of samples.
-        amplification: how many times the learned effect goes into the exported weights, see `amplified`.
         half: export in half precision.
     """
 
@@ -115,13 +112,12 @@ class SwapperOptions:
     seed: int = 0
     save_every: int = 500
     sample_every: int = 500
-    amplification: float = 1.0
     half: bool = False
 
     def __post_init__(self) -> None:
         if self.direction not in get_args(Direction):
             raise ValueError(f"direction must be one of {get_args(Direction)}, not {self.direction!r}")
-        for name in ("batch_size", "epochs", "save_every", "sample_every", "learning_rate", "amplification"):
+        for name in ("batch_size", "epochs", "save_every", "sample_every", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         for name in ("constant_share", "ema_decay"):
@@ -129,13 +125,13 @@ class SwapperOptions:
                 raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
         if self.minutes is not None and self.minutes <= 0:
             raise ValueError(f"minutes must be positive, not {self.minutes}")
-        step = 2**self.generator.n_downsampling if self.generator.head == "image" else self.generator.size
-        if self.amplification != 1 and self.generator.head != "warp":
-            raise ValueError("only a warp head can be amplified")
-        if self.weights.smoothness and self.generator.head != "warp":
-            raise ValueError("only a warp head has a residual that can be smooth")
-        if self.photo_size % step or self.photo_size > IMAGE_SIZE:
-            raise ValueError(f"photo_size must be a multiple of {step} and at most {IMAGE_SIZE}, not {self.photo_size}")
+        if self.generator.head != "image":
+            raise ValueError(f"only an image head learns from pairs, not '{self.generator.head}'")
+        step = 2**self.generator.n_downsampling
+        if self.photo_size % step or not 2 * step <= self.photo_size <= IMAGE_SIZE:
+            raise ValueError(
+                f"photo_size must be a multiple of {step} in {2 * step}..{IMAGE_SIZE}, not {self.photo_size}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +177,7 @@ def train_swapper(
         options: how to train.
         vgg: torchvision's VGG19 weights for the perceptual loss.
         classifier: for the perceptual loss where there is no `vgg`: a trained gender classifier.
-        initial: a generator to start from, of the same architecture but for its size.
+        initial: a generator to start from, of the same architecture.
         licence: of the weights, written into the checkpoint.
         report: is told how it goes, a line at a time.
 
@@ -272,9 +268,7 @@ class _Training:
             network = initial_network(initial, options.generator)
             discriminator = MultiScaleDiscriminator(options.discriminator)
         self.average = copy.deepcopy(network).to(device).eval().requires_grad_(False)
-        self._generator = SwapModel(
-            network, options.photo_size, gradient_checkpointing=options.gradient_checkpointing
-        ).to(device)
+        self._generator = SwapModel(network, gradient_checkpointing=options.gradient_checkpointing).to(device)
         self._perceptual = perceptual.to(device) if perceptual is not None else None
         self._discriminator = discriminator.to(device) if options.weights.needs_discriminator else None
         self._optimisers = {"generator": self._adam(self._generator)}
@@ -303,10 +297,8 @@ class _Training:
         """Update the generator, its average and the discriminator once."""
         self._rate = self.options.learning_rate * rate_factor(progress, self.options.constant_share)
         with self._autocast():
-            fake, residual = self._generate(photo)
+            fake = self._generate(photo)
         losses = self._generator_losses(photo, fake, target)
-        if self.options.weights.smoothness:
-            losses["smoothness"] = smoothness_loss(residual)
         weights = asdict(self.options.weights)
         self._update("generator", torch.stack([weights[name] * loss for name, loss in losses.items()]).sum())
         decay = min(self.options.ema_decay, (1 + self.step) / (10 + self.step))  # the first weights are forgotten soon
@@ -370,12 +362,9 @@ class _Training:
         return f"step {self.step} of {total_steps} · {self.seconds:.0f} s · {told}"
 
     def swap(self, photos: Tensor) -> Tensor:
-        """Swap (N, 3, S, S) photos with the averaged generator, on the CPU and clamped to −1..1."""
-        device = self.accelerator.device
-        model = SwapModel(self.average, self.options.photo_size).to(device).eval()
+        """Swap (N, 3, S, S) photos with the averaged generator, on the CPU."""
         with torch.no_grad():
-            swapped = [model(few.to(device)).picture.cpu() for few in torch.split(photos, 4)]
-        return torch.cat(swapped).clamp(-1, 1)
+            return torch.cat([self.average(few.to(self.accelerator.device)).cpu() for few in torch.split(photos, 4)])
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
@@ -423,7 +412,7 @@ def rate_factor(progress: float, constant_share: float) -> float:
 
 def _export(output: Path, network: Pix2PixHDGenerator, options: SwapperOptions, licence: str) -> Path:
     path = output / f"{options.direction}.safetensors"
-    export_generator(path, network, amplification=options.amplification, half=options.half, licence=licence)
+    export_generator(path, network, half=options.half, licence=licence)
     return path
 
 
