@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from environment import environment
-from gateway import served
+from load_loops import served
 from numpy.typing import NDArray
 
 from visard import Client, Connection, VisardError, scoring

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +20,8 @@ from drive import IMAGE_BYTES, HttpCaller, drive_threads
 from packaging.requirements import Requirement
 from peers import PEERS, best_within, find_python, how_to_install, is_installed, ratios, requirements
 from processes import Processes, marked
+
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -182,9 +183,7 @@ time.sleep(600)
 
 def test_a_daemon_that_left_its_session_is_ended_too() -> None:
     with Processes([sys.executable, "-c", FORKING], BENCHMARKS) as processes:
-        deadline = time.monotonic() + 20
-        while b"forked" not in processes.last_words().encode() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: "forked" in processes.last_words())
         started = marked(processes._mark)
         assert len(started) == 2
         assert processes.cpu_seconds() > 0
@@ -195,12 +194,10 @@ def test_an_interrupted_run_leaves_no_process_behind() -> None:
     command = [sys.executable, str(BENCHMARKS / "peers.py"), "--only", "socket", "--workload", "identity"]
     run = subprocess.Popen([*command, "--seconds", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 60
-        children: list[psutil.Process] = []
-        while not children and time.monotonic() < deadline:
-            time.sleep(0.1)
-            children = [each for each in psutil.Process(run.pid).children() if "serve_socket.py" in str(each.cmdline())]
-        assert children
+        children = wait_until(
+            lambda: [each for each in psutil.Process(run.pid).children() if "serve_socket.py" in str(each.cmdline())],
+            seconds=60,
+        )
         os.kill(run.pid, signal.SIGINT)
         run.wait(60)
         assert not any(child.is_running() for child in children)

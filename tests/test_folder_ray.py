@@ -8,9 +8,8 @@ import random
 import signal
 import socket
 import tempfile
-import time
 import urllib.request
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from visard.folder.ray_engine import anonymise_on_ray, start_local
 from visard.folder.walk import Found, walk
 from visard_errors import DataError, OutputError
 from visard_server.triton import TritonServer
+from waiting import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")  # Ray's own, of its own settings
 
@@ -151,17 +151,15 @@ def servers(tmp_path):
         yield first, second
 
 
-def wait_until_free(url, seconds=20):
+def is_free(url):
     host, _, port = url.rpartition(":")
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):
-                probe.bind((host, int(port)))
-                return
-        time.sleep(0.1)
-    raise TimeoutError(f"{url} is still held")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError:
+            return False
+    return True
 
 
 def test_servers_that_go_away_are_waited_for_and_left_out(cluster, photos, local, servers, tmp_path):
@@ -175,7 +173,8 @@ def test_servers_that_go_away_are_waited_for_and_left_out(cluster, photos, local
             os.killpg(first._process.pid, signal.SIGKILL)  # the other one does the work
         if len(done) == 10:
             os.killpg(second._process.pid, signal.SIGKILL)  # now there is none, until the first is back
-            wait_until_free(first.grpc_url)  # a killed process on a busy machine holds its port a moment longer
+            # A killed process on a busy machine holds its port a moment longer.
+            wait_until(lambda: is_free(first.grpc_url))
             again = TritonServer(first.repository, grpc_port=int(first.grpc_url.rpartition(":")[2]))
             restarted.append(stack.enter_context(again))
 

@@ -32,6 +32,7 @@ from tiny_models import expected_to_male, tiny_repository
 from visard import AsyncClient, Client, Connection, Overloaded, PermissionDenied, ServerRefused, ServerUnavailable
 from visard.wire import build_request
 from visard_server.triton import TritonServer
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,13 +85,6 @@ def channel(gateway: Gateway) -> Iterator[grpc.Channel]:
     credentials = grpc.ssl_channel_credentials(gateway.certificate.read_bytes())
     with grpc.secure_channel(gateway.grpc_url, credentials) as channel:
         yield channel
-
-
-def wait_until(condition: Any, seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 class Load:

@@ -37,6 +37,7 @@ from visard import Client, Connection
 from visard.wire import build_passports_request, build_request, parse_passports, parse_response
 from visard_errors import MissingExtra, RepositoryError, ServerError
 from visard_server.triton import TritonServer
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -514,13 +515,6 @@ def processes_of(repository: Path) -> list[str]:
     return found
 
 
-def wait_for(condition: Any, seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return bool(condition())
-
-
 @pytest.fixture
 def parent(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A Python program that serves a repository in `tmp_path` and keeps its temporary files there too."""
@@ -546,7 +540,7 @@ def test_a_killed_parent_takes_the_server_and_its_models_along(parent: Any, tmp_
     assert len(processes_of(tmp_path)) >= 3  # Triton and its two models
     (folder,) = tmp_path.glob("visard-server-*")
     parent.kill()
-    assert wait_for(lambda: not processes_of(tmp_path)), processes_of(tmp_path)
+    wait_until(lambda: not processes_of(tmp_path))
     assert not folder.exists()
     assert not list(SHM.glob(f"{folder.name}*"))
 
@@ -554,11 +548,11 @@ def test_a_killed_parent_takes_the_server_and_its_models_along(parent: Any, tmp_
 @pytest.mark.parametrize("delay_s", [0.0, 0.2, 0.4, 0.6])  # in every phase of loading the models
 def test_a_parent_killed_during_the_start_leaves_nothing_behind(parent: Any, tmp_path: Path, delay_s: float) -> None:
     assert read_line(parent) == "starting"
-    assert wait_for(lambda: processes_of(tmp_path))
+    wait_until(lambda: processes_of(tmp_path))
     time.sleep(delay_s)
     (folder,) = tmp_path.glob("visard-server-*")
     parent.kill()
-    assert wait_for(lambda: not processes_of(tmp_path)), processes_of(tmp_path)
+    wait_until(lambda: not processes_of(tmp_path))
     assert not folder.exists()
     assert not list(SHM.glob(f"{folder.name}*"))
 
@@ -576,7 +570,7 @@ def test_a_signal_ends_a_waiting_parent_in_order(parent: Any, tmp_path: Path, si
 
 def test_ctrl_c_during_the_start_cleans_up(parent: Any, tmp_path: Path) -> None:
     assert read_line(parent) == "starting"
-    assert wait_for(lambda: processes_of(tmp_path))
+    wait_until(lambda: processes_of(tmp_path))
     parent.send_signal(signal.SIGINT)
     assert parent.wait(20) == -signal.SIGINT
     assert not processes_of(tmp_path)
@@ -588,7 +582,7 @@ def crash(server: TritonServer) -> None:
     supervisor = server._process.pid
     (triton,) = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
     os.kill(int(triton), signal.SIGSEGV)
-    assert wait_for(lambda: not Path(f"/proc/{triton}").exists())
+    wait_until(lambda: not Path(f"/proc/{triton}").exists())
 
 
 def is_live(server: TritonServer) -> bool:
@@ -617,7 +611,7 @@ def test_a_triton_that_crashes_again_and_again_is_given_up(tmp_path: Path) -> No
     with TritonServer(tiny_repository(tmp_path / "models", only={"passport"})) as server:
         for _ in range(3):
             crash(server)
-            assert wait_for(lambda: is_live(server))
+            wait_until(lambda: is_live(server))
         crash(server)
         with pytest.raises(ServerError, match="ended by itself"):
             server.wait()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-import time
 
 import httpx
 import pytest
 
 from command_line import visard
+from waiting import wait_until
 from web_server import web_process
 
 
@@ -35,10 +35,7 @@ def test_sigterm_lets_requests_end(slow_server, astronaut):
 
         caller = threading.Thread(target=call)
         caller.start()
-        deadline = time.monotonic() + 30
-        while "visard_in_work 1.0" not in httpx.get(f"{url}/metrics").text:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: "visard_in_work 1.0" in httpx.get(f"{url}/metrics").text)
         process.send_signal(signal.SIGTERM)
         caller.join(60)
         _, log = process.communicate(timeout=60)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 
 import httpx
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image
 
 from visard import Client, Options
 from visard_preprocess.photo import read_photo
+from waiting import wait_until
 from web_server import web_server
 
 
@@ -178,10 +178,7 @@ def test_what_is_forgotten_is_gone(http, photo):
 def test_photos_are_forgotten_by_themselves(tiny_server, photo):
     with web_server(tiny_server.grpc_url, keep_s=0.5) as url, httpx.Client(base_url=url, timeout=60) as http:
         name = upload(http, photo).json()["id"]
-        deadline = time.monotonic() + 30
-        while "visard_kept_bytes 0.0" not in http.get("/metrics").text:  # nobody asks for the photo
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: "visard_kept_bytes 0.0" in http.get("/metrics").text)  # nobody asks for the photo
         assert error(http.get(f"/page/photos/{name}/before")) == (404, "Forgotten")
 
 

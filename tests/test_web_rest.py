@@ -9,7 +9,6 @@ import itertools
 import re
 import socket
 import struct
-import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,6 +19,7 @@ from PIL import Image
 
 from visard import Client, Options
 from visard_preprocess.photo import read_photo
+from waiting import wait_until
 from web_server import web_server
 
 MAX_BYTES = 2 * 2**20
@@ -312,9 +312,8 @@ def test_a_caller_who_leaves_frees_the_slot(slow_server, photo):
                 headers={"Content-Type": "image/jpeg"},
                 timeout=httpx.Timeout(60, read=0.7),
             )
-        deadline = time.monotonic() + 30
-        while 'status="499"' not in (metrics := http.get("/metrics").text) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: 'status="499"' in http.get("/metrics").text)
+        metrics = http.get("/metrics").text
         assert 'visard_requests_total{error="Gone",method="POST",route="/v1/anonymize",status="499"} 1.0' in metrics
         assert "visard_in_work 0.0" in metrics
         assert 'flipped="yes"' not in metrics  # the work did not go on without its caller
