@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import signal
 import subprocess
 import sys
@@ -240,8 +241,6 @@ def test_the_trained_model_does_what_the_served_graph_does() -> None:
 
 def _killed_after_step_six(pairs: str, output: str) -> None:
     """Run in a process of its own: dies after the sixth step's work, before its state is on the disk."""
-    import os
-
     torch.set_num_threads(1)
 
     def die(line: str) -> None:
@@ -287,6 +286,23 @@ def test_after_a_kill_it_goes_on_to_the_same_weights(pairs: Path, tmp_path: Path
     assert all(torch.equal(tensor, exported[1][name]) for name, tensor in exported[0].items())
     strip = [[{**row, "seconds": 0} for row in state["history"]] for state in (whole, resumed)]
     assert strip[0] == strip[1]
+
+
+def test_on_two_processes_a_step_has_as_many_pairs(pairs: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_swapper import *\n"
+        "torch.set_num_threads(1)\n"
+        f"train_swapper(Path({str(pairs)!r}), Path({str(tmp_path)!r}), replace(ADVERSARIAL, epochs=1))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    state = load_state(tmp_path / "state.pt")
+    assert state is not None
+    assert state["step"] == 2  # four pairs, two at a time: one for each process
 
 
 def test_a_folder_of_another_training_is_refused(pairs: Path, tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ app = typer.Typer(
     name="train",
     help=(
         "Train the three models on faces of your own: [bold]prepare[/] aligns photographs, [bold]classifier[/] learns "
-        "the apparent gender, [bold]pairs[/] makes the same face in both genders, [bold]swapper[/] learns the way from "
-        "one to the other. Each command goes on where it was stopped. Then: visard export."
+        "the apparent gender, [bold]pairs[/] generates the same face in both genders, [bold]swapper[/] learns the way "
+        "from one to the other. Each command goes on where it was stopped. Then: visard export."
     ),
     no_args_is_help=True,
     rich_markup_mode="rich",

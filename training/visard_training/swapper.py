@@ -46,6 +46,7 @@ STATE_FILE, SAMPLES_FOLDER = "state.pt", "samples"
 LOG_STEPS = 25  # a row of the losses is the mean of at most so many steps
 HOLDOUT_PAIRS = 32  # how many are looked at to see whether the generator generalises
 BETAS = (0.5, 0.999)
+EMA_DECAY = 0.999  # of the moving average of the generator's weights, which is what is exported
 
 _FREE = ("save_every", "sample_every", "half")  # options that may change when a training is resumed
 
@@ -85,7 +86,6 @@ class SwapperOptions:
         minutes: end earlier, after so long.
         learning_rate: of both optimisers.
         constant_share: of the training, after which the rate decays linearly to zero.
-        ema_decay: of the moving average of the generator's weights, which is what is exported.
         augmentation: `strong` varies light, colour, place, sharpness and noise besides mirroring, both sides alike.
         mixed_precision: `bf16` computes the networks in half, weights and losses stay in float32.
         gradient_checkpointing: compute the residual blocks twice instead of keeping them in memory.
@@ -105,7 +105,6 @@ class SwapperOptions:
     minutes: float | None = None
     learning_rate: float = 2e-4
     constant_share: float = 0.5
-    ema_decay: float = 0.999
     augmentation: Literal["flip", "strong"] = "flip"
     mixed_precision: Literal["no", "bf16"] = "no"
     gradient_checkpointing: bool = False
@@ -120,9 +119,8 @@ class SwapperOptions:
         for name in ("batch_size", "epochs", "save_every", "sample_every", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("constant_share", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
+        if not 0 <= self.constant_share < 1:
+            raise ValueError(f"constant_share must be at least 0 and below 1, not {self.constant_share}")
         if self.minutes is not None and self.minutes <= 0:
             raise ValueError(f"minutes must be positive, not {self.minutes}")
         if self.generator.head != "image":
@@ -166,7 +164,7 @@ def train_swapper(
     vgg: Path | None = None,
     classifier: Path | None = None,
     initial: Path | None = None,
-    licence: str = "unknown",
+    licence: str = "LicenseRef-Unknown",
     report: Callable[[str], None] = lambda line: None,
 ) -> TrainedSwapper:
     """Train a generator, or go on where an earlier call with the same options and output was interrupted.
@@ -301,7 +299,7 @@ class _Training:
         losses = self._generator_losses(photo, fake, target)
         weights = asdict(self.options.weights)
         self._update("generator", torch.stack([weights[name] * loss for name, loss in losses.items()]).sum())
-        decay = min(self.options.ema_decay, (1 + self.step) / (10 + self.step))  # the first weights are forgotten soon
+        decay = min(EMA_DECAY, (1 + self.step) / (10 + self.step))  # the first weights are forgotten soon
         for mean, now in zip(self.average.parameters(), self._generator.network.parameters(), strict=True):
             mean.lerp_(now.detach(), 1 - decay)
         if self._discriminate is not None:
