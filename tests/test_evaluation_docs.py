@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from visard.evaluation.summary import _figures
+from visard.evaluation.figures import figures_of
 from visard.folder.receipt_cli import app as receipt_app
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -25,7 +25,7 @@ def lines(name):
 def test_every_key_is_explained():
     text = (DOCS / "evaluation.md").read_text(encoding="utf-8")
     explained = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`\n]+)`", text))))
-    everything = {*_figures([], {}, []), "groups", "worst", "errors", "settings", "rank1_chance", "false_match"}
+    everything = {*figures_of([], {}, []), "groups", "worst", "errors", "settings", "rank1_chance", "false_match"}
     assert everything <= explained
 
 

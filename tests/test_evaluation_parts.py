@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,18 +19,19 @@ from visard.evaluation.drift import (
     head_pose,
     landmark_drift_percent,
 )
+from visard.evaluation.estimates import difference, mean, share
+from visard.evaluation.five_points import five_points, place_five_points, similarity
 from visard.evaluation.labels import LabelledPhoto
 from visard.evaluation.measures import in_order
+from visard.evaluation.painting import face_mask, paint_over
 from visard.evaluation.recognisers import (
     DlibRecogniser,
     OnnxRecogniser,
+    View,
     build_recognisers,
-    five_points,
     parse_recogniser,
-    place_five_points,
-    similarity,
 )
-from visard.evaluation.summary import _mean, _people, rank1, wilson
+from visard.evaluation.search import people_of, rank1
 from visard_preprocess.geometry import Quad, crop
 from visard_preprocess.photo import read_photo
 
@@ -46,6 +48,10 @@ def face(astronaut):
     return aligned, finder().landmarks(aligned)
 
 
+def view(face):
+    return View(aligned=face[0], landmarks=face[1])
+
+
 # --- intervals ---
 
 
@@ -54,24 +60,46 @@ def test_wilson_against_its_formula(hits, n):
     z, p = 1.959963984540054, hits / n
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    estimate = wilson([True] * hits + [False] * (n - hits))
+    estimate = share([True] * hits + [False] * (n - hits))
     assert estimate.value == pytest.approx(p)
     assert (estimate.low, estimate.high) == pytest.approx((middle - half, middle + half), abs=1e-4)
 
 
 def test_wilson_against_published_values():
-    estimate = wilson([True] * 81 + [False] * (263 - 81))  # Newcombe (1998), table I
+    estimate = share([True] * 81 + [False] * (263 - 81))  # Newcombe (1998), table I
     assert (estimate.low, estimate.high) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert wilson([]).value is wilson([]).low is None
+    assert share([]).value is share([]).low is None
 
 
 def test_mean_and_student():
-    estimate = _mean([1, 2, 3, 4, 5])
+    estimate = mean([1, 2, 3, 4, 5])
     half = 2.7764 * math.sqrt(2.5 / 5)  # t for 4 degrees of freedom
     assert (estimate.value, estimate.low, estimate.high) == pytest.approx((3, 3 - half, 3 + half), abs=1e-3)
-    assert _mean([0, 0, 0, 0, 1]).low == 0  # nothing that is averaged can be negative
-    assert _mean([1, 9]).low is None
-    assert _mean([]).value is None
+    assert mean([0, 0, 0, 0, 1]).low == 0  # nothing that is averaged can be negative
+    assert mean([1, 9]).low is None
+    assert mean([]).value is None
+
+
+def test_difference_covers_the_truth_as_often_as_it_says():
+    """Pairs drawn with known shares: the interval holds their difference in about 95 of 100 samples."""
+    rng = np.random.default_rng(0)
+    for both, first, second, n in ((0.1, 0.3, 0.1, 32), (0.6, 0.3, 0.05, 32), (0.05, 0.05, 0.05, 100)):
+        shares = [both, first, second, 1 - both - first - second]
+        covered = 0
+        for counts in rng.multinomial(n, shares, size=400):
+            hits, control = (np.repeat(flags, counts) for flags in ([1, 1, 0, 0], [1, 0, 1, 0]))
+            found = difference(list(hits), list(control))
+            assert found.value == pytest.approx(hits.mean() - control.mean(), abs=1e-4)
+            covered += found.low <= first - second <= found.high
+        assert 0.92 <= covered / 400 <= 0.99, shares
+
+
+def test_difference_of_what_agrees_is_none_but_not_certain():
+    found = difference([True] * 10, [True] * 10)
+    assert found.value == 0
+    assert found.low < 0 < found.high
+    assert difference([], []).value is None
+    assert difference([True] * 32, [False] * 32).low > 0.8
 
 
 # --- retrieval ---
@@ -96,7 +124,7 @@ def test_people_without_names_are_different():
         def __init__(self, person):
             self.photo = LabelledPhoto("x", person=person)
 
-    people = _people([Named("ann"), Named(None), Named("ann"), Named(None), Named("photo 1")])
+    people = people_of([Named("ann"), Named(None), Named("ann"), Named(None), Named("photo 1")])
     assert people[0] == people[2]
     assert len(set(people)) == 4
 
@@ -140,7 +168,7 @@ def test_onnx_recogniser_against_numpy(face, tmp_path, channels_first, kind):
     columns = place_five_points(*face).mean(axis=0)
     columns = (columns.T if channels_first else columns).ravel()
     expected = columns / 127.5 - 1 if kind == "FLOAT" else columns
-    assert recogniser.describe(*face) == pytest.approx(expected / np.linalg.norm(expected), abs=1e-4)
+    assert recogniser.describe([view(face)])[0] == pytest.approx(expected / np.linalg.norm(expected), abs=1e-4)
 
 
 def test_unusable_recognisers(face, tmp_path):
@@ -157,12 +185,13 @@ def test_unusable_recognisers(face, tmp_path):
         "d", mean_colour_recogniser(tmp_path / "d.onnx", size=112, kind="UINT8"), input_size=112, threshold=1
     )
     with pytest.raises(CheckpointError, match="descriptor"):  # a length of zero has no direction
-        dark.describe(grey, face[1])
+        dark.describe([View(aligned=grey, landmarks=face[1])])
 
 
 def test_recogniser_syntax(tmp_path):
-    name, file, size, threshold = parse_recogniser("arcface=C:/models/w600k_r50.onnx:112:1.1")
-    assert (name, file.as_posix(), size, threshold) == ("arcface", "C:/models/w600k_r50.onnx", 112, 1.1)
+    name, file, size, threshold, raw = parse_recogniser("arcface=C:/models/w600k_r50.onnx:112:1.1")
+    assert (name, file.as_posix(), size, threshold, raw) == ("arcface", "C:/models/w600k_r50.onnx", 112, 1.1, False)
+    assert parse_recogniser("a=f.onnx:112:1.1:raw")[1:] == (Path("f.onnx"), 112, 1.1, True)
     for text in ("arcface", "=f:112:1", "a=f:112", "a=:112:1", "a=f:x:1", "a=f:112:5", "a=f:1:1", "a b=f:112:1"):
         with pytest.raises(ValueError, match="NAME=FILE"):
             parse_recogniser(text)
@@ -171,7 +200,52 @@ def test_recogniser_syntax(tmp_path):
 def test_dlib_recogniser_is_the_finders(face):
     from visard_preprocess.align import finder
 
-    assert np.array_equal(DlibRecogniser().describe(*face), finder().descriptor(face[0]))
+    tight, whole = DlibRecogniser().describe([view(face), View(aligned=face[0], landmarks=None)])
+    assert tight == pytest.approx(finder().descriptor(face[0]), abs=1e-5)
+    assert 0.2 < np.linalg.norm(tight - whole) < 1.2
+
+
+def test_pixels_as_they_are(face, tmp_path):
+    file = mean_colour_recogniser(tmp_path / "m.onnx", size=112)
+    raw = OnnxRecogniser("mean", file, input_size=112, threshold=0.5, raw=True)
+    expected = place_five_points(*face).mean(axis=0).T.ravel()
+    assert raw.describe([view(face)])[0] == pytest.approx(expected / np.linalg.norm(expected), abs=1e-4)
+    whole = face[0].reshape(512, 512 // 4, 4, 3).mean(axis=(0, 2))  # columns of a quarter of the resolution
+    seen = OnnxRecogniser(
+        "m", mean_colour_recogniser(tmp_path / "w.onnx", size=128), input_size=128, threshold=1, raw=True
+    ).describe([View(aligned=face[0], landmarks=None)])[0]
+    assert seen == pytest.approx(whole.T.ravel() / np.linalg.norm(whole), abs=1e-3)
+
+
+def test_one_at_a_time_or_all_at_once(face, tmp_path):
+    """Files for one picture alone give the same descriptors as those that take many."""
+    views = [view(face), View(aligned=face[0][::-1].copy(), landmarks=face[1])]
+    many, single = (
+        OnnxRecogniser(
+            "m", mean_colour_recogniser(tmp_path / f"{n}.onnx", size=112, batch=n), input_size=112, threshold=1
+        ).describe(views)
+        for n in ("N", 1)
+    )
+    assert np.array_equal(many, single)
+    assert many.shape == (2, 3 * 112)
+    assert not np.allclose(many[0], many[1])
+
+
+# --- painting ---
+
+
+def test_painting_leaves_no_face_and_all_else(face):
+    from visard_preprocess.align import finder
+
+    aligned, landmarks = face
+    painted, mask = paint_over(aligned, landmarks), face_mask(landmarks, 512)
+    assert np.array_equal(painted[~mask], aligned[~mask])
+    assert len(np.unique(painted[mask], axis=0)) == 1
+    inner = np.rint(landmarks[17:]).astype(int)  # brows, eyes, nose, mouth
+    assert mask[inner[:, 1], inner[:, 0]].all()
+    assert 0.15 < mask.mean() < 0.4
+    assert finder().find(aligned)
+    assert not finder().find(painted)
 
 
 # --- drift ---

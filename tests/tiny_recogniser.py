@@ -8,9 +8,12 @@ import onnx
 from onnx import TensorProto, helper
 
 
-def mean_colour_recogniser(path: Path, *, size: int, channels_first: bool = True, kind: str = "FLOAT") -> Path:
-    """Write a model (N, 3, size, size) or (N, size, size, 3) → (N, 3 · size), by channel or by column first."""
-    shape = ["N", 3, size, size] if channels_first else ["N", size, size, 3]
+def mean_colour_recogniser(
+    path: Path, *, size: int, channels_first: bool = True, kind: str = "FLOAT", batch: str | int = "N"
+) -> Path:
+    """Write a model (N, 3, size, size) or (N, size, size, 3) → (N, 3 · size), by channel or by column first;
+    `batch` may be 1."""
+    shape = [batch, 3, size, size] if channels_first else [batch, size, size, 3]
     nodes = [
         helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["floats", "axes"], ["columns"], keepdims=0),
@@ -21,7 +24,7 @@ def mean_colour_recogniser(path: Path, *, size: int, channels_first: bool = True
         nodes,
         "mean",
         [helper.make_tensor_value_info("pixels", getattr(TensorProto, kind), shape)],
-        [helper.make_tensor_value_info("descriptor", TensorProto.FLOAT, ["N", 3 * size])],
+        [helper.make_tensor_value_info("descriptor", TensorProto.FLOAT, [batch, 3 * size])],
         [axes],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

@@ -25,7 +25,7 @@ from visard_errors import CheckpointError
 from visard_preprocess.geometry import CROP_SIZE, Quad, ffhq_quad, part_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from os import PathLike
 
 Detector = Literal["hog", "cnn"]
@@ -47,6 +47,8 @@ _LANDMARK_FACE_PX = 300  # the predictor answers in whole pixels of the copy it 
 _PATCH_MARGIN = 0.5  # of the box's edge: landmarks may leave the box
 
 _ALIGNED_BOX = (108, 148, 411, 451)  # where the detector's box lies in a 512-pixel crop, median over real faces
+
+_CHIP_SIZE, _CHIP_PADDING = 150, 0.25  # what dlib's recogniser was trained on
 
 _PREDICTOR_MAX_BYTES = 256 * 2**20  # unpacked; the published one has 95 MiB
 _PREDICTOR_FILE = "shape_predictor_68_face_landmarks.dat"
@@ -134,6 +136,24 @@ class FaceFinder:
         """
         return np.array(self._recogniser.compute_face_descriptor(aligned, self._aligned_shape(aligned)))
 
+    def descriptors(self, faces: Sequence[tuple[NDArray[np.uint8], NDArray[np.float64] | None]]) -> NDArray[np.float64]:
+        """Describe several faces at once.
+
+        Args:
+            faces: (512, 512, 3) uint8 RGB and its (68, 2) landmarks, by which the face is cut out; None describes the
+                whole crop, with hair, ears and neck.
+
+        Returns:
+            (N, 128) float64, as `descriptor` has them.
+        """
+        chips = [
+            np.asarray(Image.fromarray(aligned).resize((_CHIP_SIZE, _CHIP_SIZE), Image.Resampling.BOX))
+            if landmarks is None
+            else dlib.get_face_chip(aligned, _shape(landmarks), _CHIP_SIZE, _CHIP_PADDING)
+            for aligned, landmarks in faces
+        ]
+        return np.array(self._recogniser.compute_face_descriptor(chips))
+
     def landmarks(self, aligned: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Place the landmarks of an aligned face, which is not detected again either.
 
@@ -198,6 +218,12 @@ def finder(detector: Detector = "hog", landmarks_model: str | PathLike[str] | No
     if key not in finders:
         finders[key] = FaceFinder(detector, landmarks_model)
     return finders[key]
+
+
+def _shape(landmarks: NDArray[np.float64]) -> Any:
+    """(68, 2) landmarks as dlib has them: whole pixels."""
+    points = [dlib.point(int(x), int(y)) for x, y in np.rint(landmarks)]
+    return dlib.full_object_detection(dlib.rectangle(*_ALIGNED_BOX), points)
 
 
 def _resize(image: Image.Image, scale: float) -> Image.Image:

@@ -43,14 +43,15 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="One more judge of identity, as NAME=FILE.onnx:SIZE:THRESHOLD, such as arcface=w600k_r50.onnx:112:1.1 "
-            "(RGB in −1..1, aligned by five points as ArcFace; THRESHOLD: distance of unit vectors). Repeatable."
+            "(RGB in −1..1, aligned by five points as ArcFace; THRESHOLD: distance of unit vectors), with :raw at the "
+            "end where the model scales 0..255 by itself. Repeatable."
         ),
     ] = None,
     group: Annotated[
         list[str] | None,
         typer.Option(
-            help="Column of the manifest to split the figures by; without it every further column of 2 to 12 values. "
-            "Repeatable."
+            help="Column of the manifest to split the figures by; without it every further column of 2 to 12 values "
+            "with five photos each on average. Repeatable."
         ),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report.", dir_okay=False)] = None,
@@ -66,6 +67,7 @@ def evaluate(
     from visard.evaluation.labels import choose_groups, find_photos
     from visard.evaluation.recognisers import build_recognisers
     from visard.evaluation.run import evaluate as measure
+    from visard.evaluation.sentences import sentences
 
     if with_pictures and report is None:
         raise typer.BadParameter("--with-pictures has no --report to put them into")
@@ -107,6 +109,8 @@ def evaluate(
     if as_json:
         sys.stdout.write(json.dumps(found.figures) + "\n")
     else:
+        for sentence in sentences(found.figures):
+            console.out.print(f"• {sentence}", markup=False, highlight=False)
         console.out.print(figures_table(found.figures))
 
 

@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page that loads nothing: figures, plots, groups, worst cases.
+"""An evaluation as one HTML page that loads nothing: sentences, figures, plots, groups, worst cases.
 
 Pictures of people are in it only where the evaluation kept some. It knows nothing about how figures are made.
 """
@@ -10,6 +10,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from visard.evaluation.plots import draw
+from visard.evaluation.sentences import sentences
 from visard.evaluation.wording import caveats, cell, rows, worst_cases
 from visard_errors import MissingExtra
 
@@ -44,6 +45,7 @@ def write_html(evaluation: Evaluation, title: str, *, results: bool = False) -> 
         figures=figures,
         rows=table,
         cell=cell,
+        sentences=list(sentences(figures)),
         caveats=list(caveats(figures, results=results)),
         worst=list(worst_cases(figures)),
         pictures=_pictures(evaluation),

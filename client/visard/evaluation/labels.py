@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _KNOWN_COLUMNS = {"file", "gender", "split", "person"}
-_MOST_GROUPS = 12  # a column with more values than this is a description, not a group
+_MOST_GROUPS = 12  # a column with more values, or with hardly a photo for each, is a description, not a group
+_FEWEST_PHOTOS = 5  # for each value, on average
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def choose_groups(photos: Sequence[LabelledPhoto], wanted: Sequence[str] = ()) -
 
     Args:
         photos: what `find_photos` found.
-        wanted: names of columns; without any, every further column that has 2 to 12 different values.
+        wanted: names of columns; without any, every further column of 2 to 12 different values that have five photos
+            each on average.
 
     Raises:
         DataError: a wanted column is not in the manifest.
@@ -77,7 +79,8 @@ def choose_groups(photos: Sequence[LabelledPhoto], wanted: Sequence[str] = ()) -
     if missing:
         there = ", ".join(values) or "none but file, gender, split and person"
         raise DataError(f"the manifest has no column '{missing[0]}' to group by: it has {there}")
-    return tuple(wanted) or tuple(column for column, seen in values.items() if 2 <= len(seen) <= _MOST_GROUPS)
+    most = min(_MOST_GROUPS, len(photos) // _FEWEST_PHOTOS)
+    return tuple(wanted) or tuple(column for column, seen in values.items() if 2 <= len(seen) <= most)
 
 
 def _from_manifest(manifest: Path, split: str | None) -> list[LabelledPhoto]:

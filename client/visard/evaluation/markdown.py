@@ -1,9 +1,10 @@
-"""An evaluation on one page of Markdown: the table, what to keep in mind, and the closest matches."""
+"""An evaluation in Markdown: plain sentences, the table, what to keep in mind, and the closest matches."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from visard.evaluation.sentences import sentences
 from visard.evaluation.wording import caveats, cell, rows, worst_cases
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def write_markdown(figures: Mapping[str, Any], title: str, *, results: bool = Fa
     genders = figures["groups"]["gender"]
     lines = [
         f"# {_plain(title)}",
+        "",
+        *(f"* {_plain(sentence)}" for sentence in sentences(figures)),
         "",
         f"| figure | all ({figures['n']}) | " + " | ".join(f"{g} ({part['n']})" for g, part in genders.items()) + " |",
         "|---|" + "---|" * (1 + len(genders)),

@@ -24,6 +24,8 @@ from visard.evaluation.drift import (
     head_pose,
     landmark_drift_percent,
 )
+from visard.evaluation.painting import paint_over
+from visard.evaluation.recognisers import View
 from visard_errors import PhotoError, ServerError
 
 if TYPE_CHECKING:
@@ -47,21 +49,6 @@ class Swapper(Protocol):
 
     def __call__(self, aligned: NDArray[np.uint8], direction: Direction = "opposite") -> tuple[Swap, ...]:
         """(N, 512, 512, 3) uint8 RGB, or one without N → an answer per face."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Descriptors:
-    """One recogniser's descriptors, (D,) float64 each: biometric data, kept in memory alone.
-
-    Attributes:
-        original: of the face before.
-        anonymised: of the result.
-        swapped_back: of the published result after the opposite generator.
-    """
-
-    original: NDArray[np.float64] = field(repr=False)
-    anonymised: NDArray[np.float64] = field(repr=False)
-    swapped_back: NDArray[np.float64] = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +79,9 @@ class Measures:
         landmark_drift_percent: of the distance between the eyes.
         pose_drift: degrees.
         outside: what changed outside the face.
-        descriptors: by the recogniser's name.
+        descriptors: (D,) float64 by the recogniser's name and the kind of picture: the face of the `original`, of the
+            `anonymised` photo, of that `swapped_back`, and of the `control`, the original painted over; `…_full` are
+            those of the whole aligned crop. Biometric data, kept in memory alone.
         pictures: JPEG files of the face before, published, and swapped back; None unless they were asked for.
     """
 
@@ -104,7 +93,7 @@ class Measures:
     landmark_drift_percent: float
     pose_drift: Pose
     outside: Outside
-    descriptors: Mapping[str, Descriptors] = field(repr=False)
+    descriptors: Mapping[str, Mapping[str, NDArray[np.float64]]] = field(repr=False)
     pictures: tuple[bytes, bytes, bytes] | None = field(default=None, repr=False)
 
     @property
@@ -118,8 +107,8 @@ def measure(
 ) -> Measures:
     """Measure the largest face of one photo against its original, which is read again.
 
-    The attacker of the swap-back attack sees what is published, the blended photo, and knows where the face is and
-    which generator was used.
+    Everything but the published similarity is measured on what is published, the blended photo. The attacker of the
+    swap-back attack sees that too, and knows where the face is and which generator was used.
 
     Args:
         photo: the original.
@@ -143,8 +132,21 @@ def measure(
     found = finder().find(published)
     exposed = crop(published, face.quad)
     (back,) = swap(exposed, _BACK[face.target])
-    crops = {"original": face.aligned, "anonymised": face.swapped, "swapped_back": back.swapped}
-    landmarks = {name: finder().landmarks(image) for name, image in crops.items()}
+    landmarks = {
+        name: finder().landmarks(image)
+        for name, image in (("original", face.aligned), ("anonymised", exposed), ("swapped_back", back.swapped))
+    }
+    # Whoever searches with the control knows where the face was: its landmarks are the original's.
+    control = paint_over(face.aligned, landmarks["original"])
+    views = {
+        "original": View(aligned=face.aligned, landmarks=landmarks["original"]),
+        "anonymised": View(aligned=exposed, landmarks=landmarks["anonymised"]),
+        "swapped_back": View(aligned=back.swapped, landmarks=landmarks["swapped_back"]),
+        "control": View(aligned=control, landmarks=landmarks["original"]),
+        "original_full": View(aligned=face.aligned, landmarks=None),
+        "anonymised_full": View(aligned=exposed, landmarks=None),
+        "control_full": View(aligned=control, landmarks=None),
+    }
     levels, colour = drift_around_face(face.aligned, exposed, face.quad, original.shape[:2])
     return Measures(
         photo=photo,
@@ -160,9 +162,7 @@ def measure(
             levels_beyond_crop=drift_beyond_crops(original, published, [face.quad, *(other.quad for other in found)]),
         ),
         descriptors={
-            recogniser.name: Descriptors(
-                **{name: recogniser.describe(image, landmarks[name]) for name, image in crops.items()}
-            )
+            recogniser.name: dict(zip(views, recogniser.describe(list(views.values())), strict=True))
             for recogniser in recognisers
         },
         pictures=(_jpeg(face.aligned), _jpeg(exposed), _jpeg(back.swapped)) if pictures else None,

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from visard.evaluation.summary import Evaluation, Identity
+    from visard.evaluation.search import Identity
+    from visard.evaluation.summary import Evaluation
     from visard.evaluation.wording import Row
 
 # Colour-blind safe (Okabe and Ito).
@@ -94,8 +95,8 @@ def _rates_plot(figures: Mapping[str, Any], rows: Sequence[Row]) -> str:
 
 def _identity_plot(identity: Identity) -> str:
     """Draw the distances of results, attacked results and strangers, and the threshold among them."""
-    anonymised = [match.distance for match in identity.anonymised]
-    back = [match.distance for match in identity.swapped_back]
+    anonymised = [match.distance for match in identity.matches["anonymised"]]
+    back = [match.distance for match in identity.matches["swapped_back"]]
     everything = np.concatenate([anonymised, back, identity.strangers, [identity.threshold]])
     bins = np.linspace(0, 1.02 * everything.max(), 33)
     figure = Figure(figsize=(_WIDTH, 2.8))

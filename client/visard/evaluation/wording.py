@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from visard.evaluation.sentences import points
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-Kind = Literal["share", "percent", "degrees", "distance", "levels", "plain"]
+Kind = Literal["share", "points", "percent", "degrees", "distance", "levels", "plain"]
 
-_UNITS: Mapping[Kind, str] = {"percent": " %", "degrees": "°"}
+_UNITS: Mapping[Kind, str] = {"share": " %", "points": " points", "percent": " %", "degrees": "°"}
 _SMALL = 100  # below this many faces, one face is a percentage point or more
 
 
@@ -90,6 +92,40 @@ def rows(figures: Mapping[str, Any]) -> Iterator[Row]:
             better="low",
         )
         yield Row(
+            label=f"… above context alone ({name})",
+            meaning="Difference to the same search with the original's face painted over: what is more than hair, ears "
+            "and outline give away. Paired by photo.",
+            path=("identity", name, "rank1_minus_control"),
+            kind="points",
+            better="low",
+        )
+        yield Row(
+            label=f"found by the whole crop ({name})",
+            meaning="Rank-1 retrieval where the recogniser is shown the whole aligned crop on both sides, with hair.",
+            path=("identity_full", name, "rank1"),
+            kind="share",
+            better="low",
+        )
+        yield Row(
+            label=f"… above context alone ({name})",
+            meaning="Difference to the painted originals, shown in the same way.",
+            path=("identity_full", name, "rank1_minus_control"),
+            kind="points",
+            better="low",
+        )
+        yield Row(
+            label=f"context alone found ({name})",
+            meaning="The control: originals whose face is painted over. No anonymisation of the face can hide this.",
+            path=("control", name, "rank1"),
+            kind="share",
+        )
+        yield Row(
+            label=f"context alone found by the whole crop ({name})",
+            meaning="The control of the whole crop.",
+            path=("control", name, "rank1_full"),
+            kind="share",
+        )
+        yield Row(
             label=f"matched after swap-back ({name})",
             meaning="The same after an attacker has put the published face through the opposite generator.",
             path=("swap_back", name, "verification"),
@@ -101,6 +137,13 @@ def rows(figures: Mapping[str, Any]) -> Iterator[Row]:
             meaning="Rank-1 retrieval after that attack.",
             path=("swap_back", name, "rank1"),
             kind="share",
+            better="low",
+        )
+        yield Row(
+            label=f"… above context alone ({name})",
+            meaning="Difference to the control.",
+            path=("swap_back", name, "rank1_minus_control"),
+            kind="points",
             better="low",
         )
         yield Row(
@@ -165,8 +208,9 @@ def cell(figures: Mapping[str, Any], row: Row) -> str:
     value, interval = row.value(figures), row.interval(figures)
     if value is None:
         return "–"
-    text = f"{_number(value, row.kind)}{' %' if row.kind == 'share' else _UNITS.get(row.kind, '')}"
-    return text if interval is None else f"{text} ({'–'.join(_number(edge, row.kind) for edge in interval)})"
+    text = f"{_number(value, row.kind)}{_UNITS.get(row.kind, '')}"
+    dash = " to " if row.kind == "points" else "–"
+    return text if interval is None else f"{text} ({dash.join(_number(edge, row.kind) for edge in interval)})"
 
 
 def caveats(figures: Mapping[str, Any], *, results: bool = False) -> Iterator[str]:
@@ -226,6 +270,8 @@ def _cases(cases: list[dict[str, Any]], spec: str) -> list[tuple[str, str]]:
 
 
 def _number(value: float, kind: Kind) -> str:
+    if kind == "points":
+        return points(value)
     if kind == "share":
         return f"{100 * value:.1f}"
     return f"{value:.3f}" if kind == "distance" else f"{value:.1f}"
