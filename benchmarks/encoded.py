@@ -116,7 +116,7 @@ def compare_scores(url: str, faces: list[NDArray[np.uint8]]) -> dict[str, Any]:
     for face, pixels, files in zip(faces, swaps[False], swaps[True], strict=True):
         original = describe(face)
         distances = [scoring.identity_distance(original, describe(swap.swapped)) for swap in (pixels, files)]
-        similarities = [scoring.similarity_percent(face, swap.swapped) for swap in (pixels, files)]
+        similarities = [scoring.similarity(face, swap.swapped)[0] for swap in (pixels, files)]
         difference = np.abs(pixels.swapped.astype(int) - files.swapped).mean()
         rows.append((difference, *np.subtract(similarities[1], similarities[:1]), distances[1] - distances[0]))
     grey, similarity, distance = np.array(rows).T

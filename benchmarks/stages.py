@@ -51,7 +51,7 @@ from rich.table import Table
 from visard import Client, Connection, Options, Swap
 from visard.embedded import SAMPLE_PHOTO, demo_models
 from visard.pipeline import Prepared, finish, prepare
-from visard.scoring import pixel_cosine, similarity_percent
+from visard.scoring import similarity
 from visard_preprocess.align import finder
 from visard_preprocess.compose import FaceSwap, compose
 from visard_preprocess.geometry import crop
@@ -237,8 +237,7 @@ class Work:
 
     def score(self) -> None:
         """Compare the two faces."""
-        similarity_percent(self.aligned, self.swapped)
-        pixel_cosine(self.aligned, self.swapped)
+        similarity(self.aligned, self.swapped)
 
     def blend(self) -> None:
         """Put the face back."""

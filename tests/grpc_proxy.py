@@ -11,7 +11,7 @@ import grpc
 
 @dataclass
 class GrpcProxy:
-    """Forwards every call as raw bytes and writes down its method and metadata.
+    """Forwards every call as raw bytes and writes down its method and metadata, and of inferences what was sent.
 
     `faults` are statuses to answer with, one per inference call, before anything is forwarded. `token` is the bearer
     token to ask for. `credentials` make it speak TLS.
@@ -22,6 +22,7 @@ class GrpcProxy:
     token: str | None = None
     credentials: grpc.ServerCredentials | None = None
     calls: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    sent: list[bytes] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self):
@@ -46,6 +47,8 @@ class GrpcProxy:
     def forward(self, method, request, context):
         metadata = dict(context.invocation_metadata())
         self.calls.append((method, metadata))
+        if method.endswith("ModelInfer"):
+            self.sent.append(request)
         if self.token is not None and metadata.get("authorization") != f"Bearer {self.token}":
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "invalid token")
         if method.endswith("ModelInfer") and self.faults:

@@ -268,7 +268,8 @@ def fetch(
 def test_http_infers_with_a_key_only(gateway: Gateway, key: str) -> None:
     image = {"name": "image", "datatype": "UINT8", "shape": [1, 512, 512, 3]}
     image["parameters"] = {"binary_data_size": IMAGE.nbytes}
-    header = json.dumps({"inputs": [image], "parameters": {"binary_data_output": True}}).encode()
+    persona = {"name": "persona", "datatype": "INT32", "shape": [1, 1], "data": [7]}
+    header = json.dumps({"inputs": [image, persona], "parameters": {"binary_data_output": True}}).encode()
     path = "/v2/models/anonymizer_to_male/infer"
     status, answer = fetch(
         gateway,

@@ -74,7 +74,7 @@ def test_the_anonymizer_routes_and_classifies_the_result() -> None:
         (s.model_name, dict(s.input_map), dict(s.output_map)) for s in CONFIGS["anonymizer"].ensemble_scheduling.step
     ]
     assert steps == [
-        ("gender_router", {"image": "image"}, {"swapped": "swapped", "gender": "gender"}),
+        ("gender_router", {"image": "image", "persona": "persona"}, {"swapped": "swapped", "gender": "gender"}),
         ("gender_classifier", {"image": "swapped"}, {"gender": "swapped_gender"}),
     ]
 
@@ -83,6 +83,11 @@ def test_the_anonymizer_routes_and_classifies_the_result() -> None:
 def test_a_given_direction_uses_its_own_generator(direction: str) -> None:
     steps = [step.model_name for step in CONFIGS[f"anonymizer_{direction}"].ensemble_scheduling.step]
     assert steps == [f"generator_{direction}", "gender_classifier"]
+
+
+def test_a_persona_goes_wherever_a_generator_is_reached_and_nowhere_else() -> None:
+    takes = {name for name, config in CONFIGS.items() if "persona" in {tensor.name for tensor in config.input}}
+    assert takes == {"gender_router", *ENSEMBLES, *(name for name in ONNX if name.startswith("generator_"))}
 
 
 @pytest.mark.parametrize("model", QUEUED)
@@ -155,5 +160,5 @@ def onnx_tensor(value: onnx.ValueInfoProto) -> tuple[str, str, tuple[int, ...]]:
     """Name, data type in the protocol's words and shape without the batch dimension, which must be free."""
     batch, *dims = value.type.tensor_type.shape.dim
     assert batch.dim_param
-    words = {onnx.TensorProto.UINT8: "UINT8", onnx.TensorProto.FLOAT: "FP32"}
+    words = {onnx.TensorProto.UINT8: "UINT8", onnx.TensorProto.INT32: "INT32", onnx.TensorProto.FLOAT: "FP32"}
     return value.name, words[value.type.tensor_type.elem_type], tuple(dim.dim_value for dim in dims)

@@ -32,9 +32,18 @@ from tiny_models import (
     expected_to_female,
     expected_to_male,
     tiny_repository,
+    without_stripe,
+    written_personas,
 )
 from visard import Client, Connection
-from visard.wire import build_passports_request, build_request, parse_passports, parse_response
+from visard.wire import (
+    build_encoded_request,
+    build_passports_request,
+    build_request,
+    parse_encoded_swap,
+    parse_passports,
+    parse_response,
+)
 from visard_errors import MissingExtra, RepositoryError, ServerError
 from visard_server.triton import TritonServer
 from waiting import wait_until
@@ -101,6 +110,57 @@ def test_requests_at_the_same_time_keep_their_own_faces(triton: Any) -> None:
             np.testing.assert_array_equal(parse_response("anonymizer", answer)["swapped"], expected_swap(images))
 
 
+@pytest.fixture(scope="module")
+def writing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A server whose generators write the numbers that reach them into what they draw."""
+    repository = tiny_repository(tmp_path_factory.mktemp("writing") / "models", encoded=True, writes_persona=True)
+    with TritonServer(repository) as server:
+        yield connect(server)
+
+
+NUMBERS = (2**31 - 1, 0, 1_234_567_890, -1, 3, 2**30, 99)
+
+
+@pytest.mark.parametrize(
+    "brightness",
+    [(40,), (40, 60), (40, 200, 60, 190, 210), (200, 40, 190, 60)],
+    ids=["one", "one-way", "mixed", "mixed-even"],
+)
+def test_each_face_s_persona_reaches_its_generator_unchanged(writing: Any, brightness: tuple[int, ...]) -> None:
+    images, numbers = faces(*brightness), NUMBERS[: len(brightness)]
+    answer = parse_response("anonymizer", writing.ModelInfer(build_request("anonymizer", images, numbers)))
+    assert written_personas(answer["swapped"]) == list(numbers)
+    np.testing.assert_array_equal(without_stripe(answer["swapped"]), without_stripe(expected_swap(images)))
+
+
+@pytest.mark.parametrize("model", ["anonymizer_to_male", "anonymizer_to_female", "gender_router", "generator_to_male"])
+def test_a_persona_takes_every_way(writing: Any, model: str) -> None:
+    request = build_request(model, faces(40, 200, 60), NUMBERS[:3])
+    assert written_personas(parse_response(model, writing.ModelInfer(request))["swapped"]) == list(NUMBERS[:3])
+
+
+def test_requests_that_meet_keep_their_own_personas(writing: Any) -> None:
+    batches = [(faces(40 + i, 200 - i), (i, 2**31 - 1 - i)) for i in range(12)]
+    with ThreadPoolExecutor(12) as threads:
+        answers = threads.map(lambda batch: writing.ModelInfer(build_request("anonymizer", *batch)), batches)
+        for (_, numbers), answer in zip(batches, answers, strict=True):
+            assert written_personas(parse_response("anonymizer", answer)["swapped"]) == list(numbers)
+
+
+@pytest.mark.parametrize("model", ["encoded_anonymizer", "encoded_anonymizer_to_male", "encoded_anonymizer_to_female"])
+def test_an_encoded_face_s_persona_reaches_its_generator_unchanged(writing: Any, model: str) -> None:
+    for number in (2**31 - 1, 1_234_567_890):
+        request = build_encoded_request(model, smooth_face(60)[None], number)
+        assert written_personas(parse_encoded_swap(model, writing.ModelInfer(request)).swapped[None]) == [number]
+
+
+def test_a_request_without_a_persona_is_refused(triton: Any) -> None:
+    request = build_request("anonymizer", faces(40))
+    del request.inputs[1:], request.raw_input_contents[1:]
+    with pytest.raises(grpc.RpcError, match="expected 2 inputs but got 1"):
+        triton.ModelInfer(request)
+
+
 def blind_repository(folder: Path) -> Path:
     """Tiny models whose classifier says nothing about faces darker than 50."""
     repository = tiny_repository(folder)
@@ -139,6 +199,8 @@ def ask_encoded(triton: Any, *files: bytes, model: str = "encoded_anonymizer") -
     request = service_pb2.ModelInferRequest(model_name=model)
     request.inputs.add(name="encoded_image", datatype="BYTES", shape=(len(files), 1))
     request.raw_input_contents.append(b"".join(len(file).to_bytes(4, "little") + file for file in files))
+    request.inputs.add(name="persona", datatype="INT32", shape=(len(files), 1))
+    request.raw_input_contents.append(bytes(4 * len(files)))
     return parse_response(model, triton.ModelInfer(request))
 
 

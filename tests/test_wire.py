@@ -54,6 +54,58 @@ def test_request_carries_the_pixels_and_asks_for_every_output():
     assert request.parameters["timeout"].int64_param == 1_500_000
 
 
+def sent_personas(request):
+    """The numbers of a request, as a server reads them: the last of its raw tensors."""
+    tensor = request.inputs[-1]
+    assert (tensor.name, tensor.datatype) == ("persona", "INT32")
+    return np.frombuffer(request.raw_input_contents[-1], "<i4").reshape(tuple(tensor.shape))[:, 0].tolist()
+
+
+@pytest.mark.parametrize("region", [None, "visard-0"])
+def test_request_carries_the_personas(region):
+    request = wire.build_request("anonymizer", image_batch(), [2**31 - 1], region=region)
+    assert sent_personas(request) == [2**31 - 1]
+    assert sent_personas(wire.build_request("gender_router", image_batch(3), [0, 5, 2**30])) == [0, 5, 2**30]
+    assert sent_personas(wire.build_request("anonymizer", image_batch(2))) == [-1, -1]  # the graph draws
+
+
+def test_encoded_request_carries_the_persona():
+    assert sent_personas(wire.build_encoded_request("encoded_anonymizer_to_male", image_batch(), 77)) == [77]
+    assert sent_personas(wire.build_encoded_request("encoded_anonymizer", image_batch())) == [-1]
+
+
+@pytest.mark.parametrize("personas", [[], [31337, 31337], [2**31 + 31337], [-31337]])
+def test_request_refuses_personas_that_do_not_fit_and_does_not_repeat_them(personas):
+    with pytest.raises(ValueError, match="persona") as refused:
+        wire.build_request("anonymizer", image_batch(), personas)
+    assert "31337" not in str(refused.value)
+
+
+def test_a_classifier_has_no_persona():
+    assert [tensor.name for tensor in wire.build_request("gender_classifier", image_batch()).inputs] == ["image"]
+    with pytest.raises(ValueError, match="takes no personas"):
+        wire.build_request("gender_classifier", image_batch(), [1])
+
+
+def metadata(model, **changes):
+    """What Triton says of a model; `changes` replaces tensors by name, None leaves one out."""
+    spec = wire.MODELS[model]
+    answer = service_pb2.ModelMetadataResponse(name=model)
+    for tensors, written in ((spec.inputs, answer.inputs), (spec.outputs, answer.outputs)):
+        for tensor in (changes.get(spec.name, spec) for spec in tensors):
+            if tensor is not None:
+                written.add(name=tensor.name, datatype=tensor.datatype, shape=(-1, *tensor.shape))
+    return answer
+
+
+def test_a_server_from_before_the_personas_needs_a_new_export():
+    wire.check_metadata("anonymizer", metadata("anonymizer"))
+    with pytest.raises(ServerRefused, match="'anonymizer' has no tensor 'persona'; its repository needs a new export"):
+        wire.check_metadata("anonymizer", metadata("anonymizer", persona=None))
+    with pytest.raises(ServerRefused, match=r"INT64 \[1\], this client needs INT32 \[1\]"):
+        wire.check_metadata("anonymizer", metadata("anonymizer", persona=wire.TensorSpec("persona", "INT64", (1,))))
+
+
 @pytest.mark.parametrize(
     "images",
     [
@@ -116,7 +168,7 @@ def encoded_answer(raw):
 def test_encoded_request_carries_a_file_and_asks_for_every_output():
     image = np.full((1, 512, 512, 3), 90, np.uint8)
     request = wire.build_encoded_request("encoded_anonymizer", image, timeout_s=1.5)
-    (raw,) = request.raw_input_contents
+    raw, _ = request.raw_input_contents
     picture = Image.open(BytesIO(raw[4:]))
     assert int.from_bytes(raw[:4], "little") == len(raw) - 4
     assert (picture.format, picture.size) == ("JPEG", (512, 512))

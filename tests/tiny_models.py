@@ -1,7 +1,7 @@
 """Tiny real ONNX models for the whole contract, whose answers numpy can predict, and repositories made of them.
 
 Female is dark and male is bright: `generator_to_male` brightens, `generator_to_female` darkens, so a swap flips what
-the classifier says.
+the classifier says. The generators have no use for the number of a persona, or else write it into the picture.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MODEL_REPOSITORY = Path(__file__).resolve().parents[1] / "model_repository"
 IMAGE_SIZE = 512
 STEP = 100  # grey levels that a generator adds or takes away
+STRIPE = 8  # rows on top into which a generator writes the persona, as JPEG keeps it:
+DIGITS = 16  # blocks of 2 bits each, the lowest first,
+DIGIT_LEVELS = 64  # as grey levels 0, 64, 128 and 192
 STEEPNESS = 1 / 8  # of the classifier's logistic curve, per grey level of mean brightness away from 127.5
 
 
@@ -45,6 +48,18 @@ def expected_to_male(images: np.ndarray) -> np.ndarray:
 
 def expected_to_female(images: np.ndarray) -> np.ndarray:
     return np.maximum(images.astype(np.int32) - STEP, 0).astype(np.uint8)
+
+
+def written_personas(swapped: np.ndarray) -> list[int]:
+    """Read the numbers that generators wrote into (N, 512, 512, 3) uint8, which may have been a JPEG meanwhile."""
+    digits = (swapped[:, :STRIPE].reshape(len(swapped), STRIPE, DIGITS, -1).mean(axis=(1, 3)) / DIGIT_LEVELS).round()
+    bits = (digits.astype(np.uint64) << 2 * np.arange(DIGITS, dtype=np.uint64)).sum(axis=1)
+    return bits.astype(np.uint32).view(np.int32).tolist()
+
+
+def without_stripe(swapped: np.ndarray) -> np.ndarray:
+    """What generators that write numbers draw below them."""
+    return swapped[:, STRIPE:]
 
 
 def classifier(*, size: int = IMAGE_SIZE, unknown_below: float = 0.0) -> onnx.ModelProto:
@@ -69,18 +84,45 @@ def classifier(*, size: int = IMAGE_SIZE, unknown_below: float = 0.0) -> onnx.Mo
         "middle": np.array(127.5, np.float32),
         "slopes": np.array([[0, STEEPNESS]], np.float32),
     }
-    return build(nodes, constants, ("gender", TensorProto.FLOAT, ["N", 2]), size=size)
+    return build(nodes, constants, ("gender", TensorProto.FLOAT, ["N", 2]), size=size, persona=False)
 
 
-def generator(step: int, *, size: int = IMAGE_SIZE) -> onnx.ModelProto:
-    """`step` grey levels brighter (darker where it is negative), clipped to 0..255."""
+def generator(step: int, *, size: int = IMAGE_SIZE, writes_persona: bool = False) -> onnx.ModelProto:
+    """`step` grey levels brighter (darker where it is negative), clipped to 0..255.
+
+    `writes_persona` puts the number on top of it, see `written_personas`.
+    """
     nodes = [
         helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.INT32),
         helper.make_node("Add", ["levels", "step"], ["moved"]),
         helper.make_node("Clip", ["moved", "low", "high"], ["clipped"]),
-        helper.make_node("Cast", ["clipped"], ["swapped"], to=TensorProto.UINT8),
+        helper.make_node("Cast", ["clipped"], ["drawn" if writes_persona else "swapped"], to=TensorProto.UINT8),
     ]
     constants = {"step": np.array(step, np.int32), "low": np.array(0, np.int32), "high": np.array(255, np.int32)}
+    if writes_persona:
+        nodes += [
+            helper.make_node("Cast", ["persona"], ["bits"], to=TensorProto.UINT32),
+            helper.make_node("BitShift", ["bits", "shifts"], ["shifted"], direction="RIGHT"),
+            helper.make_node("Mod", ["shifted", "four"], ["digits"]),
+            helper.make_node("Mul", ["digits", "digit_levels"], ["grey"]),
+            helper.make_node("Cast", ["grey"], ["bytes"], to=TensorProto.UINT8),
+            helper.make_node("Unsqueeze", ["bytes", "axes"], ["blocks"]),
+            helper.make_node("Expand", ["blocks", "block"], ["large"]),
+            helper.make_node("Reshape", ["large", "stripe_shape"], ["stripe"]),
+            helper.make_node("Slice", ["drawn", "first", "last", "rows"], ["rest"]),
+            helper.make_node("Concat", ["stripe", "rest"], ["swapped"], axis=1),
+        ]
+        constants |= {
+            "shifts": np.arange(0, 2 * DIGITS, 2, dtype=np.uint32)[None],
+            "four": np.array(4, np.uint32),
+            "digit_levels": np.array(DIGIT_LEVELS, np.uint32),
+            "axes": np.array([1, 3, 4]),
+            "block": np.array([1, STRIPE, DIGITS, size // DIGITS, 3]),
+            "stripe_shape": np.array([-1, STRIPE, size, 3]),
+            "first": np.array([STRIPE]),
+            "last": np.array([size]),
+            "rows": np.array([1]),
+        }
     return build(nodes, constants, ("swapped", TensorProto.UINT8, ["N", size, size, 3]), size=size)
 
 
@@ -91,12 +133,16 @@ def build(
     *,
     size: int = IMAGE_SIZE,
     batch: str | int = "N",
+    persona: bool = True,
 ) -> onnx.ModelProto:
-    """Make a checked model of one input, `image` (batch, size, size, 3) uint8, and one output."""
+    """Make a checked model of `image` (batch, size, size, 3) uint8, and `persona` (batch, 1) int32, and one output."""
+    inputs = [helper.make_tensor_value_info("image", TensorProto.UINT8, [batch, size, size, 3])]
+    if persona:
+        inputs.append(helper.make_tensor_value_info("persona", TensorProto.INT32, [batch, 1]))
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, [batch, size, size, 3])],
+        inputs,
         [helper.make_tensor_value_info(*output)],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
@@ -136,6 +182,7 @@ def tiny_repository(
     slow_s: float = 0.0,
     max_queue_size: int | None = None,
     encoded: bool = False,
+    writes_persona: bool = False,
 ) -> Path:
     """Copy the project's repository for the CPU into `folder`, with tiny models, ready to serve.
 
@@ -146,6 +193,7 @@ def tiny_repository(
         slow_s: how long the generators sleep over each batch; the result stays the same.
         max_queue_size: of every queue that a face enters by, instead of its own; what was generated is not refused.
         encoded: with the models for faces that travel as files.
+        writes_persona: the generators write the number of the persona into what they draw, see `written_personas`.
 
     Returns:
         `folder`.
@@ -176,6 +224,7 @@ def tiny_repository(
                 config.backend = "python"
                 (model / "1" / "model.py").write_text(SLOW_GENERATOR.format(slow_s=slow_s, step=step), encoding="utf-8")
             else:
-                onnx.save(generator(step, size=size), model / "1" / "model.onnx")
+                drawn = generator(step, size=size, writes_persona=writes_persona)
+                onnx.save(drawn, model / "1" / "model.onnx")
         write_config(model, config)
     return folder

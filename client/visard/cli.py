@@ -25,6 +25,7 @@ from visard.console import (
     DetectorOption,
     DirectionOption,
     ModelsOption,
+    PersonaKeyOption,
     ServerOption,
     connection_to,
     embedded,
@@ -112,6 +113,7 @@ def swap(
         float, typer.Option(min=0.5, max=1.0, help="Withhold a photo whose apparent gender is less certain than this.")
     ] = 0.5,
     detector: DetectorOption = "hog",
+    persona_key: PersonaKeyOption = None,
     crops: Annotated[bool, typer.Option("--crops", help="Save the generated faces alone, 512×512 each.")] = False,
     identity: Annotated[
         bool, typer.Option("--identity", help="Also measure whether a face recogniser would still match.")
@@ -132,13 +134,16 @@ def swap(
 ) -> None:
     """Anonymise photos: every face found is swapped, or the photo is withheld and the reason reported."""
     targets = usage(lambda: outputs.choose_targets(photos, output, crops=crops))
-    options = Options(
-        faces=faces,
-        direction=direction,
-        min_confidence=min_confidence,
-        output="crops" if crops else "photo",
-        identity=identity,
-        detector=detector,
+    options = usage(
+        lambda: Options(
+            faces=faces,
+            direction=direction,
+            min_confidence=min_confidence,
+            output="crops" if crops else "photo",
+            identity=identity,
+            detector=detector,
+            persona_key=persona_key,
+        )
     )
     failures: list[Exception] = []
     with ExitStack() as stack:

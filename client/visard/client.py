@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visard.connection import DEFAULT_URL, Connection
+from visard.personas import draw
 from visard.pipeline import Choice, Found, Options, Prepared, choose, find, finish, prepare, warm_up
 from visard.result import ApparentGender, Outcome, Result
 from visard.shared_memory import RegionPool
@@ -42,6 +43,7 @@ from visard.wire import (
     build_request,
     check_images,
     check_metadata,
+    check_personas,
     error_from_status,
     parse_encoded_swap,
     parse_passports,
@@ -156,7 +158,11 @@ class AsyncClient:
         choices: list[Choice] = ["leave" if face.too_small else "opposite" for face in found.faces]
         prepared: Prepared = await self._on_thread(partial(choose, found, choices))
         genders = dict(zip(large, await self.genders(prepared.aligned), strict=True))
-        return replace(found, genders=tuple(map(genders.get, range(len(found.faces)))))
+        return replace(
+            found,
+            genders=tuple(map(genders.get, range(len(found.faces)))),
+            aligned=dict(zip(large, prepared.aligned, strict=True)),
+        )
 
     async def anonymize_found(self, found: Found, choices: Sequence[Choice], options: Options | None = None) -> Result:
         """Anonymise a photo whose faces were found before, each as the caller chose.
@@ -173,8 +179,9 @@ class AsyncClient:
             PhotoError: one of the faces to swap cannot be anonymised, or there is no face at all.
             ServerError: the server did not answer as it should.
         """
-        prepared = await self._on_thread(partial(choose, found, choices))
-        return await self._finish(prepared, options or Options())
+        options = options or Options()
+        prepared = await self._on_thread(partial(choose, found, choices, persona_key=options.persona_key))
+        return await self._finish(prepared, options)
 
     async def anonymize_many(
         self, photos: Iterable[Any], options: Options | None = None, *, window: int | None = None
@@ -207,13 +214,18 @@ class AsyncClient:
                 task.cancel()
 
     async def swap(
-        self, aligned: NDArray[np.uint8], direction: Direction | Sequence[Direction] = "opposite"
+        self,
+        aligned: NDArray[np.uint8],
+        direction: Direction | Sequence[Direction] = "opposite",
+        personas: Sequence[int] | None = None,
     ) -> tuple[Swap, ...]:
         """Swap faces that the caller aligned.
 
         Args:
             aligned: (N, 512, 512, 3) uint8 RGB, FFHQ-aligned; (512, 512, 3) for one.
             direction: to the opposite of each face's apparent gender, or the same for all; or one for each face.
+            personas: whose look each face gets, as numbers in 0..2³¹ − 1, see `visard.personas.draw`; drawn anew by
+                default, all different.
 
         Returns:
             One answer per face, in their order.
@@ -223,8 +235,14 @@ class AsyncClient:
         """
         batch = aligned[None] if aligned.ndim == 3 else aligned
         directions = [direction] * len(batch) if isinstance(direction, str) else direction
+        numbers = draw(len(batch)) if personas is None else personas
+        check_personas(numbers, len(batch))
         ensembles = ENCODED_ENSEMBLES if self.connection.encoded else ENSEMBLES
-        return await self._each([ensembles[each] for each in directions], batch, self._swap_one)
+
+        async def swap_one(index: int) -> Swap:
+            return await self._swap_one(ensembles[directions[index]], batch[index : index + 1], numbers[index])
+
+        return await self._each([ensembles[each] for each in directions], batch, swap_one)
 
     async def genders(self, aligned: NDArray[np.uint8]) -> tuple[ApparentGender, ...]:
         """Ask for the apparent gender of faces that the caller aligned.
@@ -236,7 +254,9 @@ class AsyncClient:
             ServerError: the server did not say it of one of them.
         """
         batch = aligned[None] if aligned.ndim == 3 else aligned
-        return await self._each([_CLASSIFIER] * len(batch), batch, self._classify_one)
+        return await self._each(
+            [_CLASSIFIER] * len(batch), batch, lambda index: self._classify_one(batch[index : index + 1])
+        )
 
     async def models(self) -> dict[str, bool]:
         """Ask which models of the contract the server has ready."""
@@ -266,7 +286,7 @@ class AsyncClient:
 
     async def _finish(self, prepared: Prepared, options: Options) -> Result:
         started = time.perf_counter()
-        swaps = await self.swap(prepared.aligned, prepared.directions) if prepared.faces else ()
+        swaps = await self.swap(prepared.aligned, prepared.directions, prepared.personas) if prepared.faces else ()
         swap_seconds = time.perf_counter() - started
         return await self._on_thread(partial(finish, prepared, swaps, options, swap_seconds=swap_seconds))
 
@@ -287,51 +307,52 @@ class AsyncClient:
         self,
         models: Sequence[str],
         images: NDArray[np.uint8],
-        ask: Callable[[str, NDArray[np.uint8]], Coroutine[Any, Any, T]],
+        ask: Callable[[int], Coroutine[Any, Any, T]],
     ) -> tuple[T, ...]:
-        """Send each image to its model; where one fails, the others are cancelled."""
-        check_images(_CLASSIFIER, images)  # which takes what all of them take
+        """Ask for each image by its index; where one fails, the others are cancelled."""
+        check_images(images)
         if len(models) != len(images):
             raise ValueError(f"there are {len(images)} faces, not {len(models)}")
         for model in dict.fromkeys(models):
             await self._check_contract(model)
-        tasks = [asyncio.ensure_future(ask(model, images[i : i + 1])) for i, model in enumerate(models)]
+        tasks = [asyncio.ensure_future(ask(index)) for index in range(len(images))]
         try:
             return tuple(await asyncio.gather(*tasks))
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def _classify_one(self, model: str, image: NDArray[np.uint8]) -> ApparentGender:
-        request = build_request(model, image, timeout_s=self.connection.deadline_s)
+    async def _classify_one(self, image: NDArray[np.uint8]) -> ApparentGender:
+        request = build_request(_CLASSIFIER, image, timeout_s=self.connection.deadline_s)
         response = await self._retry(partial(self._call, "ModelInfer", request), self._slots.slot)
-        return ApparentGender.from_probabilities(parse_response(model, response)["gender"][0])
+        return ApparentGender.from_probabilities(parse_response(_CLASSIFIER, response)["gender"][0])
 
-    async def _swap_one(self, model: str, image: NDArray[np.uint8]) -> Swap:
+    async def _swap_one(self, model: str, image: NDArray[np.uint8], persona: int) -> Swap:
+        """Swap one face; every attempt sends the same number, so that a lost answer does not become another look."""
         attempt = self._infer
         if self.connection.shared_memory:
             attempt = self._infer_shared
         elif self.connection.encoded:
             attempt = self._infer_encoded
-        return await self._retry(partial(attempt, model, image), self._slots.slot)
+        return await self._retry(partial(attempt, model, image, persona), self._slots.slot)
 
-    async def _infer(self, model: str, image: NDArray[np.uint8], timeout_s: float) -> Swap:
-        request = build_request(model, image, timeout_s=self.connection.deadline_s)
+    async def _infer(self, model: str, image: NDArray[np.uint8], persona: int, timeout_s: float) -> Swap:
+        request = build_request(model, image, [persona], timeout_s=self.connection.deadline_s)
         return parse_swap(model, await self._call("ModelInfer", request, timeout_s))
 
-    async def _infer_encoded(self, model: str, image: NDArray[np.uint8], timeout_s: float) -> Swap:
-        build = partial(build_encoded_request, model, image, timeout_s=self.connection.deadline_s)
+    async def _infer_encoded(self, model: str, image: NDArray[np.uint8], persona: int, timeout_s: float) -> Swap:
+        build = partial(build_encoded_request, model, image, persona, timeout_s=self.connection.deadline_s)
         response = await self._call("ModelInfer", await self._on_thread(build), timeout_s)
         return await self._on_thread(partial(parse_encoded_swap, model, response))
 
-    async def _infer_shared(self, model: str, image: NDArray[np.uint8], timeout_s: float) -> Swap:
+    async def _infer_shared(self, model: str, image: NDArray[np.uint8], persona: int, timeout_s: float) -> Swap:
         region = await self._regions.take()
         if region is None:
-            return await self._infer(model, image, timeout_s)
+            return await self._infer(model, image, persona, timeout_s)
         answered = False
         try:
             write_region(region.memory, image)
-            request = build_request(model, image, timeout_s=self.connection.deadline_s, region=region.name)
+            request = build_request(model, image, [persona], timeout_s=self.connection.deadline_s, region=region.name)
             response = await self._call("ModelInfer", request, timeout_s)
             answered = True
             return parse_swap(model, response, region.memory)
@@ -485,10 +506,13 @@ class Client:
             self._run(outcomes.aclose())
 
     def swap(
-        self, aligned: NDArray[np.uint8], direction: Direction | Sequence[Direction] = "opposite"
+        self,
+        aligned: NDArray[np.uint8],
+        direction: Direction | Sequence[Direction] = "opposite",
+        personas: Sequence[int] | None = None,
     ) -> tuple[Swap, ...]:
         """Swap faces that the caller aligned; see `AsyncClient.swap`."""
-        return self._run(self._client.swap(aligned, direction))
+        return self._run(self._client.swap(aligned, direction, personas))
 
     def genders(self, aligned: NDArray[np.uint8]) -> tuple[ApparentGender, ...]:
         """Ask for the apparent gender of faces that the caller aligned; see `AsyncClient.genders`."""

@@ -50,6 +50,15 @@ DirectionOption = Annotated[
 DetectorOption = Annotated[
     Literal["hog", "cnn"], typer.Option(help="dlib's face detector; 'cnn' finds more poses, much more slowly.")
 ]
+PersonaKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--persona-key",
+        envvar="VISARD_PERSONA_KEY",
+        help="Secret from which the looks are drawn: the same key gives the same looks, and photos that can be linked. "
+        "Drawn anew for each photo without it. Better given in the environment: others see the list of processes.",
+    ),
+]
 
 
 def usage(make: Callable[[], T]) -> T:

@@ -19,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visard import scoring
+from visard.personas import draw
 from visard.result import ApparentGender, FaceResult, Gender, ImageFormat, Result, encode
 from visard.wire import GENDERS, Direction, Swap
 from visard_errors import FaceTooSmall, NoFace, UncertainGender
+from visard_preprocess import MAX_PIXELS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from os import PathLike
 
     from visard_preprocess.align import Face
@@ -49,6 +51,8 @@ class Options:
         detector: dlib's `hog` (frontal faces, fast) or `cnn` (more poses, many times slower without a GPU).
         landmarks_model: path of another 68-point predictor (`.dat` or `.dat.bz2`) than the installed one.
         max_pixels: a photo with more is refused before it is decoded.
+        persona_key: draw the personas from this secret: the same key gives the same looks, in every photo, so that
+            whoever sees photos can tell that they belong together. By default each photo's are drawn anew.
     """
 
     faces: Literal["all", "largest"] = "all"
@@ -58,7 +62,8 @@ class Options:
     identity: bool = False
     detector: Literal["hog", "cnn"] = "hog"
     landmarks_model: str | PathLike[str] | None = None
-    max_pixels: int = 64_000_000
+    max_pixels: int = MAX_PIXELS
+    persona_key: str | bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
@@ -74,6 +79,8 @@ class Options:
             raise ValueError(f"min_confidence must lie in 0.5..1, not {self.min_confidence}")
         if self.max_pixels < 1:
             raise ValueError(f"max_pixels must be positive, not {self.max_pixels}")
+        if self.persona_key is not None and not self.persona_key:
+            raise ValueError("persona_key must not be empty: everybody's empty key is the same")
 
 
 class Stopwatch:
@@ -99,12 +106,14 @@ class Found:
         faces: all of them, largest first, those that are too small to be anonymised among them.
         genders: what the server sees in each face; None where it is too small or nobody asked.
         seconds: wall time of `decode` and `find`.
+        aligned: crops that were made already, to ask for the genders: index of a face → (512, 512, 3) uint8 RGB.
     """
 
     photo: NDArray[np.uint8] = field(repr=False)
     faces: tuple[Face, ...]
     genders: tuple[ApparentGender | None, ...]
     seconds: dict[str, float]
+    aligned: Mapping[int, NDArray[np.uint8]] = field(default_factory=dict, repr=False)
 
     def encode(self, format: ImageFormat) -> bytes:
         """Write the photo as it was read as the bytes of a file without any metadata."""
@@ -112,9 +121,14 @@ class Found:
 
     def encode_face(self, index: int, format: ImageFormat = "png") -> bytes:
         """Write one face, aligned to 512×512 pixels, likewise."""
+        return encode(self.align(index), format, None)
+
+    def align(self, index: int) -> NDArray[np.uint8]:
+        """Cut out one face, where that was not done before: (512, 512, 3) uint8 RGB."""
         from visard_preprocess.geometry import crop
 
-        return encode(crop(self.photo, self.faces[index].quad), format, None)
+        made = self.aligned.get(index)
+        return crop(self.photo, self.faces[index].quad) if made is None else made
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,6 +142,7 @@ class Prepared:
         aligned: (N, 512, 512, 3) uint8 RGB, in the order of `faces`.
         directions: which way each of them goes.
         genders: what is known of each of them before the swap.
+        personas: whose look each of them gets; see `visard.personas`.
         seconds: wall time of `decode`, `find` and `align`.
     """
 
@@ -137,6 +152,7 @@ class Prepared:
     aligned: NDArray[np.uint8] = field(repr=False)
     directions: tuple[Direction, ...]
     genders: tuple[ApparentGender | None, ...]
+    personas: tuple[int, ...] = field(repr=False)
     seconds: dict[str, float]
 
 
@@ -184,19 +200,20 @@ def find(source: Any, options: Options) -> Found:
     return Found(photo=photo, faces=faces, genders=(None,) * len(faces), seconds=watch.seconds)
 
 
-def choose(found: Found, choices: Sequence[Choice]) -> Prepared:
-    """Align the faces that are to be swapped.
+def choose(found: Found, choices: Sequence[Choice], *, persona_key: str | bytes | None = None) -> Prepared:
+    """Align the faces that are to be swapped, and draw their personas.
 
     Args:
         found: what `find` returned.
         choices: one for each of its faces, in their order.
+        persona_key: see `Options`. A face's persona does not depend on what is chosen for the others.
 
     Raises:
         NoFace: there is none to choose from.
         FaceTooSmall: one of those that are to be swapped.
     """
     from visard_preprocess.align import MIN_FACE_PX
-    from visard_preprocess.geometry import CROP_SIZE, crop
+    from visard_preprocess.geometry import CROP_SIZE
 
     for choice in choices:
         if choice not in get_args(Choice):
@@ -216,9 +233,10 @@ def choose(found: Found, choices: Sequence[Choice]) -> Prepared:
             "needed), so the photo is withheld: use a larger original or crop these people away"
         )
     aligned = np.empty((len(faces), CROP_SIZE, CROP_SIZE, 3), np.uint8)
-    for index, face in enumerate(faces):
-        aligned[index] = crop(found.photo, face.quad)
+    for place, index in enumerate(chosen):
+        aligned[place] = found.align(index)
     watch.lap("align")
+    personas = draw(len(found.faces), persona_key)
     return Prepared(
         photo=found.photo,
         faces=faces,
@@ -226,6 +244,7 @@ def choose(found: Found, choices: Sequence[Choice]) -> Prepared:
         aligned=aligned,
         directions=tuple(choice for choice in choices if choice != "leave"),
         genders=tuple(found.genders[index] for index in chosen),
+        personas=tuple(personas[index] for index in chosen),
         seconds={**found.seconds, **watch.seconds},
     )
 
@@ -243,7 +262,8 @@ def prepare(source: Any, options: Options) -> Prepared:
     """
     found = find(source, options)
     wanted = len(found.faces) if options.faces == "all" else 1
-    return choose(found, [options.direction if index < wanted else "leave" for index in range(len(found.faces))])
+    choices: list[Choice] = [options.direction if index < wanted else "leave" for index in range(len(found.faces))]
+    return choose(found, choices, persona_key=options.persona_key)
 
 
 def finish(prepared: Prepared, swaps: Sequence[Swap], options: Options, *, swap_seconds: float = 0.0) -> Result:
@@ -309,6 +329,7 @@ def score_face(face: Face, aligned: NDArray[np.uint8], swap: Swap, options: Opti
         options: the direction that the server was asked for, and whether to measure identity.
     """
     gender = None if swap.gender is None else ApparentGender.from_probabilities(swap.gender)
+    similarity_percent, pixel_cosine = scoring.similarity(aligned, swap.swapped)
     return FaceResult(
         box=face.box,
         quad=face.quad,
@@ -317,8 +338,8 @@ def score_face(face: Face, aligned: NDArray[np.uint8], swap: Swap, options: Opti
         target=_TARGETS[options.direction] if gender is None else _opposite(gender.label),
         gender=gender,
         swapped_gender=ApparentGender.from_probabilities(swap.swapped_gender),
-        similarity_percent=scoring.similarity_percent(aligned, swap.swapped),
-        pixel_cosine=scoring.pixel_cosine(aligned, swap.swapped),
+        similarity_percent=similarity_percent,
+        pixel_cosine=pixel_cosine,
         identity_distance=identity_distance(aligned, swap.swapped, options) if options.identity else None,
     )
 

@@ -53,7 +53,7 @@ class FaceResult:
         gender: apparent gender before; None where the caller gave the direction, which skips the first check, and the
             face was not looked at earlier.
         swapped_gender: apparent gender of the generated face, by the same classifier.
-        similarity_percent: published formula, see `visard.scoring.similarity_percent`.
+        similarity_percent: published formula, see `visard.scoring.similarity`.
         pixel_cosine: −1..1, 1 for an unchanged face.
         identity_distance: distance of the face descriptors; None where it was not asked for.
     """

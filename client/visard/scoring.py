@@ -17,36 +17,34 @@ _MIDDLE = 127.5  # the grey level that becomes 0 in the generator's input, x/127
 _ROW = 256  # 256·255² < 2²⁴: the sums of a row's products are whole numbers that float32 holds exactly
 
 
-def similarity_percent(aligned: NDArray[np.uint8], swapped: NDArray[np.uint8]) -> float:
-    """Published similarity, for comparison with the published 61.34 % and 61.47 %.
-
-    Cosine of the flattened generator input (range −1..1) with the flattened output (range 0..255), as
-    (cos + 1)/2 · 100. The two sides have *different ranges*, so an unchanged face does not score 100; the formula is
-    kept for parity. `pixel_cosine` compares like with like.
+def similarity(aligned: NDArray[np.uint8], swapped: NDArray[np.uint8]) -> tuple[float, float]:
+    """Both similarities of a face and its swap.
 
     Returns:
-        0..100; 50 where one side is all zero.
+        `similarity_percent`: the published one, for comparison with the published 61.34 % and 61.47 %: cosine of the
+            flattened generator input (range −1..1) with the flattened output (range 0..255), as (cos + 1)/2 · 100.
+            0..100; 50 where one side is all zero. The two sides have *different ranges*, so an unchanged face does not
+            score 100; the formula is kept for parity.
+        `pixel_cosine`: compares like with like: cosine of the two flattened images, both in −1..1. 1 for an unchanged
+            face, −1 for its negative.
     """
-    return (_cosine(aligned, swapped, origin=0.0) + 1.0) / 2.0 * 100.0
+    a, b = (image.reshape(-1, _ROW).astype(np.float32) for image in (aligned, swapped))
+    n, sum_a, sum_b, dot_ab = a.size, _total(a.sum(1)), _total(b.sum(1)), _dot(a, b)
+    square_a = _dot(a, a) - 2 * _MIDDLE * sum_a + n * _MIDDLE**2
+    square_b = _dot(b, b)
 
+    def cosine(origin: float) -> float:
+        """Cosine of `aligned` − 127.5 with `swapped` − `origin`; their scale does not matter to it."""
+        dot = dot_ab - origin * sum_a - _MIDDLE * sum_b + n * origin * _MIDDLE
+        squares = square_a * (square_b - 2 * origin * sum_b + n * origin**2)
+        return dot / math.sqrt(squares) if squares else 0.0
 
-def pixel_cosine(aligned: NDArray[np.uint8], swapped: NDArray[np.uint8]) -> float:
-    """Cosine of the two flattened images, both in −1..1: 1 for an unchanged face, −1 for its negative."""
-    return _cosine(aligned, swapped, origin=_MIDDLE)
+    return (cosine(0.0) + 1.0) / 2.0 * 100.0, cosine(_MIDDLE)
 
 
 def identity_distance(descriptor: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """Euclidean distance of two dlib face descriptors (128,); below `SAME_PERSON_BELOW` counts as the same person."""
     return float(np.linalg.norm(descriptor - other))
-
-
-def _cosine(aligned: NDArray[np.uint8], swapped: NDArray[np.uint8], *, origin: float) -> float:
-    """Cosine of `aligned` − 127.5 with `swapped` − `origin`, both flattened; their scale does not matter to it."""
-    a, b = (image.reshape(-1, _ROW).astype(np.float32) for image in (aligned, swapped))
-    n, sum_a, sum_b = a.size, _total(a.sum(1)), _total(b.sum(1))
-    dot = _dot(a, b) - origin * sum_a - _MIDDLE * sum_b + n * origin * _MIDDLE
-    squares = (_dot(a, a) - 2 * _MIDDLE * sum_a + n * _MIDDLE**2) * (_dot(b, b) - 2 * origin * sum_b + n * origin**2)
-    return dot / math.sqrt(squares) if squares else 0.0
 
 
 def _dot(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

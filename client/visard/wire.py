@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 IMAGE_SIZE = 512
 _LENGTH = struct.Struct("<I")  # stands before every element of a BYTES tensor
 GENDERS = ("female", "male")  # the order of both gender tensors
+DRAWN_BY_GRAPH = -1  # instead of a persona's number: for callers that send no choice of their own
 
 Direction = Literal["opposite", "to_male", "to_female"]
 ENSEMBLES: dict[Direction, str] = {
@@ -41,7 +42,12 @@ ENSEMBLES: dict[Direction, str] = {
 }
 ENCODED_ENSEMBLES: dict[Direction, str] = {direction: f"encoded_{model}" for direction, model in ENSEMBLES.items()}
 
-_NUMPY = {"UINT8": np.uint8, "FP32": np.float32, "BYTES": np.object_}  # BYTES is what configurations call STRING
+_NUMPY = {
+    "UINT8": np.uint8,
+    "INT32": np.int32,
+    "FP32": np.float32,
+    "BYTES": np.object_,
+}  # BYTES is what configurations call STRING
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class ModelSpec:
 
 
 _IMAGE = TensorSpec("image", "UINT8", (IMAGE_SIZE, IMAGE_SIZE, 3))
+_PERSONA = TensorSpec("persona", "INT32", (1,))
 _SWAPPED = TensorSpec("swapped", "UINT8", (IMAGE_SIZE, IMAGE_SIZE, 3))
 _GENDER = TensorSpec("gender", "FP32", (2,))
 _SWAPPED_GENDER = TensorSpec("swapped_gender", "FP32", (2,))
@@ -69,19 +76,19 @@ _ENCODED_IMAGE = TensorSpec("encoded_image", "BYTES", (1,))
 _ENCODED_SWAPPED = TensorSpec("encoded_swapped", "BYTES", (1,))
 
 MODELS: Mapping[str, ModelSpec] = {
-    "anonymizer": ModelSpec((_IMAGE,), (_SWAPPED, _GENDER, _SWAPPED_GENDER)),
-    "anonymizer_to_male": ModelSpec((_IMAGE,), (_SWAPPED, _SWAPPED_GENDER)),
-    "anonymizer_to_female": ModelSpec((_IMAGE,), (_SWAPPED, _SWAPPED_GENDER)),
+    "anonymizer": ModelSpec((_IMAGE, _PERSONA), (_SWAPPED, _GENDER, _SWAPPED_GENDER)),
+    "anonymizer_to_male": ModelSpec((_IMAGE, _PERSONA), (_SWAPPED, _SWAPPED_GENDER)),
+    "anonymizer_to_female": ModelSpec((_IMAGE, _PERSONA), (_SWAPPED, _SWAPPED_GENDER)),
     "gender_classifier": ModelSpec((_IMAGE,), (_GENDER,)),
-    "gender_router": ModelSpec((_IMAGE,), (_SWAPPED, _GENDER)),
-    "generator_to_male": ModelSpec((_IMAGE,), (_SWAPPED,)),
-    "generator_to_female": ModelSpec((_IMAGE,), (_SWAPPED,)),
+    "gender_router": ModelSpec((_IMAGE, _PERSONA), (_SWAPPED, _GENDER)),
+    "generator_to_male": ModelSpec((_IMAGE, _PERSONA), (_SWAPPED,)),
+    "generator_to_female": ModelSpec((_IMAGE, _PERSONA), (_SWAPPED,)),
 }
 # What a repository has besides where it was exported with `--encoded`.
 ENCODED_MODELS: Mapping[str, ModelSpec] = {
-    "encoded_anonymizer": ModelSpec((_ENCODED_IMAGE,), (_ENCODED_SWAPPED, _GENDER, _SWAPPED_GENDER)),
-    "encoded_anonymizer_to_male": ModelSpec((_ENCODED_IMAGE,), (_ENCODED_SWAPPED, _SWAPPED_GENDER)),
-    "encoded_anonymizer_to_female": ModelSpec((_ENCODED_IMAGE,), (_ENCODED_SWAPPED, _SWAPPED_GENDER)),
+    "encoded_anonymizer": ModelSpec((_ENCODED_IMAGE, _PERSONA), (_ENCODED_SWAPPED, _GENDER, _SWAPPED_GENDER)),
+    "encoded_anonymizer_to_male": ModelSpec((_ENCODED_IMAGE, _PERSONA), (_ENCODED_SWAPPED, _SWAPPED_GENDER)),
+    "encoded_anonymizer_to_female": ModelSpec((_ENCODED_IMAGE, _PERSONA), (_ENCODED_SWAPPED, _SWAPPED_GENDER)),
     "face_decoder": ModelSpec((_ENCODED_IMAGE,), (_IMAGE,)),
     "face_encoder": ModelSpec((_SWAPPED,), (_ENCODED_SWAPPED,)),
 }
@@ -91,7 +98,8 @@ _SPECS = {**MODELS, **ENCODED_MODELS}
 # Of faces that travel as files: a tenth of the bytes for 0.7 grey levels, colours at full resolution.
 _JPEG = {"quality": 95, "subsampling": 0}
 
-# Where each tensor of one face lies in a region of shared memory, whichever ensemble it goes through.
+# Where each tensor of one face lies in a region of shared memory, whichever ensemble it goes through. The persona is in
+# the message: four bytes.
 _REGION_OFFSETS = {"image": 0, "swapped": 786_432, "gender": 1_572_864, "swapped_gender": 1_572_928}
 REGION_SIZE = 1_576_960  # whole pages of 4,096 bytes
 
@@ -111,21 +119,35 @@ class Swap:
     swapped_gender: NDArray[np.float32]
 
 
-def check_images(model: str, images: NDArray[np.uint8]) -> None:
-    """Raise ValueError where `images` is not what the model's only input takes, (N, 512, 512, 3) uint8."""
-    (image,) = _SPECS[model].inputs
-    if images.dtype != _NUMPY[image.datatype] or images.shape[1:] != image.shape or not len(images):
+def check_images(images: NDArray[np.uint8]) -> None:
+    """Raise ValueError where `images` is not what every model's `image` takes, (N, 512, 512, 3) uint8."""
+    if images.dtype != _NUMPY[_IMAGE.datatype] or images.shape[1:] != _IMAGE.shape or not len(images):
         raise ValueError(f"aligned faces must be (N, 512, 512, 3) uint8, got {images.shape} {images.dtype}")
 
 
+def check_personas(personas: Sequence[int], faces: int) -> None:
+    """Raise ValueError, which does not repeat them, where `personas` are not one number in −1..2³¹ − 1 per face."""
+    if len(personas) != faces:
+        raise ValueError(f"there are {faces} faces, not {len(personas)} personas")
+    if not all(DRAWN_BY_GRAPH <= persona < 2**31 for persona in personas):
+        raise ValueError("a persona is a number in 0..2³¹ − 1, or −1 to have the graph draw one")
+
+
 def build_request(
-    model: str, images: NDArray[np.uint8], *, timeout_s: float | None = None, region: str | None = None
+    model: str,
+    images: NDArray[np.uint8],
+    personas: Sequence[int] | None = None,
+    *,
+    timeout_s: float | None = None,
+    region: str | None = None,
 ) -> Any:
     """Write one inference request.
 
     Args:
-        model: a key of `MODELS` whose only input is `image`.
+        model: a key of `MODELS`.
         images: (N, 512, 512, 3) uint8 RGB; one image where a region is given.
+        personas: which persona takes each face's place, see `check_personas`; by default the graph draws them. The
+            classifier has none.
         timeout_s: how long the request may wait in the server's queues before it is rejected.
         region: name of shared memory that holds the image already (`write_region`) and will take the answer.
 
@@ -133,42 +155,47 @@ def build_request(
         `ModelInferRequest`, the tensors as raw bytes or, with a region, as references.
 
     Raises:
-        ValueError: `images` has another shape or type.
+        ValueError: `images` has another shape or type, or `personas` are not what the model takes.
     """
-    check_images(model, images)
+    check_images(images)
     spec = _SPECS[model]
     request = _request(model, images.shape, timeout_s)
     if region is None:
         request.raw_input_contents.append(images.tobytes())
     else:
-        for written, tensor in zip((*request.inputs, *request.outputs), (*spec.inputs, *spec.outputs), strict=True):
+        for written, tensor in zip((request.inputs[0], *request.outputs), (_IMAGE, *spec.outputs), strict=True):
             written.parameters["shared_memory_region"].string_param = region
             written.parameters["shared_memory_offset"].int64_param = _REGION_OFFSETS[tensor.name]
             written.parameters["shared_memory_byte_size"].int64_param = _size(tensor.datatype, tensor.shape)
+    _add_personas(request, personas, len(images))
     return request
 
 
-def build_encoded_request(model: str, image: NDArray[np.uint8], *, timeout_s: float | None = None) -> Any:
+def build_encoded_request(
+    model: str, image: NDArray[np.uint8], persona: int = DRAWN_BY_GRAPH, *, timeout_s: float | None = None
+) -> Any:
     """Write one inference request whose face travels as a JPEG file.
 
     Args:
         model: a value of `ENCODED_ENSEMBLES`.
         image: (1, 512, 512, 3) uint8 RGB.
+        persona: which one takes its place, see `check_personas`.
         timeout_s: how long the request may wait in the server's queues before it is rejected.
 
     Returns:
         `ModelInferRequest`.
 
     Raises:
-        ValueError: `image` has another shape or type.
+        ValueError: `image` has another shape or type, or `persona` is out of range.
     """
     from PIL import Image
 
-    check_images("anonymizer", image)
+    check_images(image)
     file = BytesIO()
     Image.fromarray(image[0]).save(file, "JPEG", **_JPEG)
     request = _request(model, (1, 1), timeout_s)
     request.raw_input_contents.append(_LENGTH.pack(file.tell()) + file.getvalue())
+    _add_personas(request, [persona], 1)
     return request
 
 
@@ -281,11 +308,11 @@ def _read_bytes(model: str, tensor: Any, raw: bytes) -> NDArray[Any]:
 
 
 def _request(model: str, shape: Sequence[int], timeout_s: float | None) -> Any:
-    """Name a model's only input, of a shape, and all its outputs; the bytes are still to come."""
+    """Name a model's first input, of a shape, and all its outputs; the bytes are still to come."""
     from tritonclient.grpc import service_pb2
 
     spec = _SPECS[model]
-    (given,) = spec.inputs
+    given = spec.inputs[0]
     request = service_pb2.ModelInferRequest(
         model_name=model,
         inputs=[service_pb2.ModelInferRequest.InferInputTensor(name=given.name, datatype=given.datatype, shape=shape)],
@@ -294,6 +321,18 @@ def _request(model: str, shape: Sequence[int], timeout_s: float | None) -> Any:
     if timeout_s is not None:
         request.parameters["timeout"].int64_param = int(timeout_s * 1e6)  # Triton counts in microseconds
     return request
+
+
+def _add_personas(request: Any, personas: Sequence[int] | None, faces: int) -> None:
+    """Add the second input, where the model has one; its bytes follow those of the first, if these are there."""
+    if _PERSONA not in _SPECS[request.model_name].inputs:
+        if personas is not None:
+            raise ValueError(f"model '{request.model_name}' takes no personas")
+        return
+    personas = [DRAWN_BY_GRAPH] * faces if personas is None else personas
+    check_personas(personas, faces)
+    request.inputs.add(name=_PERSONA.name, datatype=_PERSONA.datatype, shape=(faces, 1))
+    request.raw_input_contents.append(np.array(personas, _NUMPY[_PERSONA.datatype]).tobytes())
 
 
 def _size(datatype: str, shape: Sequence[int]) -> int:

@@ -3,3 +3,5 @@
 The files in the order of the data: `photo` (decode), `align` (find faces), `geometry` (crop), `compose` (blend back).
 Import what you need from them: this package itself loads neither dlib nor Pillow.
 """
+
+MAX_PIXELS = 64_000_000  # a larger photo is refused where the caller does not say otherwise

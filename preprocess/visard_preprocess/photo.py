@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from visard_errors import CorruptPhoto, PhotoError, PhotoTooLarge, UnreadablePhoto, UnsupportedFormat
+from visard_preprocess import MAX_PIXELS
 
-MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 * 2**20  # an uncompressed 64-megapixel photo has 183 MiB
 
 Format = Literal["JPEG", "PNG", "WEBP"]

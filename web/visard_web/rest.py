@@ -7,7 +7,7 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from visard.result import ImageFormat, Result
@@ -125,6 +125,18 @@ class Asked(BaseModel):
     format: ImageFormat | None = Field(None, description="of the picture; by default what Accept prefers, or JPEG")
 
 
+# A header: an address gets logged by every proxy on the way.
+PersonaKey = Annotated[
+    str | None,
+    Header(
+        alias="Visard-Persona-Key",
+        min_length=1,
+        description="Secret from which the looks are drawn: the same key gives the same looks, and photos that can be "
+        "linked. Drawn anew for each photo without it.",
+    ),
+]
+
+
 def router(work: Work) -> APIRouter:
     """Make the routes."""
     routes = APIRouter(prefix="/v1", tags=["photos"])
@@ -168,9 +180,10 @@ def router(work: Work) -> APIRouter:
             **problems(406),
         },
     )
-    async def anonymize(request: Request, asked: Annotated[Asked, Query()]) -> Large:
+    async def anonymize(request: Request, asked: Annotated[Asked, Query()], persona_key: PersonaKey = None) -> Large:
         media_type, format = _negotiate(request.headers.get("accept", ""), asked)
-        options = work.options(**asked.model_dump(exclude={"format"}))
+        key = None if persona_key is None else persona_key.encode("latin-1")  # the bytes that were sent
+        options = work.options(**asked.model_dump(exclude={"format"}), persona_key=key)
         async with work.door.place():
             fields = await work.read_fields(request, raw=True)
             result = await work.anonymize(request, fields["photo"], options)

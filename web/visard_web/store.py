@@ -42,7 +42,8 @@ class Kept:
     def size(self) -> int:
         """Bytes of its pixels."""
         faces = () if self.result is None else self.result.faces
-        return self.found.photo.nbytes + sum(face.aligned.nbytes + face.swapped.nbytes for face in faces)
+        crops = (*self.found.aligned.values(), *(crop for face in faces for crop in (face.aligned, face.swapped)))
+        return self.found.photo.nbytes + sum(crop.nbytes for crop in crops)
 
 
 class Store:

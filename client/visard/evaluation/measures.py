@@ -74,7 +74,7 @@ class Measures:
         photo: which one, and its labels.
         gender: apparent gender before.
         flipped: whether the classifier sees the intended gender in the result.
-        similarity_percent: published formula, see `visard.scoring.similarity_percent`.
+        similarity_percent: published formula, see `visard.scoring.similarity`.
         detected: whether the detector sees a face in the same place of the result.
         landmark_drift_percent: of the distance between the eyes.
         pose_drift: degrees.

@@ -85,6 +85,7 @@ def compare(photo: LabelledPhoto, published: Path, swap: Swapper) -> Result:
         for answer in swap(image)
         if answer.gender is not None
     )
+    similarity_percent, pixel_cosine = scoring.similarity(aligned, swapped)
     face = FaceResult(
         box=found[0].box,
         quad=found[0].quad,
@@ -93,8 +94,8 @@ def compare(photo: LabelledPhoto, published: Path, swap: Swapper) -> Result:
         target="male" if gender.label == "female" else "female",
         gender=gender,
         swapped_gender=swapped_gender,
-        similarity_percent=scoring.similarity_percent(aligned, swapped),
-        pixel_cosine=scoring.pixel_cosine(aligned, swapped),
+        similarity_percent=similarity_percent,
+        pixel_cosine=pixel_cosine,
         identity_distance=None,
     )
     return Result(photo=after, faces=(face,), faces_found=len(found), seconds={})

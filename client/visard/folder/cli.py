@@ -23,6 +23,7 @@ from visard.console import (
     DetectorOption,
     DirectionOption,
     ModelsOption,
+    PersonaKeyOption,
     ServerOption,
     connection_to,
     err,
@@ -84,6 +85,7 @@ def folder(
     ] = "withhold",
     direction: DirectionOption = "opposite",
     detector: DetectorOption = "hog",
+    persona_key: PersonaKeyOption = None,
     keep_people: Annotated[
         Path | None, typer.Option(help="Folder with photos of people whose faces stay visible.")
     ] = None,
@@ -153,6 +155,7 @@ def folder(
             detector=detector,
         )
     )
+    usage(lambda: settings.options(persona_key=persona_key))
     if receipt is not None:
         from visard.folder.receipt import load_private_key, write_receipt
 
@@ -170,6 +173,7 @@ def folder(
         options: dict[str, Any] = {
             "people": people,
             "key": None if hash_key_file is None else _read_key(hash_key_file),
+            "persona_key": persona_key,
             "annotations": Annotations(coco=tuple(coco or ()), tables=tuple(attributes or ()), gender=gender),
             "force": force,
             "workers": workers,

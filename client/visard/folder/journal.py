@@ -73,7 +73,7 @@ class FaceRecord:
         gender_confidence: 0.5..1.
         swapped_gender: apparent gender of the generated face.
         swapped_confidence: 0.5..1.
-        similarity_percent: published formula, see `visard.scoring.similarity_percent`.
+        similarity_percent: published formula, see `visard.scoring.similarity`.
         identity_distance: distance of the face descriptors before and after; None where it was not asked for.
     """
 

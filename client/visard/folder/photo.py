@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from visard.folder.journal import FaceRecord, Outcome, Record
 from visard.folder.leaks import prove_clean
 from visard.folder.policy import Policy, Treatment, Verdict, judge, judge_again, pixelate
+from visard.personas import draw
 from visard.pipeline import Options, Stopwatch, score_face
 from visard.wire import Direction, Swap
 from visard_errors import FaceTooSmall, NoFace, NotHidden, PhotoError, UncertainGender, VisardError
@@ -84,10 +85,11 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SwapRequest:
-    """Faces that a photo waits for: (N, 512, 512, 3) uint8 RGB, and which way they go."""
+    """Faces that a photo waits for: (N, 512, 512, 3) uint8 RGB, which way they go, and whose look each of them gets."""
 
     aligned: NDArray[np.uint8] = field(repr=False)
     direction: Direction
+    personas: tuple[int, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,16 +112,17 @@ def anonymise(
     read: Callable[[], bytes],
     path: str,
     settings: Settings,
-    swap: Callable[[NDArray[np.uint8], Direction], tuple[Swap, ...]],
+    swap: Callable[[NDArray[np.uint8], Direction, tuple[int, ...]], tuple[Swap, ...]],
     *,
     people: People | None = None,
     key: bytes | None = None,
+    persona_key: str | bytes | None = None,
 ) -> Product:
     """Anonymise one photo with a function that swaps aligned faces and waits for the answer; see `steps`."""
-    work = steps(read, path, settings, people=people, key=key)
+    work = steps(read, path, settings, people=people, key=key, persona_key=persona_key)
     step = advance(work)
     while isinstance(step, SwapRequest):
-        step = advance(work, swap(step.aligned, step.direction))
+        step = advance(work, swap(step.aligned, step.direction, step.personas))
     return step
 
 
@@ -139,6 +142,7 @@ def steps(
     *,
     people: People | None = None,
     key: bytes | None = None,
+    persona_key: str | bytes | None = None,
 ) -> Steps:
     """Anonymise one photo, asking for swaps on the way.
 
@@ -148,6 +152,7 @@ def steps(
         settings: what to do.
         people: who stays visible, where not everybody is hidden.
         key: for the HMAC of the file; no hash without it.
+        persona_key: see `visard.Options`. No record holds it.
 
     Yields:
         Faces to swap. The answers are sent in, in their order.
@@ -158,7 +163,7 @@ def steps(
     Raises:
         VisardError: what is wrong with every photo, such as a detector that is not installed.
     """
-    work = _Photo(path, settings, people)
+    work = _Photo(path, settings, people, persona_key)
     try:
         data = read()
         if key is not None:
@@ -180,16 +185,18 @@ def steps(
 class _Photo:
     """One photo under way: what is known about it so far."""
 
-    def __init__(self, path: str, settings: Settings, people: People | None) -> None:
+    def __init__(self, path: str, settings: Settings, people: People | None, persona_key: str | bytes | None) -> None:
         self.path = path
         self.settings = settings
         self.people = people
+        self.persona_key = persona_key
         self.hash: str | None = None
         self.size: tuple[int, int] | None = None
         self.faces: tuple[Face, ...] = ()
         self.verdicts: list[Verdict] = []
         self.treatments: dict[int, Treatment] = {}
         self.results: dict[int, FaceResult] = {}
+        self.personas: tuple[int, ...] = ()  # two for each face: one for a second pass, which needs another chance
         self.watch = Stopwatch()
 
     def run(self, data: bytes) -> Steps:
@@ -201,6 +208,7 @@ class _Photo:
         self.size = photo.shape[1], photo.shape[0]
         self.watch.lap("decode")
         self.faces = finder(self.settings.detector).find(photo)
+        self.personas = draw(2 * len(self.faces), self.persona_key)
         self.verdicts = ["too_small" if face.too_small else "untried" for face in self.faces]
         self.watch.lap("find")
         if not self.faces and self.settings.no_face == "withhold":
@@ -252,7 +260,11 @@ class _Photo:
         """Have faces swapped and judge them, a second time where the policy asks for it."""
         if not aligned:
             return
-        swaps = yield SwapRequest(aligned=np.stack(list(aligned.values())), direction=self.settings.direction)
+        swaps = yield SwapRequest(
+            aligned=np.stack(list(aligned.values())),
+            direction=self.settings.direction,
+            personas=tuple(self.personas[index] for index in aligned),
+        )
         self.watch.lap("swap")
         options = self.settings.options()
         for (index, face), swap in zip(aligned.items(), swaps, strict=True):
@@ -265,14 +277,16 @@ class _Photo:
             yield from self._swap_again([index for index in aligned if self.verdicts[index] != "hidden"])
 
     def _swap_again(self, again: list[int]) -> Generator[SwapRequest, tuple[Swap, ...], None]:
-        """Send swapped faces through the generator that made them once more."""
+        """Send swapped faces through the generator that made them once more, each with a persona of its own again."""
         targets: dict[Gender, list[int]] = defaultdict(list)
         for index in again:
             targets[self.results[index].target].append(index)
         for target, indices in targets.items():
             direction: Direction = "to_male" if target == "male" else "to_female"
             swaps = yield SwapRequest(
-                aligned=np.stack([self.results[index].swapped for index in indices]), direction=direction
+                aligned=np.stack([self.results[index].swapped for index in indices]),
+                direction=direction,
+                personas=tuple(self.personas[len(self.faces) + index] for index in indices),
             )
             self.watch.lap("swap")
             for index, swap in zip(indices, swaps, strict=True):

@@ -70,6 +70,7 @@ class Job:
         models: what they all serve, as `model_versions` writes it.
         people: who stays visible, where not everybody is hidden.
         key: for the hashes.
+        persona_key: for the personas.
         patience_s: how long to wait while all servers are away; for ever where it is None.
     """
 
@@ -81,6 +82,7 @@ class Job:
     models: dict[str, str] | None
     people: People | None = field(default=None, repr=False)
     key: bytes | None = field(default=None, repr=False)
+    persona_key: str | bytes | None = field(default=None, repr=False)
     patience_s: float | None = None
 
 
@@ -92,6 +94,7 @@ def anonymise_on_ray(
     connections: Sequence[Connection],
     people: People | None = None,
     key: bytes | None = None,
+    persona_key: str | bytes | None = None,
     annotations: Annotations | None = None,
     force: bool = False,
     workers: int | None = None,
@@ -109,6 +112,7 @@ def anonymise_on_ray(
         connections: servers with the same models.
         people: who stays visible, where not everybody is hidden.
         key: for the HMAC of each source file; no hashes without it.
+        persona_key: see `visard.Options`; stored nowhere.
         annotations: to carry along when all photos are done.
         force: do everything again.
         workers: actors, one core each; all cores of the cluster by default.
@@ -154,6 +158,7 @@ def anonymise_on_ray(
             models=models,
             people=people,
             key=key,
+            persona_key=persona_key,
             patience_s=patience_s,
         )
         backlog = Backlog(partial(_files, job.source, read_from), journal, watcher)
@@ -465,7 +470,13 @@ class _Actor:
         read, write = self._places
         try:
             product = anonymise(
-                partial(read, found), found.path, job.settings, self._servers.swap, people=job.people, key=job.key
+                partial(read, found),
+                found.path,
+                job.settings,
+                self._servers.swap,
+                people=job.people,
+                key=job.key,
+                persona_key=job.persona_key,
             )
             return write(product, found), found.stamp
         except VisardError as error:

@@ -68,6 +68,7 @@ def anonymise_folder(
     connection: Connection,
     people: People | None = None,
     key: bytes | None = None,
+    persona_key: str | bytes | None = None,
     annotations: Annotations | None = None,
     force: bool = False,
     workers: int | None = None,
@@ -83,6 +84,8 @@ def anonymise_folder(
         connection: the server.
         people: who stays visible, where not everybody is hidden.
         key: for the HMAC of each source file; no hashes without it.
+        persona_key: see `visard.Options`. With the same key a run that goes on, or `force`, gives the same pictures.
+            It is stored nowhere.
         annotations: to carry along when all photos are done.
         force: do everything again, with other settings if they are others.
         workers: threads for everything but the server's work; the number of cores by default.
@@ -111,7 +114,7 @@ def anonymise_folder(
             server.models = await server.read_models()
             with Journal(target, run_settings(settings, people, key, server.models), force=force) as journal:
                 backlog = Backlog(partial(walk, source), journal, watcher)
-                photo_steps = partial(steps, settings=settings, people=people, key=key)
+                photo_steps = partial(steps, settings=settings, people=people, key=key, persona_key=persona_key)
                 await _Engine(backlog, journal, photo_steps, server, workers or _cores(), watcher).run()
                 return conclude(journal, backlog, annotations, watcher)
 
@@ -197,7 +200,10 @@ def model_versions(passports: Mapping[str, Mapping[str, Any]]) -> dict[str, str]
 def run_settings(
     settings: Settings, people: People | None, key: bytes | None, models: dict[str, str] | None
 ) -> dict[str, Any]:
-    """What the results depend on. Of people and key no more than shows that they are the same."""
+    """What the results depend on. Of people and key no more than shows that they are the same.
+
+    Who becomes whom is left out: that is a draw, and its key is stored nowhere.
+    """
     return {
         **asdict(settings),
         "people": None if people is None else f"{people.mode} {len(people.descriptors)}",
@@ -228,13 +234,13 @@ class _Server:
             return None
 
     async def swap(self, request: SwapRequest) -> tuple[Swap, ...]:
-        """Swap faces, however long the server is away in between. Inference changes nothing: asking twice is safe."""
+        """Swap faces, however long the server is away in between. Asking twice is safe: the answer is the same."""
         failures = 0
         pause = _PAUSE_S
         while True:
             returns = self._returns
             try:
-                return await self._client.swap(request.aligned, request.direction)
+                return await self._client.swap(request.aligned, request.direction, request.personas)
             except Overloaded:
                 await asyncio.sleep(random.uniform(0.5, 1.0) * pause)  # noqa: S311
                 pause = min(2 * pause, _PAUSE_MAX_S)

@@ -98,8 +98,10 @@ class Servers:
         """Drop the connections."""
         self._stack.close()
 
-    def swap(self, aligned: NDArray[np.uint8], direction: Direction) -> tuple[Swap, ...]:
+    def swap(self, aligned: NDArray[np.uint8], direction: Direction, personas: Sequence[int]) -> tuple[Swap, ...]:
         """Swap faces at the next server that is there; see `Client.swap`. Waits while none is.
+
+        Whichever server answers in the end, the faces get the same personas.
 
         Raises:
             ServerError: the request is refused, brings server after server down, or they were away for too long.
@@ -109,7 +111,7 @@ class Servers:
         while True:
             index = self._next()
             try:
-                return self._clients[index].swap(aligned, direction)
+                return self._clients[index].swap(aligned, direction, personas)
             except Overloaded:
                 time.sleep(random.uniform(0.5, 1.0) * pause / len(self._clients))  # noqa: S311
                 pause = min(2 * pause, _PAUSE_MAX_S)

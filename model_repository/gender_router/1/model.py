@@ -1,8 +1,8 @@
 """Asks for each face's apparent gender and sends it to the generator of the other one, as a Triton Python model.
 
 It moves pixels and never decodes, converts or looks at them; which face goes where is `route`'s decision. A request
-of one direction hands its image tensor on as it is, which stays in shared memory; only a request with both directions
-is split by rows and put together again.
+of one direction hands its tensors on as they are, which stay in shared memory; only a request with both directions
+is split by rows, images and personas alike, and put together again.
 
 It asks the classifier itself, instead of being given its answer by a step before, so that its bounded queue stands
 before all work: what a full server refuses, it refuses within milliseconds and without having computed anything.
@@ -56,16 +56,24 @@ async def _swap(request: Any) -> list[Any]:
     """Return `swapped` and `gender` of a request."""
     to_cpu = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)  # for numpy to read
     image = pb_utils.get_input_tensor_by_name(request, "image")
-    gender = await _ask(request, "gender_classifier", "gender", image, preferred_memory=to_cpu)
+    persona = pb_utils.get_input_tensor_by_name(request, "persona")
+    gender = await _ask(request, "gender_classifier", "gender", [image], preferred_memory=to_cpu)
     groups = route(gender.as_numpy())
     if len(groups) == 1:
         (generator,) = groups
-        return [await _ask(request, generator, "swapped", image), gender]
+        return [await _ask(request, generator, "swapped", [image, persona]), gender]
 
     pixels: NDArray[np.uint8] = image.as_numpy()
+    numbers: NDArray[np.int32] = persona.as_numpy()
     parts = await asyncio.gather(
         *(
-            _ask(request, generator, "swapped", pb_utils.Tensor("image", pixels[rows]), preferred_memory=to_cpu)
+            _ask(
+                request,
+                generator,
+                "swapped",
+                [pb_utils.Tensor("image", pixels[rows]), pb_utils.Tensor("persona", numbers[rows])],
+                preferred_memory=to_cpu,
+            )
             for generator, rows in groups.items()
         )
     )
@@ -75,7 +83,7 @@ async def _swap(request: Any) -> list[Any]:
     return [pb_utils.Tensor("swapped", swapped), gender]
 
 
-async def _ask(request: Any, model: str, output: str, image: Any, **options: Any) -> Any:
+async def _ask(request: Any, model: str, output: str, inputs: list[Any], **options: Any) -> Any:
     """Ask a model in the caller's name: its queue counts the caller's timeout anew, as an ensemble step does."""
     # A child cannot be called back once it is sent, so the caller's mind is asked for here.
     if request.is_cancelled():
@@ -83,7 +91,7 @@ async def _ask(request: Any, model: str, output: str, image: Any, **options: Any
     child = pb_utils.InferenceRequest(
         model_name=model,
         requested_output_names=[output],
-        inputs=[image],
+        inputs=inputs,
         request_id=request.request_id(),
         timeout=request.timeout(),
         **options,
