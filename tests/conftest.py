@@ -43,6 +43,18 @@ def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServ
         yield server
 
 
+@pytest.fixture(scope="session")
+def writing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """The same with generators that write the personas that reach them into what they draw, open for every road."""
+    from tiny_models import tiny_repository
+    from visard_server.triton import TritonServer
+
+    folder = tmp_path_factory.mktemp("writing") / "models"
+    repository = tiny_repository(folder, encoded=True, writes_persona=True)
+    with TritonServer(repository, shared_memory=True) as server:
+        yield server
+
+
 @pytest.fixture(scope="module")
 def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     """The same with generators that take about a second and queues of one.

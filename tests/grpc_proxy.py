@@ -7,18 +7,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2
 
 
 @dataclass
 class GrpcProxy:
     """Forwards every call as raw bytes and writes down its method and metadata, and of inferences what was sent.
 
-    `faults` are statuses to answer with, one per inference call, before anything is forwarded. `token` is the bearer
+    `faults` are statuses to answer with, one per inference call, before anything is forwarded; `lost` those to answer
+    with instead of swapped faces, which the server has made. `token` is the bearer
     token to ask for. `credentials` make it speak TLS.
     """
 
     upstream: str
     faults: list[grpc.StatusCode] = field(default_factory=list)
+    lost: list[grpc.StatusCode] = field(default_factory=list)
     token: str | None = None
     credentials: grpc.ServerCredentials | None = None
     calls: list[tuple[str, dict[str, str]]] = field(default_factory=list)
@@ -44,6 +48,14 @@ class GrpcProxy:
     def inferences(self):
         return [call for call in self.calls if call[0].endswith("ModelInfer")]
 
+    def personas(self):
+        """The numbers that inferences brought, one list for each."""
+        numbers = []
+        for request in filter(_has_personas, self.sent):
+            tensors = service_pb2.ModelInferRequest.FromString(request).raw_input_contents
+            numbers.append(np.frombuffer(tensors[-1], np.int32).tolist())
+        return numbers
+
     def forward(self, method, request, context):
         metadata = dict(context.invocation_metadata())
         self.calls.append((method, metadata))
@@ -62,11 +74,18 @@ class GrpcProxy:
         if not context.add_callback(give_up):  # the caller has gone already
             give_up()
         try:
-            return answer.result()
+            answered = answer.result()
         except grpc.FutureCancelledError:
             return b""
         except grpc.RpcError as error:
             context.abort(error.code(), error.details())
+        if method.endswith("ModelInfer") and self.lost and _has_personas(request):
+            context.abort(self.lost.pop(0), "as the test asked")
+        return answered
+
+
+def _has_personas(request):
+    return "persona" in {tensor.name for tensor in service_pb2.ModelInferRequest.FromString(request).inputs}
 
 
 class _Forward(grpc.GenericRpcHandler):

@@ -489,7 +489,7 @@ def test_a_server_that_comes_back_with_other_models_is_refused():
     class Changed:
         served = "old"
 
-        async def swap(self, aligned, direction):
+        async def swap(self, aligned, direction, personas):
             self.served = "new"
             raise ServerUnavailable("gone")
 
@@ -502,7 +502,8 @@ def test_a_server_that_comes_back_with_other_models_is_refused():
     async def swap():
         server = _Server(Changed(), Settings(), None, lambda text: None)
         server.models = await server.read_models()
-        await server.swap(SwapRequest(aligned=np.zeros((1, 512, 512, 3), np.uint8), direction="opposite"))
+        face = np.zeros((1, 512, 512, 3), np.uint8)
+        await server.swap(SwapRequest(aligned=face, direction="opposite", personas=(1,)))
 
     with pytest.raises(ServerRefused, match="other models"):
         asyncio.run(swap())

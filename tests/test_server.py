@@ -111,11 +111,8 @@ def test_requests_at_the_same_time_keep_their_own_faces(triton: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def writing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A server whose generators write the numbers that reach them into what they draw."""
-    repository = tiny_repository(tmp_path_factory.mktemp("writing") / "models", encoded=True, writes_persona=True)
-    with TritonServer(repository) as server:
-        yield connect(server)
+def writing(writing_server: TritonServer) -> Any:
+    return connect(writing_server)
 
 
 NUMBERS = (2**31 - 1, 0, 1_234_567_890, -1, 3, 2**30, 99)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MODEL_REPOSITORY = Path(__file__).resolve().parents[1] / "model_repository"
 IMAGE_SIZE = 512
 STEP = 100  # grey levels that a generator adds or takes away
-STRIPE = 8  # rows on top into which a generator writes the persona, as JPEG keeps it:
+STRIPE = slice(256, 264)  # rows across the face into which a generator writes the persona, as JPEG keeps it:
 DIGITS = 16  # blocks of 2 bits each, the lowest first,
 DIGIT_LEVELS = 64  # as grey levels 0, 64, 128 and 192
 STEEPNESS = 1 / 8  # of the classifier's logistic curve, per grey level of mean brightness away from 127.5
@@ -52,14 +52,15 @@ def expected_to_female(images: np.ndarray) -> np.ndarray:
 
 def written_personas(swapped: np.ndarray) -> list[int]:
     """Read the numbers that generators wrote into (N, 512, 512, 3) uint8, which may have been a JPEG meanwhile."""
-    digits = (swapped[:, :STRIPE].reshape(len(swapped), STRIPE, DIGITS, -1).mean(axis=(1, 3)) / DIGIT_LEVELS).round()
+    blocks = swapped[:, STRIPE].reshape(len(swapped), 8, DIGITS, -1)
+    digits = (blocks.mean(axis=(1, 3)) / DIGIT_LEVELS).round()
     bits = (digits.astype(np.uint64) << 2 * np.arange(DIGITS, dtype=np.uint64)).sum(axis=1)
     return bits.astype(np.uint32).view(np.int32).tolist()
 
 
 def without_stripe(swapped: np.ndarray) -> np.ndarray:
-    """What generators that write numbers draw below them."""
-    return swapped[:, STRIPE:]
+    """Leave out the rows into which generators write numbers."""
+    return np.delete(swapped, STRIPE, axis=1)
 
 
 def classifier(*, size: int = IMAGE_SIZE, unknown_below: float = 0.0) -> onnx.ModelProto:
@@ -90,7 +91,7 @@ def classifier(*, size: int = IMAGE_SIZE, unknown_below: float = 0.0) -> onnx.Mo
 def generator(step: int, *, size: int = IMAGE_SIZE, writes_persona: bool = False) -> onnx.ModelProto:
     """`step` grey levels brighter (darker where it is negative), clipped to 0..255.
 
-    `writes_persona` puts the number on top of it, see `written_personas`.
+    `writes_persona` puts the number across it, see `written_personas`.
     """
     nodes = [
         helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.INT32),
@@ -109,18 +110,21 @@ def generator(step: int, *, size: int = IMAGE_SIZE, writes_persona: bool = False
             helper.make_node("Unsqueeze", ["bytes", "axes"], ["blocks"]),
             helper.make_node("Expand", ["blocks", "block"], ["large"]),
             helper.make_node("Reshape", ["large", "stripe_shape"], ["stripe"]),
-            helper.make_node("Slice", ["drawn", "first", "last", "rows"], ["rest"]),
-            helper.make_node("Concat", ["stripe", "rest"], ["swapped"], axis=1),
+            helper.make_node("Slice", ["drawn", "top", "first", "rows"], ["above"]),
+            helper.make_node("Slice", ["drawn", "last", "bottom", "rows"], ["below"]),
+            helper.make_node("Concat", ["above", "stripe", "below"], ["swapped"], axis=1),
         ]
         constants |= {
             "shifts": np.arange(0, 2 * DIGITS, 2, dtype=np.uint32)[None],
             "four": np.array(4, np.uint32),
             "digit_levels": np.array(DIGIT_LEVELS, np.uint32),
             "axes": np.array([1, 3, 4]),
-            "block": np.array([1, STRIPE, DIGITS, size // DIGITS, 3]),
-            "stripe_shape": np.array([-1, STRIPE, size, 3]),
-            "first": np.array([STRIPE]),
-            "last": np.array([size]),
+            "block": np.array([1, 8, DIGITS, size // DIGITS, 3]),
+            "stripe_shape": np.array([-1, 8, size, 3]),
+            "top": np.array([0]),
+            "first": np.array([STRIPE.start]),
+            "last": np.array([STRIPE.stop]),
+            "bottom": np.array([size]),
             "rows": np.array([1]),
         }
     return build(nodes, constants, ("swapped", TensorProto.UINT8, ["N", size, size, 3]), size=size)
