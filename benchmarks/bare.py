@@ -62,5 +62,5 @@ def _run(sessions: Sessions, image: NDArray[np.uint8]) -> None:
     """One image through the three graphs."""
     (gender,) = sessions["gender_classifier"].run(None, {"image": image})
     generator = "generator_to_male" if gender[0, 0] >= gender[0, 1] else "generator_to_female"
-    (swapped,) = sessions[generator].run(None, {"image": image})
+    (swapped,) = sessions[generator].run(None, {"image": image, "persona": np.zeros((1, 1), np.int32)})
     sessions["gender_classifier"].run(None, {"image": swapped})

@@ -192,7 +192,7 @@ class TritonCaller:
 
     Args:
         connection: where, and whether the pixels go through shared memory.
-        model: a key of `visard.wire.MODELS` whose only input is `image`.
+        model: a key of `visard.wire.MODELS`; its graph draws the personas, where it takes any.
         name: what the server calls it, where that is something else.
     """
 

@@ -72,7 +72,7 @@ async def serve(requests: list[SwapRequest], connection: Connection, window: int
 
         async def one(request: SwapRequest) -> tuple[Swap, ...]:
             async with slots:
-                return await client.swap(request.aligned, request.direction)
+                return await client.swap(request.aligned, request.direction, request.personas)
 
         return list(await asyncio.gather(*map(one, requests)))
 

@@ -235,7 +235,10 @@ def identity_models(folder: Path) -> tuple[Path, Path]:
     graph = helper.make_graph(
         [helper.make_node("Identity", ["image"], ["swapped"])],
         "identity",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, shape)],
+        [
+            helper.make_tensor_value_info("image", TensorProto.UINT8, shape),
+            helper.make_tensor_value_info("persona", TensorProto.INT32, ["N", 1]),  # as the generators have it
+        ],
         [helper.make_tensor_value_info("swapped", TensorProto.UINT8, shape)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

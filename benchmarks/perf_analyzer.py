@@ -105,7 +105,7 @@ def run_perf_analyzer(
     with tempfile.TemporaryDirectory() as scratch:
         data, report = Path(scratch, "input.json"), Path(scratch, "report.csv")
         content = {"b64": base64.b64encode(image.tobytes()).decode()}
-        data.write_text(json.dumps({"data": [{"image": content}]}))
+        data.write_text(json.dumps({"data": [{"image": content, "persona": [0]}]}))
         command = [str(program), "-m", model, "-i", "grpc", "-u", url, "--input-data", str(data)]
         command += ["--concurrency-range", str(callers), "--measurement-interval", str(round(window_s * 1000))]
         command += ["--max-trials", "5"]

@@ -265,11 +265,11 @@ class Work:
 
     def _make_graphs(self) -> Callable[[], None]:
         sessions = {name: onnxruntime.InferenceSession(path, _one_thread()) for name, path in self.files.items()}
-        image = self.prepared.aligned[:1]
+        image, persona = self.prepared.aligned[:1], np.zeros((1, 1), np.int32)
 
         def run() -> None:
             sessions["classifier"].run(None, {"image": image})
-            (swapped,) = sessions["generator"].run(None, {"image": image})
+            (swapped,) = sessions["generator"].run(None, {"image": image, "persona": persona})
             sessions["classifier"].run(None, {"image": swapped})
 
         return run

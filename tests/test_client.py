@@ -37,6 +37,8 @@ from visard import (
 )
 from visard.pipeline import prepare
 from visard.wire import GENDERS, MODELS
+from visard_preprocess import MAX_PIXELS
+from visard_preprocess.geometry import crop
 from visard_preprocess.photo import read_photo
 from visard_server.triton import TritonServer
 
@@ -509,6 +511,24 @@ def test_every_face_left_alone_is_the_photo_and_claims_nothing_generated(client,
     assert b"lgorithmicMedia" not in (tmp_path / "same.webp").read_bytes()
 
 
+def test_faces_that_were_aligned_to_ask_for_their_genders_are_not_aligned_again(client, two_faces, monkeypatch):
+    crops = []
+
+    def counted(photo, quad):
+        crops.append(quad)
+        return crop(photo, quad)
+
+    monkeypatch.setattr("visard_preprocess.geometry.crop", counted)
+    found = client.find(two_faces)
+    result = client.anonymize_found(found, ["opposite", "opposite"])
+    assert [read_photo(found.encode_face(index)).shape for index in range(2)] == [(512, 512, 3)] * 2
+    assert crops == [face.quad for face in found.faces]
+    for face in result.faces:
+        assert np.array_equal(face.aligned, crop(two_faces, face.quad))
+    unasked = client.find(two_faces, gender=False)
+    assert np.array_equal(client.anonymize_found(unasked, ["opposite"] * 2).photo, result.photo)
+
+
 def test_a_choice_of_another_kind_or_number_is_the_callers_error(client, astronaut):
     found = client.find(astronaut, gender=False)
     assert found.genders == (None,)
@@ -534,6 +554,7 @@ def test_pixels_above_the_callers_limit_are_not_decoded(client, astronaut):
     with pytest.raises(PhotoTooLarge):
         client.anonymize(astronaut, Options(max_pixels=512 * 512 - 1))
     assert client.anonymize(astronaut, Options(max_pixels=512 * 512)).faces
+    assert Options().max_pixels == MAX_PIXELS
 
 
 def test_warming_up_reaches_every_worker(tiny_server, astronaut):

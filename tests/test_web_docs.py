@@ -37,7 +37,10 @@ def curl(line, url, folder):
         elif word == "--data-binary":
             request["content"] = (folder / next(words).removeprefix("@")).read_bytes()
         elif word == "-H":
-            name, _, value = next(words).partition(": ")
+            header = next(words)
+            if header.startswith("@"):
+                header = (folder / header[1:]).read_text()
+            name, _, value = header.partition(": ")
             headers[name] = value
         elif word == "-o":
             target = folder / next(words)
@@ -52,6 +55,7 @@ def curl(line, url, folder):
 @pytest.mark.parametrize("line", CURLS)
 def test_requests_are_answered_as_the_guide_says(line, url, astronaut, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(astronaut.read_bytes())
+    (tmp_path / "persona.key").write_text("Visard-Persona-Key: a secret")
     answer, target = curl(line, url, tmp_path)
     assert answer.status_code == 200, answer.text
     if target is None:
@@ -67,7 +71,7 @@ def test_shell_lines_parse(command):
 
 
 def test_the_guide_has_what_is_tested():
-    assert len(CURLS) == 7
+    assert len(CURLS) == 8
     assert len(COMMANDS) == 3
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,12 @@ def test_the_oldest_make_room():
     assert store.get(large)
     larger = store.add(found(pixels=3000))  # the newest is kept in any case
     assert (store.get(larger).size, len(store)) == (9000, 1)
+
+
+def test_crops_that_are_kept_for_the_swap_are_counted():
+    store = Store(keep_s=60, most=9, most_bytes=10**6)
+    store.add(replace(found(), aligned={0: np.zeros((512, 512, 3), np.uint8)}))
+    assert store.size == 300 + 512 * 512 * 3
 
 
 def test_names_cannot_be_guessed():

@@ -19,7 +19,8 @@ from PIL import Image
 from web_server import web_process, web_server
 
 GPS, COMMENT, NAME, TRAILER = b"N48.858370", b"taken at Jane's kitchen", b"jane-doe-holiday", b"after the picture"
-MARKS = (GPS, COMMENT, NAME, TRAILER)
+KEY = b"jane's persona key"
+MARKS = (GPS, COMMENT, NAME, TRAILER, KEY)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def use(url, marked):
     with httpx.Client(base_url=url, timeout=60) as http:
         answers = [
             http.post("/v1/anonymize", files=files),
-            http.post("/v1/anonymize", files=files, headers={"Accept": "application/json"}),
+            http.post("/v1/anonymize", files=files, headers={"Accept": "application/json", "Visard-Persona-Key": KEY}),
             http.post("/v1/anonymize?output=crops", content=marked, headers={"Content-Type": "image/jpeg"}),
             http.post("/v1/faces", files=files),
             http.post("/page/photos", files=files, data={"consent": "yes"}),
@@ -58,7 +59,7 @@ def use(url, marked):
             http.post(
                 "/v1/anonymize", content=marked[:-5], headers={"Content-Type": "multipart/form-data; boundary=x"}
             ),
-            http.post(f"/v1/anonymize?faces={NAME.decode()}", files=files),
+            http.post(f"/v1/anonymize?faces={NAME.decode()}", files=files, headers={"Visard-Persona-Key": KEY}),
             http.get(f"/{NAME.decode()}"),
         ]
         assert {answer.status_code for answer in refused} == {415, 400, 422, 404}

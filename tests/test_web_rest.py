@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tiny_models import written_personas
 from visard import Client, Options
+from visard.personas import draw
 from visard_preprocess.photo import read_photo
 from waiting import wait_until
 from web_server import web_server
@@ -101,6 +103,28 @@ def test_json_has_the_scores_and_the_picture(http, photo):
     assert 0 < face["identity_distance"] < 2
     picture = post(http, "/v1/anonymize?direction=to_male&format=png", photo)
     assert base64.b64decode(body["image"]) == picture.content
+
+
+def test_the_persona_key_of_the_header_is_the_sdks(writing_server, photo):
+    def numbers(**headers):
+        face = post(http, "/v1/anonymize?output=crops&format=png", photo, **headers).json()["faces"][0]
+        return written_personas(read_photo(base64.b64decode(face["image"]))[None])
+
+    with web_server(writing_server.grpc_url) as url, httpx.Client(base_url=url, timeout=60) as http:
+        for key in ("a secret", "Zürich".encode()):
+            assert numbers(**{"Visard-Persona-Key": key}) == list(draw(1, key))
+        assert numbers() != numbers()
+        problem = assert_problem(
+            post(http, "/v1/anonymize", photo, **{"Visard-Persona-Key": ""}), 422, "InvalidRequest"
+        )
+        assert "Visard-Persona-Key" in problem["detail"]
+
+
+def test_the_persona_key_is_described_as_a_header(http):
+    described = http.get("/openapi.json").json()["paths"]["/v1/anonymize"]["post"]["parameters"]
+    (header,) = [parameter for parameter in described if parameter["name"] == "Visard-Persona-Key"]
+    assert (header["in"], header["required"]) == ("header", False)
+    assert "linked" in header["description"]
 
 
 def test_crops_come_as_json(http, photo):

@@ -155,8 +155,14 @@ def prepare(job: Job) -> None:
     network = load_generator(paths.to_male).network()
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     graph = build_graph(network).to(job.device)
+    images = [faces[index : index + 1] for index in range(PARITY_FACES)]
     with torch.inference_mode():
-        answers = [graph(torch.from_numpy(face[None]).to(job.device)).cpu().numpy() for face in faces[:PARITY_FACES]]
+        answers = [
+            graph(torch.from_numpy(image).to(job.device), torch.from_numpy(personas(image)).to(job.device))
+            .cpu()
+            .numpy()
+            for image in images
+        ]
     np.save(job.work / "reference.npy", np.concatenate(answers))
     job.report(flop_per_image=count_flop(generator), parameters=sum(p.numel() for p in network.parameters()))
 
@@ -181,6 +187,11 @@ def variations(face: Images, count: int) -> Images:
     return np.asarray(np.stack(faces), np.uint8)
 
 
+def personas(images: Images) -> NDArray[np.int32]:
+    """(N, 1): whose look each face gets; chosen and not drawn, so that all variants draw the same picture."""
+    return np.zeros((len(images), 1), np.int32)
+
+
 class TorchRunner:
     """The served graph in torch, its images already on the device."""
 
@@ -197,8 +208,9 @@ class TorchRunner:
         if "channels_last" in variant.settings:
             graph = graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stub
         mode = variant.settings.get("compile")
-        self._call: Callable[[Any], Any] = torch.compile(graph, dynamic=False, mode=mode) if mode else graph
+        self._call: Callable[[Any, Any], Any] = torch.compile(graph, dynamic=False, mode=mode) if mode else graph
         self._images = torch.from_numpy(images).to(job.device)
+        self._persona = torch.from_numpy(personas(images)).to(job.device)
         self._device = job.device
 
     def run(self) -> None:
@@ -206,7 +218,7 @@ class TorchRunner:
         import torch
 
         with torch.inference_mode():
-            self._answer = self._call(self._images)
+            self._answer = self._call(self._images, self._persona)
 
     def wait(self) -> None:
         """Return when all batches have ended."""
@@ -243,16 +255,17 @@ class OrtRunner:
             self._session = onnxruntime.InferenceSession(job.onnx, options, providers=providers)
         if wanted not in self._session.get_providers():  # onnxruntime itself only warns, and computes elsewhere
             raise RuntimeError(f"{wanted} could not start: see onnxruntime's messages")
-        self._images = images
+        self._images, self._persona = images, personas(images)
         self._out = onnxruntime.OrtValue.ortvalue_from_shape_and_type(images.shape, np.uint8, job.device, 0)
         self._binding = self._session.io_binding()
-        self._binding.bind_ortvalue_input("image", onnxruntime.OrtValue.ortvalue_from_numpy(images, job.device, 0))
+        for name, given in (("image", images), ("persona", self._persona)):
+            self._binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(given, job.device, 0))
         self._binding.bind_ortvalue_output("swapped", self._out)
 
     def run(self) -> None:
         """Start one batch."""
         if self._copies:
-            (self._answer,) = self._session.run(None, {"image": self._images})
+            (self._answer,) = self._session.run(None, {"image": self._images, "persona": self._persona})
         else:
             self._session.run_with_iobinding(self._binding)
 
@@ -277,9 +290,9 @@ def _providers(variant: Variant, job: Job, settings: dict[str, str]) -> tuple[st
         "trt_engine_cache_path": str(job.work),
         "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(job.work),
-        "trt_profile_min_shapes": "image:1x512x512x3",
-        "trt_profile_opt_shapes": f"image:{max(1, max(job.batches) // 2)}x512x512x3",
-        "trt_profile_max_shapes": f"image:{max(job.batches)}x512x512x3",
+        "trt_profile_min_shapes": _shapes(1),
+        "trt_profile_opt_shapes": _shapes(max(1, max(job.batches) // 2)),
+        "trt_profile_max_shapes": _shapes(max(job.batches)),
     }
     cuda: tuple[str, dict[str, str]] = ("CUDAExecutionProvider", {"device_id": "0", **settings})
     wanted = cuda[0]
@@ -295,6 +308,11 @@ def _providers(variant: Variant, job: Job, settings: dict[str, str]) -> tuple[st
     if wanted not in onnxruntime.get_available_providers():
         raise RuntimeError(f"this onnxruntime has no {wanted}: pip install onnxruntime-gpu in place of onnxruntime")
     return wanted, providers
+
+
+def _shapes(batch: int) -> str:
+    """The inputs' shapes as onnxruntime's TensorRT provider takes them."""
+    return f"image:{batch}x512x512x3,persona:{batch}x1"
 
 
 def _load_cuda_libraries(onnxruntime: Any) -> None:
@@ -324,10 +342,12 @@ class TensorrtRunner:
         self._context = self._engine.create_execution_context()
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._images = torch.from_numpy(images).to("cuda")
+        self._persona = torch.from_numpy(personas(images)).to("cuda")
         self._out = torch.empty_like(self._images)
         torch.cuda.synchronize()
-        self._context.set_input_shape("image", tuple(images.shape))
-        self._context.set_tensor_address("image", self._images.data_ptr())
+        for name, given in (("image", self._images), ("persona", self._persona)):
+            self._context.set_input_shape(name, tuple(given.shape))
+            self._context.set_tensor_address(name, given.data_ptr())
         self._context.set_tensor_address("swapped", self._out.data_ptr())
 
     def run(self) -> None:

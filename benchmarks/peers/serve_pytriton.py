@@ -27,7 +27,8 @@ def function(models: str) -> object:
     graph = functools.cache(lambda: Graph(models))  # made in the process that runs it
 
     @batch
-    def swap(image: np.ndarray) -> dict[str, np.ndarray]:
+    def swap(image: np.ndarray, persona: np.ndarray) -> dict[str, np.ndarray]:
+        del persona  # the graphs bring their own, as for the other peers
         answers = graph()(image)
         swapped = np.stack([np.frombuffer(answer, np.uint8, image[0].size) for answer in answers])
         return {"swapped": swapped.reshape(image.shape)}
@@ -53,7 +54,10 @@ def main() -> None:
         triton.bind(
             model_name="swap",
             infer_func=function(arguments.models),
-            inputs=[Tensor(name="image", dtype=np.uint8, shape=tensor)],
+            inputs=[
+                Tensor(name="image", dtype=np.uint8, shape=tensor),
+                Tensor(name="persona", dtype=np.int32, shape=[1]),
+            ],
             outputs=[Tensor(name="swapped", dtype=np.uint8, shape=tensor)],
             config=ModelConfig(max_batch_size=4, batcher=DynamicBatcher(max_queue_delay_microseconds=0)),
         )
