@@ -119,6 +119,19 @@ def inferences(server):
     return float(line.rpartition(" ")[2])
 
 
+def test_a_key_gives_the_same_personas_as_locally(cluster, writing_server, astronaut, tmp_path):
+    source, key = tmp_path / "in", "a key that nobody guesses"
+    source.mkdir()
+    face_photo(astronaut).save(source / "a.png")
+    connection = Connection(url=writing_server.grpc_url)
+    anonymise_folder(source, tmp_path / "local", Settings(), connection=connection, persona_key=key)
+    run(source, tmp_path / "ray", writing_server, persona_key=key)
+    assert outputs(tmp_path / "ray") == outputs(tmp_path / "local")
+    assert not [path for path in cluster.rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
+    run(source, tmp_path / "none", writing_server)
+    assert outputs(tmp_path / "none") != outputs(tmp_path / "local")
+
+
 def test_it_makes_what_the_local_engine_makes(cluster, photos, local, tiny_server, second_server, tmp_path):
     before = [inferences(server) for server in (tiny_server, second_server)]
     done, total = [], []

@@ -295,6 +295,8 @@ def test_nothing_in_the_output_folder_holds_key_or_number(photos, writing_server
     run = visard(*command, env={"VISARD_PERSONA_KEY": KEY})
     assert run.returncode == 0, run.stderr
     assert_silent((run.stdout + run.stderr).encode(), where="output")
+    run_folder(photos, tmp_path / "expected", writing_server, persona_key=KEY)
+    assert outputs(target) == outputs(tmp_path / "expected")  # it did reach the generators
     files = [path for path in target.rglob("*") if path.is_file()]
     assert {"journal.sqlite", "manifest.csv", "manifest.parquet", "receipt.json"} <= {path.name for path in files}
     for path in files:
