@@ -7,7 +7,6 @@ the SDK never loads torch.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -76,16 +75,15 @@ def export_demo_models(folder: Path, **settings: Any) -> None:
     """Export the demo weights; `settings` are `export_repository`'s."""
     demo = neighbour("export", "making the demo models", "visard_export.demo")
     export = neighbour("export", "making the demo models", "visard_export.export")
-    with tempfile.TemporaryDirectory() as scratch:
-        paths = demo.demo_checkpoints(Path(scratch))
-        export.export_repository(
-            folder,
-            classifier=paths.classifier,
-            to_male=paths.to_male,
-            to_female=paths.to_female,
-            faces=aligned_faces(SAMPLE_PHOTO),
-            **settings,
-        )
+    paths = demo.demo_checkpoints()
+    export.export_repository(
+        folder,
+        classifier=paths.classifier,
+        to_male=paths.to_male,
+        to_female=paths.to_female,
+        faces=aligned_faces(SAMPLE_PHOTO),
+        **settings,
+    )
 
 
 def aligned_faces(photo: Path) -> NDArray[np.uint8]:

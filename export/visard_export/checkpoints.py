@@ -22,17 +22,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from visard_errors import CheckpointError
+from visard_export.networks.persona import PersonaArchitecture, PersonaGenerator
 from visard_export.networks.pix2pixhd import IMAGE_SIZE, Pix2PixHDArchitecture, Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
 
 MAX_BYTES = 2 * 1024**3  # the published generator has 730 MB; an ONNX file ends at 2 GiB
 MAX_NAMES = 12  # how many names an error message lists
 
-Architecture = Pix2PixHDArchitecture | ResNet18Architecture
-Network = Pix2PixHDGenerator | ResNet18
+Architecture = Pix2PixHDArchitecture | PersonaArchitecture | ResNet18Architecture
+Network = Pix2PixHDGenerator | PersonaGenerator | ResNet18
 _Shapes = Mapping[str, tuple[int, ...]]
 
-_NETWORKS = {ResNet18Architecture: "resnet18", Pix2PixHDArchitecture: "pix2pixhd"}
+_NETWORKS = {ResNet18Architecture: "resnet18", Pix2PixHDArchitecture: "pix2pixhd", PersonaArchitecture: "persona"}
 # Instance norms saved by old versions of torch carry statistics that they never used.
 _STALE = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -59,7 +60,7 @@ class Checkpoint:
 
     @property
     def network_name(self) -> str:
-        """`resnet18` or `pix2pixhd`."""
+        """`resnet18`, `pix2pixhd` or `persona`."""
         return _NETWORKS[type(self.architecture)]
 
     def network(self) -> Network:
@@ -75,16 +76,16 @@ def load_classifier(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: the file is unsafe, damaged, too large or another network.
     """
-    return _load(path, "resnet18")
+    return _load(path, ("resnet18",))
 
 
 def load_generator(path: Path) -> Checkpoint:
-    """Load a pix2pixHD global generator with either head.
+    """Load a pix2pixHD global generator with its image head, or a persona generator, which serves both directions.
 
     Raises:
         CheckpointError: the file is unsafe, damaged, too large or another network.
     """
-    return _load(path, "pix2pixhd")
+    return _load(path, ("pix2pixhd", "persona"))
 
 
 def save_checkpoint(path: Path, network: Network, *, trained: bool, licence: str) -> None:
@@ -99,17 +100,17 @@ def save_checkpoint(path: Path, network: Network, *, trained: bool, licence: str
     architecture = network.architecture
     metadata = {"format": "visard", "network": _NETWORKS[type(architecture)]}
     metadata |= {"trained": json.dumps(trained), "licence": licence}
-    if isinstance(architecture, Pix2PixHDArchitecture):
-        metadata |= {"head": architecture.head, "size": str(architecture.size)}
+    if isinstance(architecture, PersonaArchitecture):
+        metadata |= {"size": str(architecture.trunk.size)}
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path, metadata)
 
 
-def _load(path: Path, network: Literal["resnet18", "pix2pixhd"]) -> Checkpoint:
+def _load(path: Path, networks: tuple[str, ...]) -> Checkpoint:
     tensors, metadata = read_tensors(path)
     try:
-        architecture = _architecture(network, {name: tuple(t.shape) for name, t in tensors.items()}, metadata)
+        architecture = _architecture(networks, {name: tuple(t.shape) for name, t in tensors.items()}, metadata)
     except ValueError as error:
-        raise CheckpointError(f"'{path}' is not a {network} checkpoint: {error}") from error
+        raise CheckpointError(f"'{path}' is not a {networks[0]} checkpoint: {error}") from error
     return Checkpoint(
         file_name=path.name,
         sha256=sha256_of(path),
@@ -183,7 +184,9 @@ def _read(path: Path, n_bytes: int) -> tuple[dict[str, Tensor], dict[str, str]]:
     return {str(name).removeprefix("module."): tensor for name, tensor in loaded.items()}, metadata
 
 
-def _architecture(network: str, shapes: _Shapes, metadata: Mapping[str, str]) -> Architecture:
+def _architecture(networks: tuple[str, ...], shapes: _Shapes, metadata: Mapping[str, str]) -> Architecture:
+    is_persona = "persona" in networks and any(name.startswith("atlas_") for name in shapes)
+    network = networks[-1] if is_persona else networks[0]
     found = metadata.get("network", network)
     if found != network:
         raise ValueError(f"its metadata call it '{found[:40]}'")
@@ -192,10 +195,11 @@ def _architecture(network: str, shapes: _Shapes, metadata: Mapping[str, str]) ->
     size = metadata.get("size", str(IMAGE_SIZE))
     if not (size.isascii() and size.isdigit() and len(size) <= 4):
         raise ValueError(f"its metadata give the working size '{size[:40]}'")
-    architecture = Pix2PixHDArchitecture.from_shapes(shapes, size=int(size))
-    head = metadata.get("head", architecture.head)
-    if head != architecture.head:
-        raise ValueError(f"its metadata give the head '{head[:40]}', its last layer is '{architecture.head}'")
+    if is_persona:
+        return PersonaArchitecture.from_shapes(shapes, size=int(size))
+    architecture = Pix2PixHDArchitecture.from_shapes(shapes)
+    if architecture.head != "image":
+        raise ValueError("its trunk is a persona generator's, without traits and atlas")
     return architecture
 
 
@@ -203,6 +207,8 @@ def _on_meta(architecture: Architecture) -> Network:
     with torch.device("meta"):
         if isinstance(architecture, ResNet18Architecture):
             return ResNet18(architecture)
+        if isinstance(architecture, PersonaArchitecture):
+            return PersonaGenerator(architecture)
         return Pix2PixHDGenerator(architecture)
 
 

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from visard_export import tensorrt
 from visard_export.checkpoints import Checkpoint, load_classifier, load_generator, sha256_of
-from visard_export.graphs import Precision, build_graph
+from visard_export.graphs import build_graph
+from visard_export.networks.persona import Direction
 from visard_export.onnx import OPSET, export_onnx
 from visard_export.passport import Passport
+from visard_export.precision import Precision
 from visard_export.repository import (
     ENGINE_FILE,
     EXPORTED_MODELS,
@@ -122,14 +124,15 @@ def _export(
 ) -> None:
     """Fill a version folder with a verified model and its passport."""
     network = checkpoint.network()
-    reference = build_graph(network)
+    direction: Direction = "to_female" if model.endswith("to_female") else "to_male"
+    reference = build_graph(network, direction=direction)
     path = folder / MODEL_FILE
     parity: dict[Precision, Parity] = {}
     # FP32 is always verified: only then is the rest of an FP16 difference due to the precision alone.
     histogram = export_onnx(reference, path)
     parity["fp32"] = verify(reference, path, faces, "fp32")
     if precision == "fp16":
-        histogram = export_onnx(build_graph(network, "fp16"), path)
+        histogram = export_onnx(build_graph(network, "fp16", direction), path)
         parity["fp16"] = verify(reference, path, faces, "fp16")
     Passport(
         model=model,

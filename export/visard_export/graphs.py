@@ -8,23 +8,21 @@ This module knows nothing about files or ONNX.
 from __future__ import annotations
 
 import copy
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from visard_export.networks.persona import Direction, PersonaGenerator
 from visard_export.networks.pix2pixhd import IMAGE_SIZE, Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18
-
-Precision = Literal["fp32", "fp16"]
+from visard_export.persona_graph import PersonaGraph
+from visard_export.precision import Precision, dtype_of, in_precision
 
 CLASSIFIER_SIZE = 224
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 _BANDS = 28  # of 8 rows each: 2.9 instead of 7.1 ms for both resizings on one core; 8 to 56 bands are about as good
-FLOW_SCALE = 0.15  # of half the photo's side: what a displacement of one means
 
 
 class ClassifierGraph(nn.Module):
@@ -41,7 +39,7 @@ class ClassifierGraph(nn.Module):
 
     def __init__(self, network: ResNet18, precision: Precision = "fp32") -> None:
         super().__init__()
-        self.network = _in_precision(fold_batch_norms(network), precision)
+        self.network = in_precision(fold_batch_norms(network), precision)
         deviation = torch.tensor(IMAGENET_DEVIATION).view(3, 1, 1)
         self.register_buffer("resize", resize_matrix(IMAGE_SIZE, CLASSIFIER_SIZE))
         bands, rows = resize_bands(self.resize, _BANDS)
@@ -55,82 +53,48 @@ class ClassifierGraph(nn.Module):
         wanted = torch.index_select(image.float().flatten(2), 1, self.band_rows.flatten())  # (N, _, 512 · 3)
         rows = self.bands @ wanted.reshape(-1, *self.band_rows.shape, 3 * IMAGE_SIZE)
         small = rows.reshape(-1, CLASSIFIER_SIZE, IMAGE_SIZE, 3).permute(0, 3, 1, 2) @ self.resize.T
-        logits = self.network((small * self.scale + self.shift).to(_dtype(self.network)))
+        logits = self.network((small * self.scale + self.shift).to(dtype_of(self.network)))
         return torch.softmax(logits.float(), 1)
 
 
 class GeneratorGraph(nn.Module):
-    """`generator_to_*`: (N, 512, 512, 3) uint8 RGB → the same, swapped.
+    """`generator_to_*` of an image head: (N, 512, 512, 3) uint8 RGB → the same, swapped.
 
-    In `fp16` the convolutions run in half; instance norms, the sampling grid and the photo stay in float32.
+    In `fp16` the convolutions run in half; instance norms stay in float32.
     """
-
-    grid: Tensor
 
     def __init__(self, network: Pix2PixHDGenerator, precision: Precision = "fp32") -> None:
         super().__init__()
-        self.architecture = network.architecture
-        self.network = _in_precision(network, precision)
-        if network.architecture.head == "warp":
-            self.register_buffer("grid", sampling_grid(IMAGE_SIZE))
+        self.network = in_precision(network, precision)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Scale to −1..1, generate, scale back, cut to 0..255."""
+    def forward(self, image: Tensor, persona: Tensor) -> Tensor:
+        """Scale to −1..1, generate, scale back, cut to 0..255. The persona is the contract's; nothing here uses it."""
         photo = image.float().permute(0, 3, 1, 2)
-        factor = IMAGE_SIZE // self.architecture.size
-        small = functional.avg_pool2d(photo, factor) if factor > 1 else photo
-        output = self.network((small / 127.5 - 1).to(_dtype(self.network))).float()
-        if self.architecture.head == "warp":
-            # Rounded, where the published head truncates: a photo sampled between its pixels would darken by half a
-            # level on average, and most of the result is such a photo.
-            swapped = apply_warp(photo, output, self.grid, unit=127.5) + 0.5
-        else:
-            swapped = (output + 1) * 127.5  # (y + 1) / 2 · 255, to the last bit
+        output = self.network((photo / 127.5 - 1).to(dtype_of(self.network))).float()
+        swapped = (output + 1) * 127.5  # (y + 1) / 2 · 255, to the last bit
         return swapped.clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8)
 
 
+Graph = ClassifierGraph | GeneratorGraph | PersonaGraph
+
+
 def build_graph(
-    network: ResNet18 | Pix2PixHDGenerator, precision: Precision = "fp32"
-) -> ClassifierGraph | GeneratorGraph:
-    """Put a network into the graph that serves it; the network itself is left as it is."""
-    if isinstance(network, ResNet18):
-        return ClassifierGraph(network, precision)
-    return GeneratorGraph(network, precision)
-
-
-def apply_warp(photo: Tensor, output: Tensor, grid: Tensor, *, unit: float = 1.0) -> Tensor:
-    """Sample the photo where the warp head points and add its residual.
+    network: ResNet18 | Pix2PixHDGenerator | PersonaGenerator,
+    precision: Precision = "fp32",
+    direction: Direction = "to_male",
+) -> Graph:
+    """Put a network into the graph that serves it; the network itself is left as it is.
 
     Args:
-        photo: (N, 3, S, S) float RGB in any range.
-        output: (N, 5, s, s) float: displacement x, y and residual RGB; S is a multiple of s.
-        grid: `sampling_grid(S)`.
-        unit: half the width of the photo's range, in which the residual counts: 1 for −1..1, 127.5 for 0..255.
-
-    Returns:
-        (N, 3, S, S): sample(photo, grid + 0.15 · displacement) + unit · residual, bilinear, not clamped.
+        network: any of the three.
+        precision: of its layers.
+        direction: of a persona generator, which has both.
     """
-    scale = torch.tensor([FLOW_SCALE, FLOW_SCALE, unit, unit, unit], device=output.device).view(5, 1, 1)
-    output = output * scale  # before enlarging: a quarter of the work, and the same since both are linear
-    factor = photo.shape[-1] // output.shape[-1]
-    if factor > 1:
-        output = functional.interpolate(output, scale_factor=factor, mode="bilinear", align_corners=False)
-    # Kept within the outermost pixels' centres, which is what padding with the border does: onnxruntime takes a third
-    # of the time where it need not do that itself.
-    edge = 1 - 1 / photo.shape[-1]
-    points = (grid + output[:, :2].permute(0, 2, 3, 1)).clamp(-edge, edge)
-    sampled = functional.grid_sample(photo, points, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return sampled + output[:, 2:]
-
-
-def sampling_grid(size: int) -> Tensor:
-    """Where sampling leaves a picture as it is.
-
-    Returns:
-        (1, size, size, 2) float32: x and y of every pixel's centre, the picture spanning −1..1.
-    """
-    centres = (torch.arange(size) + 0.5) * (2 / size) - 1
-    return torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1)[None]
+    if isinstance(network, ResNet18):
+        return ClassifierGraph(network, precision)
+    if isinstance(network, PersonaGenerator):
+        return PersonaGraph(network, direction, precision)
+    return GeneratorGraph(network, precision)
 
 
 def resize_matrix(size_in: int, size_out: int) -> Tensor:
@@ -177,12 +141,3 @@ def fold_batch_norms(network: ResNet18) -> ResNet18:
                 setattr(module, convolution, fused)
                 setattr(module, norm, nn.Identity())
     return network
-
-
-def _in_precision(network: nn.Module, precision: Precision) -> nn.Module:
-    network = copy.deepcopy(network).eval().requires_grad_(False)
-    return network.half() if precision == "fp16" else network.float()
-
-
-def _dtype(network: nn.Module) -> torch.dtype:
-    return next(network.parameters()).dtype

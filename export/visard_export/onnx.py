@@ -18,14 +18,14 @@ import onnx
 import torch
 
 from visard_errors import ExportError
-from visard_export.graphs import ClassifierGraph, GeneratorGraph, Precision
+from visard_export.graphs import ClassifierGraph, Graph
 from visard_export.networks.pix2pixhd import IMAGE_SIZE
+from visard_export.precision import Precision, dtype_of
 
 # What torch's exporter speaks natively, so nothing is converted; it has all that is needed (GridSample is in since 16,
 # today's Resize since 18), and onnxruntime >= 1.14 and TensorRT >= 10 read it.
 OPSET = 18
 
-_OUTPUT = {ClassifierGraph: "gender", GeneratorGraph: "swapped"}
 _COMPUTE = ("Conv", "ConvTranspose", "Gemm", "MatMul", "InstanceNormalization", "GridSample", "Resize", "Softmax")
 
 
@@ -36,11 +36,11 @@ class PrecisionHistogram(TypedDict):
     compute: dict[str, dict[str, int]]
 
 
-def export_onnx(graph: ClassifierGraph | GeneratorGraph, path: Path) -> PrecisionHistogram:
+def export_onnx(graph: Graph, path: Path) -> PrecisionHistogram:
     """Write a graph with a free batch size; the same graph gives the same bytes.
 
     Args:
-        graph: takes `image`, gives `gender` or `swapped`.
+        graph: takes `image` and gives `gender`, or takes `image` and `persona` and gives `swapped`.
         path: the file to write; its folder must exist.
 
     Returns:
@@ -49,17 +49,21 @@ def export_onnx(graph: ClassifierGraph | GeneratorGraph, path: Path) -> Precisio
     Raises:
         ExportError: the graph cannot be written, or not in its precision.
     """
-    image = torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8)
+    inputs = {"image": torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8)}
+    output = "gender"
+    if not isinstance(graph, ClassifierGraph):
+        inputs["persona"], output = torch.zeros(2, 1, dtype=torch.int32), "swapped"
+    batch = torch.export.Dim("batch", min=1)
     try:
         with _quiet():
             program = torch.onnx.export(
                 graph.eval(),
-                (image,),
+                tuple(inputs.values()),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=["image"],
-                output_names=[_OUTPUT[type(graph)]],
-                dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1)}},
+                input_names=list(inputs),
+                output_names=[output],
+                dynamic_shapes={name: {0: batch} for name in inputs},
                 verbose=False,
             )
         assert program is not None  # noqa: S101 - None only where dynamo=False
@@ -69,11 +73,11 @@ def export_onnx(graph: ClassifierGraph | GeneratorGraph, path: Path) -> Precisio
     _strip(model)
     onnx.checker.check_model(model, full_check=True)
     histogram = precision_histogram(model)
-    half = next(graph.network.parameters()).dtype == torch.float16
+    half = dtype_of(graph.network) == torch.float16
     check_precision(histogram, "fp16" if half else "fp32")
     # onnxruntime names the TensorRT engines that it caches after the graph and not after its weights.
     digest = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
-    model.graph.name = f"{_OUTPUT[type(graph)]}_{digest[:16]}"
+    model.graph.name = f"{output}_{digest[:16]}"
     path.write_bytes(model.SerializeToString(deterministic=True))
     return histogram
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visard_export.checkpoints import Architecture
-from visard_export.graphs import Precision
 from visard_export.onnx import PrecisionHistogram
+from visard_export.precision import Precision
 from visard_export.repository import PASSPORT_FILE
 from visard_export.verify import Parity
 

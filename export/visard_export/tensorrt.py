@@ -39,7 +39,8 @@ def build_engine(onnx_path: Path, plan_path: Path, max_batch: int) -> None:
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     profile = builder.create_optimization_profile()
     batches = (1, max(1, max_batch // 2), max_batch)  # smallest, optimal, largest: 1, 8 and 16 for the generators
-    profile.set_shape("image", *((batch, IMAGE_SIZE, IMAGE_SIZE, 3) for batch in batches))
+    for tensor in (network.get_input(i) for i in range(network.num_inputs)):
+        profile.set_shape(tensor.name, *((batch, *tuple(tensor.shape)[1:]) for batch in batches))
     config.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, config)
     if engine is None:

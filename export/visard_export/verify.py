@@ -6,6 +6,7 @@ measures sameness, not quality: a bad network passes if it was exported well.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from visard_errors import ExportError
-from visard_export.graphs import ClassifierGraph, GeneratorGraph, Precision
+from visard_export.graphs import ClassifierGraph, Graph
 from visard_export.networks.pix2pixhd import IMAGE_SIZE
+from visard_export.precision import Precision
 
 BATCH = 2  # faces at a time: proves the free batch size, and the published generator's activations still fit
 
@@ -52,9 +54,7 @@ class ClassifierParity:
 Parity = GeneratorParity | ClassifierParity
 
 
-def verify(
-    graph: ClassifierGraph | GeneratorGraph, path: Path, faces: NDArray[np.uint8], precision: Precision
-) -> Parity:
+def verify(graph: Graph, path: Path, faces: NDArray[np.uint8], precision: Precision) -> Parity:
     """Compare an ONNX file with the FP32 graph that it came from.
 
     Args:
@@ -72,7 +72,10 @@ def verify(
     """
     if faces.dtype != np.uint8 or faces.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3) or not len(faces):
         raise ValueError(f"faces must be (N, 512, 512, 3) uint8, got {faces.shape} {faces.dtype}")
-    expected, found = _run_torch(graph, faces), _run_onnx(path, faces)
+    inputs = [faces]
+    if not isinstance(graph, ClassifierGraph):
+        inputs.append(np.arange(len(faces), dtype=np.int32)[:, None])  # of each face another persona
+    expected, found = _run_torch(graph, inputs), _run_onnx(path, inputs)
     if isinstance(graph, ClassifierGraph):
         return _classifier_parity(expected, found, precision)
     return _generator_parity(expected, found, precision)
@@ -107,18 +110,23 @@ def _advice(precision: Precision) -> str:
     return "export it in fp32" if precision == "fp16" else "its export is broken; another version of torch may help"
 
 
-def _run_torch(graph: nn.Module, faces: NDArray[np.uint8]) -> NDArray[Any]:
+def _batches(inputs: Sequence[NDArray[Any]]) -> Iterator[list[NDArray[Any]]]:
+    for i in range(0, len(inputs[0]), BATCH):
+        yield [each[i : i + BATCH] for each in inputs]
+
+
+def _run_torch(graph: nn.Module, inputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
     with torch.inference_mode():
-        answers = [graph(torch.from_numpy(faces[i : i + BATCH])).numpy() for i in range(0, len(faces), BATCH)]
-    return np.concatenate(answers)
+        return np.concatenate([graph(*map(torch.from_numpy, batch)).numpy() for batch in _batches(inputs)])
 
 
-def _run_onnx(path: Path, faces: NDArray[np.uint8]) -> NDArray[Any]:
+def _run_onnx(path: Path, inputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        answers = [session.run(None, {"image": faces[i : i + BATCH]})[0] for i in range(0, len(faces), BATCH)]
+        names = [each.name for each in session.get_inputs()]
+        answers = [session.run(None, dict(zip(names, batch, strict=True)))[0] for batch in _batches(inputs)]
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise ExportError(f"onnxruntime {onnxruntime.__version__} cannot run the exported model: {error}") from error
     return np.concatenate(answers)

@@ -1,7 +1,7 @@
 """The pix2pixHD `global` generator: a face in −1..1 in, the head's channels out.
 
 The names in its state dict are the published ones: `model.{i}` with the indices of one flat `nn.Sequential`, so that
-published checkpoints load without renaming. It knows nothing about uint8, warping or file formats.
+published checkpoints load without renaming. It knows nothing about uint8, personas' pictures or file formats.
 
 Source: Wang et al.: High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs, 2018, appendix.
 """
@@ -15,8 +15,12 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-Head = Literal["image", "warp"]
-HEAD_CHANNELS: dict[Head, int] = {"image": 3, "warp": 5}  # warp: displacement x and y, then an RGB residual
+Head = Literal["image", "persona"]
+# Channels in: RGB; for a persona also where each pixel lies (x, y) and the direction.
+# Channels out: RGB; or where the surroundings come from (x, y), where in the personas' frame each pixel lies (x, y), and
+# logits of being face and of being bare skin.
+INPUT_CHANNELS: dict[Head, int] = {"image": 3, "persona": 6}
+HEAD_CHANNELS: dict[Head, int] = {"image": 3, "persona": 6}
 
 IMAGE_SIZE = 512  # side of an aligned face
 FIRST_DOWNSAMPLING = 4  # index in the Sequential: 0 pad, 1 convolution, 2 norm, 3 ReLU stand before it
@@ -30,7 +34,7 @@ class Pix2PixHDArchitecture:
     """What distinguishes one generator from another; the defaults are the published one.
 
     Attributes:
-        head: `image` ends in tanh and is the result; `warp` is a displacement field and a colour residual.
+        head: `image` ends in tanh and is the result; `persona` are fields and masks, see `HEAD_CHANNELS`.
         ngf: channels after the first convolution.
         n_downsampling: number of convolutions that halve the size and double the channels.
         n_blocks: number of residual blocks at the smallest size.
@@ -73,20 +77,19 @@ class Pix2PixHDArchitecture:
             if (found := re.fullmatch(r"model\.(\d{1,4})\.conv_block\.1\.weight", name))
         ]
         match shapes.get("model.1.weight"):
-            case (ngf, 3, 7, 7) if blocks:
-                pass
+            case (ngf, 3 | 6, 7, 7) if blocks:
+                head: Head = "image" if shapes["model.1.weight"][1] == INPUT_CHANNELS["image"] else "persona"
             case other:
                 raise ValueError(
-                    f"'model.1.weight' should have the shape (ngf, 3, 7, 7), found {other or 'nothing'}, "
-                    f"and residual blocks should follow, found {len(blocks)}"
+                    f"'model.1.weight' should have the shape (ngf, 3, 7, 7) or (ngf, 6, 7, 7), found "
+                    f"{other or 'nothing'}, and residual blocks should follow, found {len(blocks)}"
                 )
         n_downsampling = (min(blocks) - FIRST_DOWNSAMPLING) // LAYERS_PER_STEP
         last = min(blocks) + len(blocks) + LAYERS_PER_STEP * n_downsampling + 1  # + 1: the padding before it
         channels = (shapes.get(f"model.{last}.weight") or (0,))[0]
-        head = next((head for head, wanted in HEAD_CHANNELS.items() if wanted == channels), None)
-        if head is None:
+        if channels != HEAD_CHANNELS[head]:
             raise ValueError(
-                f"'model.{last}.weight' should have 3 (image) or 5 (warp) output channels, found {channels}"
+                f"'model.{last}.weight' should have {HEAD_CHANNELS[head]} output channels ({head}), found {channels}"
             )
         return cls(head=head, ngf=ngf, n_downsampling=n_downsampling, n_blocks=len(blocks), size=size)
 
@@ -123,14 +126,15 @@ class ResidualBlock(nn.Module):
 class Pix2PixHDGenerator(nn.Module):
     """The global generator; 182,443,267 parameters in 56 tensors at the defaults.
 
-    The warp head's last layer starts at zero, so that an untrained one returns the photo as it was.
+    The persona head's last layer starts at zero: an untrained one moves nothing.
     """
 
     def __init__(self, architecture: Pix2PixHDArchitecture) -> None:
         super().__init__()
         self.architecture = architecture
         ngf, steps = architecture.ngf, architecture.n_downsampling
-        layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, ngf, 7), InstanceNorm(), nn.ReLU()]
+        first = nn.Conv2d(INPUT_CHANNELS[architecture.head], ngf, 7)
+        layers: list[nn.Module] = [nn.ReflectionPad2d(3), first, InstanceNorm(), nn.ReLU()]
         for step in range(steps):
             channels = ngf * 2**step
             layers += [nn.Conv2d(channels, 2 * channels, 3, 2, 1), InstanceNorm(), nn.ReLU()]
@@ -146,7 +150,7 @@ class Pix2PixHDGenerator(nn.Module):
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
                 nn.init.normal_(module.weight, 0.0, 0.02)  # as published
-        if architecture.head == "warp":
+        if architecture.head == "persona":
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
 
@@ -154,10 +158,10 @@ class Pix2PixHDGenerator(nn.Module):
         """Run the network.
 
         Args:
-            x: (N, 3, size, size) RGB in −1..1.
+            x: (N, 3, size, size) RGB in −1..1, or the persona head's (N, 6, size, size); see `INPUT_CHANNELS`.
 
         Returns:
-            (N, 3, size, size) RGB in −1..1, or (N, 5, size, size) without bounds: displacement x, y and residual RGB.
+            (N, 3, size, size) RGB in −1..1, or (N, 6, size, size) without bounds; see `HEAD_CHANNELS`.
         """
         y: Tensor = self.model(x)
         return y
