@@ -22,8 +22,8 @@ def small_generator(head: Head = "image") -> Pix2PixHDArchitecture:
     return Pix2PixHDArchitecture(head=head, ngf=4, n_downsampling=2, n_blocks=1, size=512 if head == "image" else 128)
 
 
-def small_checkpoints(folder: Path, head: Head = "warp") -> CheckpointPaths:
-    """Write a classifier and two generators that are exported in a few seconds."""
+def small_checkpoints(folder: Path, head: Head = "persona") -> CheckpointPaths:
+    """Write a classifier and generators that are exported in a few seconds."""
     return random_checkpoints(folder, SMALL_CLASSIFIER, small_generator(head))
 
 

@@ -6,10 +6,12 @@ import hashlib
 import os
 import pickle
 import zipfile
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from small_models import SMALL_CLASSIFIER, small_checkpoints, small_generator
@@ -59,11 +61,12 @@ def test_torch_file_loads_the_same_weights(generator, path, zipped):
         torch.testing.assert_close(checkpoint.network()(x), generator(x), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("head", ["image", "warp"])
+@pytest.mark.parametrize("head", ["image", "persona"])
 def test_our_own_file_keeps_what_shapes_do_not_tell(tmp_path, head):
     paths = small_checkpoints(tmp_path, head)
     checkpoint = load_generator(paths.to_male)
-    assert checkpoint.architecture == small_generator(head)
+    trunk = checkpoint.architecture if head == "image" else checkpoint.architecture.trunk
+    assert trunk == small_generator(head)
     assert (checkpoint.trained, checkpoint.licence) == (False, "Apache-2.0")
     classifier = load_classifier(paths.classifier)
     assert classifier.architecture == SMALL_CLASSIFIER
@@ -229,7 +232,7 @@ def test_other_number_of_output_channels(generator, path):
     index = last.split(".")[1]
     weights |= {f"model.{index}.weight": torch.zeros(4, 4, 7, 7), f"model.{index}.bias": torch.zeros(4)}
     torch.save(weights, path)
-    refused(path, "3 (image) or 5 (warp)", "found 4")
+    refused(path, "3 output channels (image)", "found 4")
 
 
 def test_other_number_of_classes(path):
@@ -266,15 +269,53 @@ def test_integers_are_no_weights(generator, path):
 @pytest.mark.parametrize(
     ("metadata", "words"),
     [
-        ({"head": "warp"}, "its last layer is 'image'"),
         ({"size": "-1"}, "working size '-1'"),
-        ({"size": "256"}, "works at 512"),
+        ({"network": "persona"}, "call it 'persona'"),
         ({"network": "resnet18"}, "call it 'resnet18'"),
     ],
 )
 def test_metadata_that_contradict_the_weights(generator, path, metadata, words):
     save_file(generator.state_dict(), path, metadata)
     refused(path, words)
+
+
+@pytest.fixture
+def persona(tmp_path) -> dict[str, torch.Tensor]:
+    """The tensors of a persona generator."""
+    return dict(load_generator(small_checkpoints(tmp_path).to_male).tensors)
+
+
+def test_persona_generator_without_metadata_does_not_fit_its_size(persona, path):
+    save_file(persona, path, {"size": "129"})
+    refused(path, "size must divide 512")
+
+
+def test_trunk_of_a_persona_generator_alone_is_no_generator(persona, path):
+    trunk = {name.removeprefix("trunk."): t for name, t in persona.items() if name.startswith("trunk.")}
+    save_file(trunk, path, {"size": "128"})
+    refused(path, "without traits and atlas")
+
+
+@pytest.mark.parametrize("missing", ["traits.last.weight", "placement"])
+def test_persona_generator_needs_all_its_parts(persona, path, missing):
+    del persona[missing]
+    save_file(persona, path, {"size": "128"})
+    refused(path, f"missing: {missing}")
+
+
+def test_atlas_must_be_bytes(persona, path):
+    persona["atlas_to_male"] = torch.zeros(2, 3, dtype=torch.uint8)
+    save_file(persona, path, {"size": "128"})
+    refused(path, "should be bytes")
+
+
+def test_atlas_that_is_no_picture_of_tiles_is_refused(persona, path):
+    picture = BytesIO()
+    Image.new("RGB", (480, 481)).save(picture, "WEBP")
+    for data, words in ((b"no picture", "no WebP picture"), (picture.getvalue(), "480×481")):
+        persona["atlas_to_male"] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        save_file(persona, path, {"size": "128"})
+        refused(path, words)
 
 
 def test_message_of_a_refused_generator_is_short(path):

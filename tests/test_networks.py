@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from visard_export.networks.pix2pixhd import InstanceNorm, Pix2PixHDArchitecture, Pix2PixHDGenerator
+from visard_export.networks.pix2pixhd import INPUT_CHANNELS, InstanceNorm, Pix2PixHDArchitecture, Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
 
 
@@ -89,13 +89,13 @@ def test_published_classifier_has_its_names_and_sizes():
     assert "layer1.0.downsample.0.weight" not in weights
 
 
-@pytest.mark.parametrize(("head", "n_downsampling", "n_blocks"), [("image", 2, 3), ("warp", 3, 1)])
+@pytest.mark.parametrize(("head", "n_downsampling", "n_blocks"), [("image", 2, 3), ("persona", 3, 1)])
 def test_generator_equals_its_formula(head, n_downsampling, n_blocks):
     torch.manual_seed(0)
     architecture = Pix2PixHDArchitecture(head=head, ngf=3, n_downsampling=n_downsampling, n_blocks=n_blocks)
     network = Pix2PixHDGenerator(architecture)
     randomise(network)
-    x = torch.rand(2, 3, 32, 48) * 2 - 1
+    x = torch.rand(2, INPUT_CHANNELS[head], 32, 48) * 2 - 1
     with torch.no_grad():
         by_hand = pix2pixhd_by_hand(network.state_dict(), x, n_downsampling, n_blocks, tanh=head == "image")
         torch.testing.assert_close(network(x), by_hand, rtol=1e-4, atol=1e-4)
@@ -111,10 +111,10 @@ def test_classifier_equals_its_formula():
         torch.testing.assert_close(network(x), resnet18_by_hand(network.state_dict(), x), rtol=1e-4, atol=1e-4)
 
 
-def test_untrained_warp_head_moves_nothing():
-    network = Pix2PixHDGenerator(Pix2PixHDArchitecture(head="warp", ngf=2, n_downsampling=1, n_blocks=1, size=64))
+def test_untrained_persona_head_moves_nothing():
+    architecture = Pix2PixHDArchitecture(head="persona", ngf=2, n_downsampling=1, n_blocks=1, size=64)
     with torch.no_grad():
-        assert not network(torch.rand(1, 3, 64, 64)).any()
+        assert not Pix2PixHDGenerator(architecture)(torch.rand(1, 6, 64, 64)).any()
 
 
 def test_instance_norm_survives_sums_that_half_cannot_hold():
@@ -129,7 +129,7 @@ def test_instance_norm_survives_sums_that_half_cannot_hold():
     "architecture",
     [
         Pix2PixHDArchitecture(),
-        Pix2PixHDArchitecture(head="warp", ngf=16, n_downsampling=3, n_blocks=4, size=256),
+        Pix2PixHDArchitecture(head="persona", ngf=16, n_downsampling=3, n_blocks=4, size=256),
         Pix2PixHDArchitecture(ngf=1, n_downsampling=1, n_blocks=1),
     ],
 )
@@ -146,7 +146,7 @@ def test_classifier_architecture_is_read_from_shapes():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"head": "both"}, {"ngf": 0}, {"n_blocks": 1000}, {"size": 256}, {"head": "warp", "size": 100}],
+    [{"head": "both"}, {"ngf": 0}, {"n_blocks": 1000}, {"size": 256}, {"head": "persona", "size": 100}],
 )
 def test_impossible_generator_is_refused(wrong):
     with pytest.raises(ValueError, match=r"must|works at"):

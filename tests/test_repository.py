@@ -102,18 +102,18 @@ def test_exported_generator_does_something_mild(exported):
     path = exported / "generator_to_male" / "1" / "model.onnx"
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     faces = aligned_faces()
-    difference = np.abs(session.run(None, {"image": faces})[0].astype(int) - faces)
+    difference = np.abs(session.run(None, {"image": faces, "persona": np.zeros((len(faces), 1), np.int32)})[0].astype(int) - faces)
     assert 1 < difference.mean() < 30
 
 
 def test_passport_tells_where_a_model_comes_from(exported, paths):
     passport = json.loads((exported / "generator_to_male" / "1" / "passport.json").read_text())
-    assert passport["checkpoint"] == "to_male.safetensors"
+    assert passport["checkpoint"] == "persona.safetensors"
     assert passport["checkpoint_sha256"] == sha256_of(paths.to_male)
     assert passport["model_sha256"] == sha256_of(exported / "generator_to_male" / "1" / "model.onnx")
     assert passport["trained"] is False
-    assert passport["architecture"]["head"] == "warp"
-    assert passport["precision_histogram"]["compute"]["Conv"] == {"FLOAT16": 6}
+    assert passport["architecture"]["trunk"]["head"] == "persona"
+    assert passport["precision_histogram"]["compute"]["Conv"] == {"FLOAT16": 10}
     assert passport["parity"].keys() == {"fp32", "fp16"}
     assert passport["parity"]["fp32"]["mean_grey"] <= 0.02
     assert passport["created"].endswith("+00:00")
@@ -126,7 +126,7 @@ def test_new_weights_become_the_next_version(exported, paths, tmp_path):
     number = export_version(exported, "generator_to_male", paths.to_female, faces=aligned_faces())
     assert number == 2
     passport = json.loads((exported / "generator_to_male" / "2" / "passport.json").read_text())
-    assert passport["checkpoint"] == "to_female.safetensors"
+    assert passport["checkpoint"] == "persona.safetensors"
     after = contents(exported)
     assert {name: after[name] for name in before} == before
 
@@ -145,8 +145,8 @@ def test_refused_checkpoint_publishes_nothing(tmp_path, paths):
     assert not list(tmp_path.iterdir())
 
 
-def test_demo_checkpoints_are_there(tmp_path):
-    paths = demo_checkpoints(tmp_path)
+def test_demo_checkpoints_are_there():
+    paths = demo_checkpoints()
     assert all(path.is_file() for path in (paths.classifier, paths.to_male, paths.to_female))
 
 

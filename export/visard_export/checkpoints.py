@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from visard_errors import CheckpointError
-from visard_export.networks.persona import PersonaArchitecture, PersonaGenerator
+from visard_export.networks.persona import DIRECTIONS, PersonaArchitecture, PersonaGenerator, decode_sheet
 from visard_export.networks.pix2pixhd import IMAGE_SIZE, Pix2PixHDArchitecture, Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
 
@@ -109,6 +109,9 @@ def _load(path: Path, networks: tuple[str, ...]) -> Checkpoint:
     tensors, metadata = read_tensors(path)
     try:
         architecture = _architecture(networks, {name: tuple(t.shape) for name, t in tensors.items()}, metadata)
+        if isinstance(architecture, PersonaArchitecture):
+            for direction in DIRECTIONS:
+                decode_sheet(tensors[f"atlas_{direction}"])
     except ValueError as error:
         raise CheckpointError(f"'{path}' is not a {networks[0]} checkpoint: {error}") from error
     return Checkpoint(

@@ -41,7 +41,7 @@ SURROUNDINGS_SCALE, PERSONA_SCALE = 0.1, 0.3  # of the crop's side: what an outp
 _LIGHT_STEP = 8  # light is computed on a picture reduced so many times
 _LIGHT_SIGMA = 34.0  # pixels of the crop
 _LIGHT_OFFSET = 2.0  # grey levels: keeps ratios of dark tones calm
-_LIGHT_RANGE = (0.2, 3.0)
+_LIGHT_RANGE = (0.02, 3.0)
 _SHARPEST = 1.25  # how many times its own detail a persona may be given
 _GREY_LEVELS = 5.0  # mean difference between the channels of skin below which a photo loses its colour
 _EPSILON = 1e-3
@@ -71,7 +71,8 @@ class PersonaGraph(nn.Module):
         self.direction = direction
         self.network = in_precision(network.trunk, precision)
         self.traits = in_precision(network.traits, precision)
-        self.register_buffer("tiles", decode_sheet(getattr(network, f"atlas_{direction}")))
+        # Half holds the levels 0..255 exactly, and TensorRT has bytes at a network's borders alone.
+        self.register_buffer("tiles", decode_sheet(getattr(network, f"atlas_{direction}")).half())
         self.count = len(self.tiles) // ROWS
         size = network.architecture.trunk.size
         position = position_planes(size)

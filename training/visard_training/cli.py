@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="train",
     help=(
-        "Train the three models on faces of your own: [bold]prepare[/] aligns photographs, [bold]classifier[/] learns "
-        "the apparent gender, [bold]pairs[/] generates the same face in both genders, [bold]swapper[/] learns the way "
-        "from one to the other. Each command goes on where it was stopped. Then: visard export."
+        "Train models on faces of your own: [bold]prepare[/] aligns photographs, [bold]classifier[/] learns the apparent "
+        "gender, [bold]personas[/] averages generated portraits into faces of nobody, [bold]persona-generator[/] learns "
+        "to put them in a face's place. As published: [bold]pairs[/] generates the same face in both genders, "
+        "[bold]swapper[/] learns the way from one to the other. What takes long goes on where it was stopped. "
+        "Then: visard export."
     ),
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -137,6 +139,94 @@ def classifier(
     report = stage.train_classifier(caches, output, options)
     _out.print(_classifier_table(report))
     _out.print(f"Classifier ready: {output / stage.RESULT_FILE}", highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: visard train personas faces/generated -o runs/personas --shapes faces/photos")
+def personas(
+    donors: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Prepared portraits of people who do not exist, with a column age or age_guess in their manifest.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to fill; look at its personas.jpg!")],
+    shapes: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Prepared faces of all poses and expressions, whose landmarks alone are used; may be given several "
+            "times. The donors by default.",
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option(help="Personas for each gender, tone of skin (3) and age (2).")] = 4,
+    donors_each: Annotated[int, typer.Option(help="Donors averaged in each of them, at least 8.")] = 8,
+    push: Annotated[float, typer.Option(help="How far personas go beyond their gender's mean face.")] = 0.35,
+    skin: Annotated[float, typer.Option(help="Share of one donor's finest detail on top of the average.")] = 0.8,
+    seed: Annotated[int, typer.Option(help="Decides who is averaged with whom.")] = 0,
+) -> None:
+    """Make faces of nobody, each the average of many generated portraits."""
+    stage = _stage("personas")
+    try:
+        options = stage.PersonaOptions(count=count, donors=donors_each, push=push, skin=skin, seed=seed)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    stage.make_personas(donors, [*donors, *(shapes or ())], output, options, report=_say)
+    _say(f"Personas ready: {output / stage.SHEET_FILE}")
+
+
+@app.command(
+    epilog="Example: visard train persona-generator faces/london faces/photos --personas runs/personas -o runs/persona"
+)
+def persona_generator(
+    data: Annotated[
+        list[Path],
+        typer.Argument(help="Prepared faces; an age or age_guess in their manifest is learned.", show_default=False),
+    ],
+    personas: Annotated[Path, typer.Option(help="What visard train personas made.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of this run; started again, it goes on. Holds small pictures.")
+    ],
+    tone_data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Those of the faces that are lit well enough to tell the tone of skin by its lightness; may be given "
+            "several times. All by default.",
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Of the trunk, which learns where things go.")] = 9000,
+    traits_steps: Annotated[int, typer.Option(help="Of the network that chooses tone, age and mouth.")] = 3000,
+    batch_size: Annotated[int, typer.Option(help="Faces of one step.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 1.5e-3,
+    ngf: Annotated[int, typer.Option(help="Channels of the trunk's first layer.")] = 16,
+    downsamplings: Annotated[int, typer.Option(help="How often the trunk halves the size.")] = 3,
+    blocks: Annotated[int, typer.Option(help="Residual blocks at the smallest size.")] = 5,
+    save_every: Annotated[int, typer.Option(help="Steps between two states on disk.")] = 500,
+    half: Annotated[bool, typer.Option("--half", help="Write the result in half precision.")] = False,
+    licence: Annotated[
+        str, typer.Option(help="Of the weights, as an SPDX identifier: what the faces allow.")
+    ] = "LicenseRef-Unknown",
+    seed: Annotated[int, typer.Option(help="Decides weights and batches.")] = 0,
+) -> None:
+    """Train the generator that puts a persona in a face's place, for both directions at once."""
+    stage = _stage("persona_generator")
+    try:
+        options = stage.PersonaTrainingOptions(
+            steps=steps,
+            traits_steps=traits_steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            ngf=ngf,
+            n_downsampling=downsamplings,
+            n_blocks=blocks,
+            save_every=save_every,
+            half=half,
+            licence=licence,
+            seed=seed,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    path = stage.train_persona_generator(data, personas, output, options, tone_caches=tone_data or ())
+    _say(f"Persona generator ready: {path}, for --to-male and --to-female of visard export")
 
 
 @app.command(
@@ -287,6 +377,10 @@ def swapper(
     table.add_row(str(done.pairs), str(done.broken), str(done.steps), f"{done.seconds / 60:.1f}", *errors)
     _out.print(table)
     _out.print(f"Generator ready: {done.checkpoint}", highlight=False, soft_wrap=True)
+
+
+def _say(line: str) -> None:
+    _out.print(line, highlight=False, soft_wrap=True)
 
 
 def _device(name: str) -> str:

@@ -29,7 +29,7 @@ from torch.nn import functional
 from visard_errors import DataError
 from visard_training.data import GENDERS, Sample, read_faces
 from visard_training.persona_targets import FIELD_SIZE, MASK_SIZE, face_parts, targets
-from visard_training.personas import OLD_AGE, Frame, read_frame, skin_lightness, tone_of
+from visard_training.personas import OLD_AGE, Frame, age_of, read_frame, skin_lightness, tone_of
 from visard_training.shapes import OPEN_MOUTH, mouth_gap, turned, with_forehead
 from visard_training.state import replace_atomically
 
@@ -49,14 +49,12 @@ class Batch(NamedTuple):
         genders: (N,) float32: 1 for a male persona, −1 for a female one.
         fields: (N, 4, 64, 64) float32 moves in pixels of the crop: surroundings x, y, persona x, y.
         masks: (N, 2, 128, 128) float32 in 0..1: face and bare skin.
-        traits: (N, 3) int64: tone, old, open; `UNKNOWN` where nobody knows.
     """
 
     pictures: Tensor
     genders: Tensor
     fields: Tensor
     masks: Tensor
-    traits: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +65,7 @@ class Lessons:
         pictures: (L, 128, 128, 3) uint8 RGB.
         fields: (L, 2, 4, 64, 64) float16, for a female and for a male persona.
         masks: (L, 2, 2, 128, 128) uint8.
-        traits: (L, 3) int8.
+        traits: (L, 3) int8: tone, old, open; `UNKNOWN` where nobody knows.
         digest: of the faces they came from.
     """
 
@@ -79,6 +77,15 @@ class Lessons:
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    def pictures_and_traits(self, size: int, side_px: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw and vary `size` small pictures: (N, 3, side_px, side_px) float32 in −1..1 and (N, 3) int64 traits."""
+        rows = torch.randint(len(self), (size,), generator=random).numpy()
+        pictures = torch.from_numpy(self.pictures[rows]).permute(0, 3, 1, 2).float() / 255
+        pictures = functional.avg_pool2d(pictures, MASK_SIZE // side_px)
+        flip = torch.rand(size, generator=random) < 0.5
+        pictures[flip] = pictures[flip].flip(3)
+        return relight(pictures, random) * 2 - 1, torch.from_numpy(self.traits[rows].astype(np.int64))
 
     def batch(self, size: int, random: torch.Generator) -> Batch:
         """Draw and vary `size` lessons."""
@@ -92,8 +99,7 @@ class Lessons:
         fields[flip] = fields[flip].flip(3) * torch.tensor([-1.0, 1.0, -1.0, 1.0]).view(1, 4, 1, 1)
         pictures, masks = put_before(pictures, masks, random)
         pictures = relight(pictures, random)
-        traits = torch.from_numpy(self.traits[rows].astype(np.int64))
-        return Batch(pictures * 2 - 1, side * 2.0 - 1, fields, masks, traits)
+        return Batch(pictures * 2 - 1, side * 2.0 - 1, fields, masks)
 
 
 def make_lessons(
@@ -171,9 +177,9 @@ def _lessons(
     random = np.random.default_rng(seed)
     picture = np.asarray(Image.open(face.path).convert("RGB"))
     parts = face_parts(picture, with_forehead(face.landmarks))
-    age = face.groups.get("age") or face.groups.get("age_guess")
+    age = age_of(face)
     tone = tone_of(skin_lightness(picture, parts.shape)) if tone_known else UNKNOWN
-    old = int(float(age) >= OLD_AGE) if age else UNKNOWN
+    old = UNKNOWN if age is None else int(age >= OLD_AGE)
     traits = np.array([tone, old, mouth_gap(parts.shape) > OPEN_MOUTH], np.int8)
     made: list[tuple[NDArray[np.generic], ...]] = []
     for variant in range(variants):
@@ -234,8 +240,9 @@ def relight(pictures: Tensor, random: torch.Generator) -> Tensor:
     small = functional.interpolate(x, scale_factor=0.5, mode="area")
     soft = functional.interpolate(small, scale_factor=2.0, mode="bilinear", align_corners=False)
     x = torch.where(torch.rand(n, 1, 1, 1, generator=random) < 0.2, soft, x)
-    noisy = (torch.rand(n, 1, 1, 1, generator=random) < 0.2).float() * 0.04
-    return (x + noisy * torch.randn(x.shape, generator=random)).clamp(0, 1)
+    for i in (torch.rand(n, generator=random) < 0.2).nonzero().flatten().tolist():
+        x[i] += 0.04 * torch.randn(x[i].shape, generator=random)
+    return x.clamp(0, 1)
 
 
 def _uniform(low: float, high: float, random: torch.Generator) -> float:

@@ -155,7 +155,7 @@ class _Run:
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
-                recent.append(float(loss))
+                recent.append(loss.item())
                 self.steps[name] += 1
                 if self.steps[name] % _LOG_STEPS == 0:
                     mean = sum(recent[-_LOG_STEPS:]) / min(len(recent), _LOG_STEPS)
@@ -183,9 +183,8 @@ class _Run:
 
     def traits_loss(self, random: torch.Generator) -> Tensor:
         """Cross entropy of those traits that somebody knows; rarer tones count more."""
-        batch = self.lessons.batch(self.options.batch_size * _TRAITS_BATCHES, random)
-        pictures = functional.avg_pool2d(batch.pictures, SIZE // TRAITS_SIZE).to(self.device)
-        traits = batch.traits.to(self.device)
+        size = self.options.batch_size * _TRAITS_BATCHES
+        pictures, traits = (x.to(self.device) for x in self.lessons.pictures_and_traits(size, TRAITS_SIZE, random))
         logits = self.networks["traits"](pictures)
         known = torch.from_numpy(self.lessons.traits[:, 0].astype("int64"))
         counts = torch.bincount(known[known != UNKNOWN], minlength=TONES).float().clamp(min=1)

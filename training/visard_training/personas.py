@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -197,17 +198,25 @@ def _read_donors(caches: Sequence[Path]) -> list[_Donor]:
     donors = []
     for cache in caches:
         for face in read_faces(cache):
-            age = face.groups.get("age") or face.groups.get("age_guess") or ""
             if face.split == "test" or turned(with_forehead(face.landmarks)) > MAX_TURNED:
                 continue
-            if not age:
+            age = age_of(face)
+            if age is None:
                 raise DataError(f"'{cache}' does not say how old '{face.path.name}' looks: add a column age")
-            donors.append(_donor(face, float(age)))
+            donors.append(_donor(face, age))
     for gender in GENDERS:
         lightness = [d.lightness for d in donors if d.gender == gender]
         if len(lightness) < 4 * FEWEST_DONORS:
             raise DataError(f"{len(lightness)} usable donors are '{gender}', at least {4 * FEWEST_DONORS} are needed")
     return donors
+
+
+def age_of(face: Sample) -> float | None:
+    """How old a face is or looks, in years, where its manifest says it in `age` or `age_guess`."""
+    for column in ("age", "age_guess"):
+        with suppress(KeyError, ValueError):
+            return float(face.groups[column])
+    return None
 
 
 def _donor(face: Sample, age: float) -> _Donor:

@@ -75,6 +75,8 @@ def decode_sheet(data: Tensor) -> Tensor:
         ValueError: it is no WebP picture of such tiles.
     """
     height, width = TILE_SHAPE
+    if data.dtype != torch.uint8:
+        raise ValueError(f"its atlas is of {data.dtype}, not of bytes")
     try:
         with Image.open(BytesIO(data.numpy().tobytes()), formats=["WEBP"]) as picture:
             count, rest = divmod(picture.width, width)
