@@ -44,6 +44,8 @@ _LIGHT_OFFSET = 2.0  # grey levels: keeps ratios of dark tones calm
 _LIGHT_RANGE = (0.02, 3.0)
 _SHARPEST = 1.25  # how many times its own detail a persona may be given
 _GREY_LEVELS = 5.0  # mean difference between the channels of skin below which a photo loses its colour
+_FURTHEST = 0.12  # how far surroundings may move, in halves of the crop's side: less than the window's margin
+_CALM, _NOISIEST = 0.05, 20.0  # grey levels, squared and not: below the first there is no noise
 _EPSILON = 1e-3
 
 
@@ -57,10 +59,9 @@ class PersonaGraph(nn.Module):
     tiles: Tensor
     position: Tensor
     ramp: Tensor
-    small_ramp: Tensor
-    photo_grid: Tensor
-    crop_to_tile: Tensor
-    crop_offset: Tensor
+    window_grid: Tensor
+    per_unit: Tensor
+    unmoved: Tensor
     blur_rows: Tensor
     blur_columns: Tensor
     noise: Tensor
@@ -80,21 +81,20 @@ class PersonaGraph(nn.Module):
         self.register_buffer("position", torch.cat([position, sign * position[:, 1:]], 1))
         left, top, right, bottom = WINDOW
         rows, columns = bottom - top, right - left
-        x, y = torch.arange(columns) + 0.5, torch.arange(rows) + 0.5
-        near = torch.minimum(torch.minimum(x, columns - x)[None], torch.minimum(y, rows - y)[:, None])
-        ramp = (near / _RAMP).clamp(0, 1)[None, None]
-        self.register_buffer("ramp", ramp)
-        self.register_buffer("small_ramp", functional.avg_pool2d(ramp, IMAGE_SIZE // size))
-        # What is sampled, in units where a picture spans −1..1: the crop for the surroundings, a tile for the persona.
-        identity = sampling_grid(IMAGE_SIZE)[:, top:bottom, left:right]
-        self.register_buffer("photo_grid", identity)
+        step = self.step = IMAGE_SIZE // size
+        self.cells = slice(top // step, bottom // step), slice(left // step, right // step)
+        x, y = torch.arange(columns // step) + 0.5, torch.arange(rows // step) + 0.5
+        near = torch.minimum(torch.minimum(x, x.flip(0))[None], torch.minimum(y, y.flip(0))[:, None])
+        self.register_buffer("ramp", (near * step / _RAMP).clamp(0, 1)[None, None])
+        # Where pictures are sampled is counted in units in which a picture spans −1..1: here the crop, there a tile.
+        self.register_buffer("window_grid", sampling_grid(IMAGE_SIZE)[:, top:bottom, left:right])
         corner, scale = network.placement[:2].float(), float(network.placement[2])
         tile = torch.tensor([TILE_SHAPE[1], TILE_SHAPE[0]])
-        per_unit = IMAGE_SIZE / 2 / scale * 2 / tile  # of a tile's −1..1, in the crop's −1..1
-        centre = (IMAGE_SIZE - 1) / 2
-        offset = ((centre - corner) / scale + 0.5) * 2 / tile - 1
-        self.register_buffer("crop_to_tile", per_unit.view(1, 1, 1, 2))
-        self.register_buffer("crop_offset", offset.view(1, 1, 1, 2))
+        per_unit = IMAGE_SIZE / scale / tile
+        middle = (((IMAGE_SIZE - 1) / 2 - corner) / scale + 0.5) * 2 / tile - 1
+        self.register_buffer("per_unit", 2 * PERSONA_SCALE * per_unit.view(1, 2, 1, 1))
+        unmoved = position * per_unit.view(1, 2, 1, 1) + middle.view(1, 2, 1, 1)
+        self.register_buffer("unmoved", unmoved[:, :, self.cells[0], self.cells[1]])
         self.register_buffer("blur_rows", _blur_matrix(rows // _LIGHT_STEP))
         self.register_buffer("blur_columns", _blur_matrix(columns // _LIGHT_STEP).T)
         noise = torch.randn(1, 1, rows, columns, generator=torch.Generator().manual_seed(0))
@@ -103,33 +103,38 @@ class PersonaGraph(nn.Module):
     def forward(self, image: Tensor, persona: Tensor) -> Tensor:
         """Draw the persona into the picture."""
         photo = image.permute(0, 3, 1, 2).float()
-        size = self.architecture.trunk.size
-        small = functional.avg_pool2d(photo, IMAGE_SIZE // size) / 127.5 - 1
+        small = functional.avg_pool2d(photo, self.step) / 127.5 - 1
         position = self.position.expand(small.shape[0], -1, -1, -1)
         dtype = dtype_of(self.network)
-        output = self.network(torch.cat([small, position], 1).to(dtype)).float()
-        tile = self._tile(small.to(dtype), persona)
+        output = self.network(torch.cat([small, position], 1).to(dtype)).float()[:, :, self.cells[0], self.cells[1]]
+        masks = torch.sigmoid(output[:, 4:]) * self.ramp
+        mask, skin = masks[:, :1], masks[:, 1:]
+
+        # A picture that is moved by more than its margin would show what lies beyond its edge.
+        moves = (output[:, :2] * (2 * SURROUNDINGS_SCALE)).clamp(-_FURTHEST, _FURTHEST) * self.ramp
+        around = _sampled(photo, self._enlarged(moves).permute(0, 2, 3, 1) + self.window_grid)
+        there = functional.avg_pool2d(around, _LIGHT_STEP)
+        face_weight = self._reduced(mask) + _EPSILON
+        skin_weight = self._reduced(mask * skin) + _EPSILON * face_weight
+
+        tile = _coloured_like(there, skin_weight, self._tile(small.to(dtype), persona))
+        where = self._enlarged(self.unmoved + output[:, 2:4] * self.per_unit)
+        face = _sampled(tile, where.permute(0, 2, 3, 1))
+        face = face * self._light(there, skin_weight, face, face_weight)
+        detail = self._detail(around, face, skin_weight / skin_weight.sum((2, 3), keepdim=True))
+        window = around + (face + detail - around) * self._enlarged(mask)
 
         left, top, right, bottom = WINDOW
-        step = IMAGE_SIZE // size
-        fields = output[:, :, top // step : bottom // step, left // step : right // step]
-        mask = torch.sigmoid(fields[:, 4:5]) * self.small_ramp
-        skin = torch.sigmoid(fields[:, 5:6]) * self.small_ramp
-        scale = fields.new_tensor([SURROUNDINGS_SCALE * 2] * 2 + [PERSONA_SCALE * 2] * 2).view(1, 4, 1, 1)
-        moves = functional.interpolate(fields[:, :4] * scale, scale_factor=step, mode="bilinear", align_corners=False)
-        moves = moves.permute(0, 2, 3, 1)
-        edge = 1 - 1 / IMAGE_SIZE
-        there = (self.photo_grid + moves[..., :2] * self.ramp.permute(0, 2, 3, 1)).clamp(-edge, edge)
-        around = functional.grid_sample(photo, there, mode="bilinear", padding_mode="zeros", align_corners=False)
-        where = (self.photo_grid + moves[..., 2:]) * self.crop_to_tile + self.crop_offset
-        face = functional.grid_sample(tile, where.clamp(-0.995, 0.995), mode="bilinear", align_corners=False)
-        face = self._lit(face, around, mask, skin)
-        alpha = functional.interpolate(mask, scale_factor=step, mode="bilinear", align_corners=False)
-        window = around + (face - around) * alpha
         middle = torch.cat([photo[:, :, top:bottom, :left], window, photo[:, :, top:bottom, right:]], 3)
         swapped = torch.cat([photo[:, :, :top], middle, photo[:, :, bottom:]], 2)
         # Rounded: most of the result is a photo sampled between its pixels, which truncation would darken.
         return (swapped + 0.5).clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8)
+
+    def _enlarged(self, x: Tensor) -> Tensor:
+        return functional.interpolate(x, scale_factor=self.step, mode="bilinear", align_corners=False)
+
+    def _reduced(self, x: Tensor) -> Tensor:
+        return functional.avg_pool2d(x, _LIGHT_STEP // self.step)
 
     def _tile(self, small: Tensor, persona: Tensor) -> Tensor:
         """Choose a tile for each face: (N, 3, 320, 240) float32."""
@@ -142,46 +147,46 @@ class PersonaGraph(nn.Module):
         index = ((tone * AGES + old) * EXPRESSIONS + opened) * self.count + number
         return torch.index_select(self.tiles, 0, index).float()
 
-    def _lit(self, face: Tensor, around: Tensor, mask: Tensor, skin: Tensor) -> Tensor:
-        """Give a persona the photo's light, colourfulness, sharpness and noise."""
-        pool = _LIGHT_STEP * mask.shape[-1] // face.shape[-1]
-        face_weight = functional.avg_pool2d(mask, pool) + _EPSILON
-        skin_weight = functional.avg_pool2d(mask * skin, pool) + _EPSILON * face_weight
-        there, here = functional.avg_pool2d(around, _LIGHT_STEP), functional.avg_pool2d(face, _LIGHT_STEP)
+    def _light(self, there: Tensor, skin_weight: Tensor, face: Tensor, face_weight: Tensor) -> Tensor:
+        """What a persona is multiplied with to stand in the photo's light."""
+        here = functional.avg_pool2d(face, _LIGHT_STEP)
         wanted, own = self._low(there, skin_weight), self._low(here, face_weight)
         light = ((wanted + _LIGHT_OFFSET) / (own + _LIGHT_OFFSET)).clamp(*_LIGHT_RANGE)
-        light = functional.interpolate(light, scale_factor=_LIGHT_STEP, mode="bilinear", align_corners=False)
-        face = face * light
-
-        colour = (there.amax(1, keepdim=True) - there.amin(1, keepdim=True)) * skin_weight
-        colourful = (colour.sum((2, 3), keepdim=True) / skin_weight.sum((2, 3), keepdim=True) / _GREY_LEVELS).clamp(max=1)
-        grey = face.mean(1, keepdim=True)
-        face = grey + (face - grey) * colourful
-
-        # Two bands of detail, each brought to the strength that it has in the photo's skin.
-        photo_grey, face_grey = around.mean(1, keepdim=True), face.mean(1, keepdim=True)
-        photo_bands, face_bands = _bands(photo_grey), _bands(face_grey)
-        weight = skin_weight / skin_weight.sum((2, 3), keepdim=True)
-        for i, (theirs, ours) in enumerate(zip(photo_bands, face_bands, strict=True)):
-            their_energy = functional.avg_pool2d(theirs * theirs, _LIGHT_STEP)
-            our_energy = functional.avg_pool2d(ours * ours, _LIGHT_STEP)
-            their_mean = (their_energy * weight).sum((2, 3), keepdim=True)
-            our_mean = (our_energy * weight).sum((2, 3), keepdim=True)
-            gain = ((their_mean + _EPSILON) / (our_mean + _EPSILON)).sqrt().clamp(max=_SHARPEST)
-            face = face + ours * (gain - 1)
-            if i == 0:
-                # What even the calmest places of the photo have more of is noise.
-                floor = 1 / (weight / (their_energy + 0.05)).sum((2, 3), keepdim=True)
-                own_floor = gain * gain / (weight / (our_energy + 0.05)).sum((2, 3), keepdim=True)
-                strength = (floor - own_floor).clamp(0, 400).sqrt()
-                face = face + self.noise * strength
-        return face
+        return functional.interpolate(light, scale_factor=_LIGHT_STEP, mode="bilinear", align_corners=False)
 
     def _low(self, picture: Tensor, weight: Tensor) -> Tensor:
         """Low frequencies of a reduced picture where the weight is; towards its weighted mean elsewhere."""
         mean = (picture * weight).sum((2, 3), keepdim=True) / weight.sum((2, 3), keepdim=True)
         both = self.blur_rows @ torch.cat([picture * weight, weight], 1) @ self.blur_columns
         return (both[:, :3] + _EPSILON * mean) / (both[:, 3:] + _EPSILON)
+
+    def _detail(self, around: Tensor, face: Tensor, weight: Tensor) -> Tensor:
+        """What a persona lacks, or has too much of, to be as sharp and as noisy as the photo: (N, 1, rows, columns)."""
+        theirs, ours = (_bands(picture.mean(1, keepdim=True)) for picture in (around, face))
+        detail, noise = None, None
+        for their_band, our_band in zip(theirs, ours, strict=True):
+            their_energy, our_energy = (functional.avg_pool2d(band * band, _LIGHT_STEP) for band in (their_band, our_band))
+            their_mean, our_mean = ((energy * weight).sum((2, 3), keepdim=True) for energy in (their_energy, our_energy))
+            gain = ((their_mean + _EPSILON) / (our_mean + _EPSILON)).sqrt().clamp(max=_SHARPEST)
+            if noise is None:
+                # What even the calmest places of the photo have more of than the persona's is noise.
+                calm = [1 / (weight / (energy + _CALM)).sum((2, 3), keepdim=True) for energy in (their_energy, our_energy)]
+                noise = self.noise * (calm[0] - gain * gain * calm[1]).clamp(0, _NOISIEST**2).sqrt()
+            change = our_band * (gain - 1)
+            detail = change if detail is None else detail + change
+        return detail + noise
+
+
+def _sampled(picture: Tensor, where: Tensor) -> Tensor:
+    return functional.grid_sample(picture, where, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _coloured_like(there: Tensor, weight: Tensor, tile: Tensor) -> Tensor:
+    """Take the colour from a tile where the photo has none."""
+    colour = (there.amax(1, keepdim=True) - there.amin(1, keepdim=True)) * weight
+    share = (colour.sum((2, 3), keepdim=True) / weight.sum((2, 3), keepdim=True) / _GREY_LEVELS).clamp(max=1)
+    grey = tile.mean(1, keepdim=True)
+    return grey + (tile - grey) * share
 
 
 def position_planes(size: int) -> Tensor:

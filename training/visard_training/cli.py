@@ -200,6 +200,7 @@ def persona_generator(
     ngf: Annotated[int, typer.Option(help="Channels of the trunk's first layer.")] = 16,
     downsamplings: Annotated[int, typer.Option(help="How often the trunk halves the size.")] = 3,
     blocks: Annotated[int, typer.Option(help="Residual blocks at the smallest size.")] = 5,
+    mixed_precision: Annotated[Literal["no", "bf16"], typer.Option(help="'bf16' where it is faster.")] = "no",
     save_every: Annotated[int, typer.Option(help="Steps between two states on disk.")] = 500,
     half: Annotated[bool, typer.Option("--half", help="Write the result in half precision.")] = False,
     licence: Annotated[
@@ -218,6 +219,7 @@ def persona_generator(
             ngf=ngf,
             n_downsampling=downsamplings,
             n_blocks=blocks,
+            mixed_precision=mixed_precision,
             save_every=save_every,
             half=half,
             licence=licence,
@@ -227,6 +229,18 @@ def persona_generator(
         raise typer.BadParameter(str(error)) from None
     path = stage.train_persona_generator(data, personas, output, options, tone_caches=tone_data or ())
     _say(f"Persona generator ready: {path}, for --to-male and --to-female of visard export")
+
+
+@app.command(epilog="Example: visard train persona-faces faces/london faces/london-personas --generator persona.safetensors")
+def persona_faces(
+    data: Annotated[Path, typer.Argument(help="Prepared faces.", show_default=False)],
+    output: Annotated[Path, typer.Argument(help="Folder to fill, itself prepared faces.", show_default=False)],
+    generator: Annotated[Path, typer.Option(help="What visard train persona-generator made.")],
+    seed: Annotated[int, typer.Option(help="Decides the personas.")] = 0,
+) -> None:
+    """Give every face a female and a male persona: further faces for the classifier, in which hair tells nothing."""
+    n = _stage("persona_faces").make_persona_faces(data, generator, output, seed=seed)
+    _say(f"{n} faces in {output}")
 
 
 @app.command(

@@ -211,7 +211,7 @@ def prepare_faces(
             raise
     entries = [(photo, done[name]) for photo, name in zip(photos, names, strict=True)]
     found = [(photo, entry) for photo, entry in entries if "landmarks" in entry]
-    _write_cache(cache, found)
+    write_cache(cache, found)
     skipped = Counter(entry["problem"] for _, entry in entries if "problem" in entry)
     check_classes((photo.gender for photo, _ in found), f"'{source}', after alignment ({dict(skipped)} skipped),")
     return Preparation(cache=cache, n_faces=len(found), skipped=skipped)
@@ -371,7 +371,8 @@ def _read_journal(path: Path) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def _write_cache(cache: Path, found: Sequence[tuple[Photo, Mapping[str, Any]]]) -> None:
+def write_cache(cache: Path, found: Sequence[tuple[Photo, Mapping[str, Any]]]) -> None:
+    """Write the tables of a folder of prepared faces; the entries name their images, sizes and landmarks."""
     groups = sorted({name for photo, _ in found for name in photo.groups})
     points = np.array([entry["landmarks"] for _, entry in found], np.float32).reshape(-1, 68, 2)
     buffer = BytesIO()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -47,6 +47,8 @@ class PersonaTrainingOptions:
         ngf: channels of the trunk's first layer.
         n_downsampling: how often the trunk halves the size.
         n_blocks: its residual blocks.
+        mixed_precision: `bf16` computes the trunk in it where the processor is faster so; weights and losses stay in
+            float32.
         save_every: steps between two states on the disk.
         half: write the weights in half precision.
         licence: of the weights, as an SPDX identifier: what the faces allow.
@@ -60,6 +62,7 @@ class PersonaTrainingOptions:
     ngf: int = 16
     n_downsampling: int = 3
     n_blocks: int = 5
+    mixed_precision: Literal["no", "bf16"] = "no"
     save_every: int = 500
     half: bool = False
     licence: str = "LicenseRef-Unknown"
@@ -170,9 +173,10 @@ class _Run:
     def trunk_loss(self, random: torch.Generator) -> Tensor:
         """Distances of fields, and cross entropy of masks."""
         batch = Batch(*(each.to(self.device) for each in self.lessons.batch(self.options.batch_size, random)))
-        position = torch.cat([self.position.expand(len(batch.pictures), -1, -1, -1)], 0)
+        position = self.position.expand(len(batch.pictures), -1, -1, -1)
         towards = batch.genders.view(-1, 1, 1, 1) * position[:, 1:]
-        out = self.networks["trunk"](torch.cat([batch.pictures, position, towards], 1))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.mixed_precision == "bf16"):
+            out = self.networks["trunk"](torch.cat([batch.pictures, position, towards], 1)).float()
         fields = functional.avg_pool2d(out[:, :4], 2)
         scale = fields.new_tensor([SURROUNDINGS_SCALE] * 2 + [PERSONA_SCALE] * 2).view(1, 4, 1, 1)
         distance = (fields * scale - batch.fields / IMAGE_SIZE).abs()

@@ -47,6 +47,7 @@ FEWEST_DONORS = 8
 
 _LIGHT_SIGMA = 30  # pixels of the crop: what varies more slowly is light
 _SKIN_SIGMA = 2.0  # pixels of a tile: what varies faster is pores and lashes, which an average loses
+_RIM, _RIM_SIGMAS = 14, (4.0, 12.0, 36.0, 90.0)  # pixels of the crop, of a tile: where skin is continued, how
 _MARGIN = 18  # pixels of the crop around the mean outline that a tile still shows
 _OUTLIERS = 0.25  # share of a group's donors that are least like it: glasses, beards, hair in the face
 
@@ -342,7 +343,8 @@ def _persona(
 ) -> NDArray[np.uint8]:
     """Average some donors: (2, h, w, 3) with closed and with open mouth."""
     chosen = [members[i] for i in rng.choice(len(members), min(options.donors, len(members)), replace=False)]
-    detail = layers[id(members[int(rng.integers(len(members)))])]
+    typical = members[: max(1, len(members) // 2)]  # the most typical: no fringe, no glasses
+    detail = layers[id(typical[int(rng.integers(len(typical)))])]
     light = np.mean([d.lightness for d in chosen])
     by_tone = sorted(of_gender, key=lambda d: abs(d.lightness - light))
     own = {is_open: _mean_shape(of_gender, is_open) for is_open in (False, True)}
@@ -363,8 +365,23 @@ def _persona(
         to = frame.to_tile(frame.frame[expression] + features)
         moves = moves_map(to, frame.to_tile(frame.frame[expression]), TILE_SHAPE)
         tile = sample(tile.astype(np.float32), moves + pixel_centres(TILE_SHAPE, np.ones(2)))
+        tile = _skin_beyond(tile, _tile_mask(frame, expression, _RIM))
         tiles.append(np.clip(np.rint(tile), 0, 255).astype(np.uint8))
     return np.stack(tiles)
+
+
+def _skin_beyond(tile: NDArray[np.float32], mask: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Continue the skin beyond the outline, so that no donor's hair or background is drawn where a face is wider."""
+    beyond = np.zeros_like(tile)
+    known = np.zeros_like(mask)
+    for sigma in _RIM_SIGMAS:  # from near to far, each where the nearer ones do not reach
+        weight = cv2.GaussianBlur(mask, (0, 0), sigma)
+        colour = cv2.GaussianBlur(tile * mask[..., None], (0, 0), sigma) / (weight[..., None] + 1e-6)
+        take = (1 - known) * np.clip(weight * 4, 0, 1)
+        beyond += colour * take[..., None]
+        known += take
+    beyond /= known[..., None] + 1e-6
+    return beyond + (tile - beyond) * mask[..., None]
 
 
 def _average(
@@ -388,8 +405,8 @@ def _low(picture: NDArray[np.float32], mask: NDArray[np.float32]) -> NDArray[np.
     return blurred / (cv2.GaussianBlur(mask, (0, 0), _LIGHT_SIGMA)[..., None] + 1e-3)
 
 
-def _tile_mask(frame: Frame, expression: int) -> NDArray[np.float32]:
-    whole = outline_mask(frame.frame[expression], 6, 3)
+def _tile_mask(frame: Frame, expression: int, shrink: int = 6) -> NDArray[np.float32]:
+    whole = outline_mask(frame.frame[expression], shrink, 3)
     return cv2.remap(whole, _tile_centres(frame), None, cv2.INTER_LINEAR)
 
 
