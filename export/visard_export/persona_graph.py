@@ -59,6 +59,7 @@ class PersonaGraph(nn.Module):
     tiles: Tensor
     position: Tensor
     ramp: Tensor
+    coarse_ramp: Tensor
     window_grid: Tensor
     per_unit: Tensor
     unmoved: Tensor
@@ -83,9 +84,11 @@ class PersonaGraph(nn.Module):
         rows, columns = bottom - top, right - left
         step = self.step = IMAGE_SIZE // size
         self.cells = slice(top // step, bottom // step), slice(left // step, right // step)
+        coarse = self.coarse = 2 * step
         x, y = torch.arange(columns // step) + 0.5, torch.arange(rows // step) + 0.5
         near = torch.minimum(torch.minimum(x, x.flip(0))[None], torch.minimum(y, y.flip(0))[:, None])
         self.register_buffer("ramp", (near * step / _RAMP).clamp(0, 1)[None, None])
+        self.register_buffer("coarse_ramp", functional.avg_pool2d(self.ramp, 2))
         # Where pictures are sampled is counted in units in which a picture spans −1..1: here the crop, there a tile.
         self.register_buffer("window_grid", sampling_grid(IMAGE_SIZE)[:, top:bottom, left:right])
         corner, scale = network.placement[:2].float(), float(network.placement[2])
@@ -93,8 +96,8 @@ class PersonaGraph(nn.Module):
         per_unit = IMAGE_SIZE / scale / tile
         middle = (((IMAGE_SIZE - 1) / 2 - corner) / scale + 0.5) * 2 / tile - 1
         self.register_buffer("per_unit", 2 * PERSONA_SCALE * per_unit.view(1, 2, 1, 1))
-        unmoved = position * per_unit.view(1, 2, 1, 1) + middle.view(1, 2, 1, 1)
-        self.register_buffer("unmoved", unmoved[:, :, self.cells[0], self.cells[1]])
+        unmoved = position_planes(IMAGE_SIZE // coarse) * per_unit.view(1, 2, 1, 1) + middle.view(1, 2, 1, 1)
+        self.register_buffer("unmoved", unmoved[:, :, top // coarse : bottom // coarse, left // coarse : right // coarse])
         self.register_buffer("blur_rows", _blur_matrix(rows // _LIGHT_STEP))
         self.register_buffer("blur_columns", _blur_matrix(columns // _LIGHT_STEP).T)
         noise = torch.randn(1, 1, rows, columns, generator=torch.Generator().manual_seed(0))
@@ -109,29 +112,27 @@ class PersonaGraph(nn.Module):
         output = self.network(torch.cat([small, position], 1).to(dtype)).float()[:, :, self.cells[0], self.cells[1]]
         masks = torch.sigmoid(output[:, 4:]) * self.ramp
         mask, skin = masks[:, :1], masks[:, 1:]
+        fields = functional.avg_pool2d(output[:, :4], 2)  # the size that they are taught at: finer is only their noise
 
         # A picture that is moved by more than its margin would show what lies beyond its edge.
-        moves = (output[:, :2] * (2 * SURROUNDINGS_SCALE)).clamp(-_FURTHEST, _FURTHEST) * self.ramp
-        around = _sampled(photo, self._enlarged(moves).permute(0, 2, 3, 1) + self.window_grid)
+        moves = (fields[:, :2] * (2 * SURROUNDINGS_SCALE)).clamp(-_FURTHEST, _FURTHEST) * self.coarse_ramp
+        around = _sampled(photo, _enlarged(moves, self.coarse).permute(0, 2, 3, 1) + self.window_grid)
         there = functional.avg_pool2d(around, _LIGHT_STEP)
         face_weight = self._reduced(mask) + _EPSILON
         skin_weight = self._reduced(mask * skin) + _EPSILON * face_weight
 
         tile = _coloured_like(there, skin_weight, self._tile(small.to(dtype), persona))
-        where = self._enlarged(self.unmoved + output[:, 2:4] * self.per_unit)
+        where = _enlarged(self.unmoved + fields[:, 2:] * self.per_unit, self.coarse)
         face = _sampled(tile, where.permute(0, 2, 3, 1))
         face = face * self._light(there, skin_weight, face, face_weight)
         detail = self._detail(around, face, skin_weight / skin_weight.sum((2, 3), keepdim=True))
-        window = around + (face + detail - around) * self._enlarged(mask)
+        window = around + (face + detail - around) * _enlarged(mask, self.step)
 
         left, top, right, bottom = WINDOW
         middle = torch.cat([photo[:, :, top:bottom, :left], window, photo[:, :, top:bottom, right:]], 3)
         swapped = torch.cat([photo[:, :, :top], middle, photo[:, :, bottom:]], 2)
         # Rounded: most of the result is a photo sampled between its pixels, which truncation would darken.
         return (swapped + 0.5).clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8)
-
-    def _enlarged(self, x: Tensor) -> Tensor:
-        return functional.interpolate(x, scale_factor=self.step, mode="bilinear", align_corners=False)
 
     def _reduced(self, x: Tensor) -> Tensor:
         return functional.avg_pool2d(x, _LIGHT_STEP // self.step)
@@ -152,7 +153,7 @@ class PersonaGraph(nn.Module):
         here = functional.avg_pool2d(face, _LIGHT_STEP)
         wanted, own = self._low(there, skin_weight), self._low(here, face_weight)
         light = ((wanted + _LIGHT_OFFSET) / (own + _LIGHT_OFFSET)).clamp(*_LIGHT_RANGE)
-        return functional.interpolate(light, scale_factor=_LIGHT_STEP, mode="bilinear", align_corners=False)
+        return _enlarged(light, _LIGHT_STEP)
 
     def _low(self, picture: Tensor, weight: Tensor) -> Tensor:
         """Low frequencies of a reduced picture where the weight is; towards its weighted mean elsewhere."""
@@ -175,6 +176,10 @@ class PersonaGraph(nn.Module):
             change = our_band * (gain - 1)
             detail = change if detail is None else detail + change
         return detail + noise
+
+
+def _enlarged(x: Tensor, factor: int) -> Tensor:
+    return functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 def _sampled(picture: Tensor, where: Tensor) -> Tensor:

@@ -176,7 +176,7 @@ def _lessons(
     face, tone_known = chosen
     random = np.random.default_rng(seed)
     picture = np.asarray(Image.open(face.path).convert("RGB"))
-    parts = face_parts(picture, with_forehead(face.landmarks))
+    parts = face_parts(picture, with_forehead(face.landmarks), face.gender)
     age = age_of(face)
     tone = tone_of(skin_lightness(picture, parts.shape)) if tone_known else UNKNOWN
     old = UNKNOWN if age is None else int(age >= OLD_AGE)

@@ -21,6 +21,7 @@ FIELD_SIZE, MASK_SIZE = 64, 128
 _CORE_SHRINK = 34  # pixels
 _EDGE_SHRINK, _EDGE_BLUR = 11, 7.0
 _CUT_SIZE, _CUT_ROUNDS = 256, 3  # where skin is told from hair
+_BEARD_RAMP = 20  # pixels over which hair becomes beard
 _BEARDED = 0.35  # share of the chin's rim that is dark
 _BEARD_REACH = 26  # pixels below the jaw that a persona may cover where a beard hangs there
 
@@ -67,15 +68,20 @@ class Targets(NamedTuple):
     skin: NDArray[np.float32]
 
 
-def face_parts(picture: NDArray[np.uint8], shape: Shape) -> FaceParts:
+def face_parts(picture: NDArray[np.uint8], shape: Shape, gender: Gender) -> FaceParts:
     """Tell skin from what lies before it.
 
     Args:
         picture: (512, 512, 3) uint8 RGB.
         shape: (75, 2), of its face.
+        gender: of the face: below a man's nose hair is a beard, which belongs to the face.
     """
     bare = skin(picture, shape)
-    return FaceParts(picture, shape, bare, _in_front(picture, shape, bare))
+    front = _in_front(picture, shape, bare)
+    if gender == "male":
+        rows = np.mgrid[:CROP_SIZE, :CROP_SIZE][0]
+        front *= np.clip((shape[33, 1] - rows) / _BEARD_RAMP + 1, 0, 1).astype(np.float32)
+    return FaceParts(picture, shape, bare, front)
 
 
 def targets(parts: FaceParts, gender: Gender, frame: Frame) -> Targets:
