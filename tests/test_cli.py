@@ -140,7 +140,7 @@ def test_untrained_models_are_announced_loudly(exported, astronaut, tmp_path):
 def test_check_shows_passports_of_a_repository(exported):
     run = visard("check", "--models", exported)
     assert run.returncode == 0, run.stderr
-    for word in ("dlib", "gender_classifier", "to_male.safetensors", "warp"):
+    for word in ("dlib", "gender_classifier", "persona.safetensors", "persona"):
         assert word in run.stdout
 
 

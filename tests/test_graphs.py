@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.nn import functional
 
 from small_models import aligned_faces, small_generator
 from visard_export.graphs import (
@@ -16,8 +15,6 @@ from visard_export.graphs import (
     ClassifierGraph,
     GeneratorGraph,
     fold_batch_norms,
-    resize_bands,
-    resize_matrix,
 )
 from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
@@ -50,7 +47,6 @@ def run(graph: nn.Module, images: np.ndarray) -> np.ndarray:
         inputs.append(torch.zeros(len(images), 1, dtype=torch.int32))
     with torch.inference_mode():
         return graph(*inputs).numpy()
-
 
 
 def test_classifier_graph_is_pillow_and_imagenet_before_the_network(classifier, faces):

@@ -35,7 +35,9 @@ def network(
     made.trunk.model[-1].bias.data[4:] = torch.tensor([face, skin])
     made.traits.last.weight.data.zero_()
     tone, old, opened = group
-    made.traits.last.bias.data[:] = torch.tensor([OPEN if i == tone else 0 for i in range(TONES)] + [old - 0.5, opened - 0.5])
+    made.traits.last.bias.data[:] = torch.tensor(
+        [OPEN if i == tone else 0 for i in range(TONES)] + [old - 0.5, opened - 0.5]
+    )
     return made
 
 
@@ -106,7 +108,10 @@ def test_persona_lies_where_its_placement_says():
     atlas = Atlas(to_male=tile, to_female=tile, corner=(100.0, 90.0), scale=1.25)
     swapped = run(network(atlas), flat((120, 120, 120)), [0])[0].mean(-1)
     row, column = np.unravel_index(swapped[150:400, 120:400].argmax(), (250, 280))
-    assert (column + 120, row + 150) == (pytest.approx(100 + 1.25 * 61.5, abs=2), pytest.approx(90 + 1.25 * 101.5, abs=2))
+    assert (column + 120, row + 150) == (
+        pytest.approx(100 + 1.25 * 61.5, abs=2),
+        pytest.approx(90 + 1.25 * 101.5, abs=2),
+    )
 
 
 def test_number_chooses_the_persona_modulo_their_count(faces):
@@ -176,7 +181,9 @@ def test_blurred_photos_get_blurred_personas():
     fine = np.repeat(np.repeat(random.integers(40, 220, (12, 160, 120, 1), np.uint8), 2, 1), 2, 2)
     tiles = np.broadcast_to(fine, (12, *TILE_SHAPE, 3)).reshape(3, 2, 2, 1, *TILE_SHAPE, 3)
     made = network(Atlas(to_male=tiles, to_female=tiles, corner=(136.0, 96.0), scale=1.0))
-    detail = [np.abs(np.diff(run(made, photo, [0])[0][INSIDE].mean(-1))).mean() for photo in (sharp, flat((130, 130, 130)))]
+    detail = [
+        np.abs(np.diff(run(made, photo, [0])[0][INSIDE].mean(-1))).mean() for photo in (sharp, flat((130, 130, 130)))
+    ]
     assert detail[1] < 0.3 * detail[0]
 
 

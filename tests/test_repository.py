@@ -102,7 +102,9 @@ def test_exported_generator_does_something_mild(exported):
     path = exported / "generator_to_male" / "1" / "model.onnx"
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     faces = aligned_faces()
-    difference = np.abs(session.run(None, {"image": faces, "persona": np.zeros((len(faces), 1), np.int32)})[0].astype(int) - faces)
+    difference = np.abs(
+        session.run(None, {"image": faces, "persona": np.zeros((len(faces), 1), np.int32)})[0].astype(int) - faces
+    )
     assert 1 < difference.mean() < 30
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from rich.console import Console
 
 from visard_errors import CheckpointError, DataError
@@ -17,10 +17,12 @@ from visard_preprocess.align import finder
 from visard_preprocess.geometry import crop
 from visard_preprocess.photo import read_photo
 from visard_training import persona_generator
+from visard_training.donors import tone_of
 from visard_training.persona_batches import Lessons, put_before, relight
+from visard_training.persona_frame import Frame, write_personas
 from visard_training.persona_generator import PersonaTrainingOptions, train_persona_generator
 from visard_training.persona_targets import FaceParts, face_parts, targets
-from visard_training.personas import ATLAS_FILE, SHAPES_FILE, Frame, PersonaOptions, make_personas, read_atlas, tone_of
+from visard_training.personas import PersonaOptions
 from visard_training.shapes import (
     MIRROR,
     N_MODES,
@@ -35,8 +37,6 @@ from visard_training.shapes import (
     turned,
     with_forehead,
 )
-
-SHARED_DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_map_moves_a_picture_to_its_new_points(face):
 
 
 def test_pinned_map_holds_the_border(face):
-    moves = moves_map(face.shape + [0, 15], face.shape, pinned=True, smoothing=3.0)
+    moves = moves_map(face.shape + np.array([0, 15]), face.shape, pinned=True, smoothing=3.0)
     assert np.median(np.abs(moves[[0, -1]])) < 1
     assert np.abs(moves[256, 256] - [0, -15]).max() < 2
 
@@ -134,7 +134,9 @@ def test_nothing_else_of_the_face_enters_the_shape(face, frame):
     other[free] += change
     assert np.abs(change).mean() > 5
     persona = frame.persona["male"][0]
-    np.testing.assert_allclose(frame.model.in_pose_of(persona, other), frame.model.in_pose_of(persona, face.shape), atol=1e-6)
+    np.testing.assert_allclose(
+        frame.model.in_pose_of(persona, other), frame.model.in_pose_of(persona, face.shape), atol=1e-6
+    )
 
 
 def test_profile_is_turned_and_a_frontal_face_is_not(face):
@@ -201,7 +203,9 @@ def test_a_beard_below_the_jaw_goes_for_a_woman_alone(face, frame):
     woman, man = (targets(parts, gender, frame).face for gender in ("female", "male"))
     on_the_chin = beard[2::4, 2::4] & (outline_mask(face.shape, 16)[2::4, 2::4] > 0)
     assert min(woman[on_the_chin].mean(), man[on_the_chin].mean()) > 0.9
-    below = (outline_mask(face.shape, -14) - outline_mask(face.shape, 0))[2::4, 2::4] * (rows[2::4, 2::4] > face.shape[5, 1])
+    below = (outline_mask(face.shape, -14) - outline_mask(face.shape, 0))[2::4, 2::4] * (
+        rows[2::4, 2::4] > face.shape[5, 1]
+    )
     assert (woman * below).sum() > 2 * (man * below).sum()
 
 
@@ -260,15 +264,14 @@ def personas(tmp_path, frame) -> Path:
     """What `make_personas` leaves, with plain personas."""
     folder = tmp_path / "personas"
     folder.mkdir()
-    atlas, model = plain_atlas(), frame.model
-    np.savez(folder / ATLAS_FILE, to_male=atlas.to_male, to_female=atlas.to_female)
-    np.savez(
-        folder / SHAPES_FILE, mean=model.mean, modes=model.modes, frame=frame.frame, corner=(100, 90), scale=1.3, **frame.persona
-    )
+    atlas = replace(plain_atlas(), corner=frame.corner, scale=frame.scale)
+    write_personas(folder, atlas, frame)
     return folder
 
 
-OPTIONS = PersonaTrainingOptions(steps=12, traits_steps=12, batch_size=2, ngf=2, n_downsampling=2, n_blocks=1, save_every=5)
+OPTIONS = PersonaTrainingOptions(
+    steps=12, traits_steps=12, batch_size=2, ngf=2, n_downsampling=2, n_blocks=1, save_every=5
+)
 QUIET = Console(quiet=True)
 
 

@@ -236,8 +236,16 @@ def serve(
 def export(
     target: Annotated[Path, typer.Argument(help="Folder for the model repository.", show_default=False)],
     classifier: Annotated[Path, typer.Option(help="ResNet-18 checkpoint (.pth, .safetensors).", show_default=False)],
-    to_male: Annotated[Path, typer.Option(help="pix2pixHD generator checkpoint.", show_default=False)],
-    to_female: Annotated[Path, typer.Option(help="pix2pixHD generator checkpoint.", show_default=False)],
+    to_male: Annotated[
+        Path,
+        typer.Option(
+            help="Generator checkpoint: a persona generator, which serves both directions, or a published pix2pixHD.",
+            show_default=False,
+        ),
+    ],
+    to_female: Annotated[
+        Path, typer.Option(help="The same persona generator, or the other pix2pixHD.", show_default=False)
+    ],
     precision: Annotated[
         Literal["fp32", "fp16"], typer.Option(help="fp16 keeps instance norm statistics in float32.")
     ] = "fp32",

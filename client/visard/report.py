@@ -80,11 +80,11 @@ def passports_table(passports: dict[str, dict[str, Any]]) -> Table:
     for heading in ("model", "trained", "architecture", "precision", "checkpoint", "sha256"):
         table.add_column(heading, overflow="fold")
     for model, passport in sorted(passports.items()):
-        trained = passport.get("trained")
+        trained, sizes = passport.get("trained"), dict(passport.get("architecture", {}))
         table.add_row(
             model,
             "not said" if trained is None else "yes" if trained else "[red]no[/]",
-            ", ".join(f"{key} {value}" for key, value in dict(passport.get("architecture", {})).items()),
+            ", ".join(f"{key} {value}" for key, value in sizes.get("trunk", sizes).items()),
             str(passport.get("precision", "")),
             str(passport.get("checkpoint", "")),
             str(passport.get("checkpoint_sha256", ""))[:12],

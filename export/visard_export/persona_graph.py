@@ -97,7 +97,9 @@ class PersonaGraph(nn.Module):
         middle = (((IMAGE_SIZE - 1) / 2 - corner) / scale + 0.5) * 2 / tile - 1
         self.register_buffer("per_unit", 2 * PERSONA_SCALE * per_unit.view(1, 2, 1, 1))
         unmoved = position_planes(IMAGE_SIZE // coarse) * per_unit.view(1, 2, 1, 1) + middle.view(1, 2, 1, 1)
-        self.register_buffer("unmoved", unmoved[:, :, top // coarse : bottom // coarse, left // coarse : right // coarse])
+        self.register_buffer(
+            "unmoved", unmoved[:, :, top // coarse : bottom // coarse, left // coarse : right // coarse]
+        )
         self.register_buffer("blur_rows", _blur_matrix(rows // _LIGHT_STEP))
         self.register_buffer("blur_columns", _blur_matrix(columns // _LIGHT_STEP).T)
         noise = torch.randn(1, 1, rows, columns, generator=torch.Generator().manual_seed(0))
@@ -164,18 +166,24 @@ class PersonaGraph(nn.Module):
     def _detail(self, around: Tensor, face: Tensor, weight: Tensor) -> Tensor:
         """What a persona lacks, or has too much of, to be as sharp and as noisy as the photo: (N, 1, rows, columns)."""
         theirs, ours = (_bands(picture.mean(1, keepdim=True)) for picture in (around, face))
-        detail, noise = None, None
-        for their_band, our_band in zip(theirs, ours, strict=True):
-            their_energy, our_energy = (functional.avg_pool2d(band * band, _LIGHT_STEP) for band in (their_band, our_band))
-            their_mean, our_mean = ((energy * weight).sum((2, 3), keepdim=True) for energy in (their_energy, our_energy))
-            gain = ((their_mean + _EPSILON) / (our_mean + _EPSILON)).sqrt().clamp(max=_SHARPEST)
-            if noise is None:
-                # What even the calmest places of the photo have more of than the persona's is noise.
-                calm = [1 / (weight / (energy + _CALM)).sum((2, 3), keepdim=True) for energy in (their_energy, our_energy)]
-                noise = self.noise * (calm[0] - gain * gain * calm[1]).clamp(0, _NOISIEST**2).sqrt()
-            change = our_band * (gain - 1)
-            detail = change if detail is None else detail + change
-        return detail + noise
+        their_energies, our_energies = ([_energy(band) for band in bands] for bands in (theirs, ours))
+        gains = [
+            ((_mean(wanted, weight) + _EPSILON) / (_mean(own, weight) + _EPSILON)).sqrt().clamp(max=_SHARPEST)
+            for wanted, own in zip(their_energies, our_energies, strict=True)
+        ]
+        # What even the calmest places of the photo have more of than the persona's is noise: a harmonic mean.
+        calm, own_calm = (1 / _mean(1 / (energies[0] + _CALM), weight) for energies in (their_energies, our_energies))
+        noise = (calm - gains[0] ** 2 * own_calm).clamp(0, _NOISIEST**2).sqrt()
+        return ours[0] * (gains[0] - 1) + ours[1] * (gains[1] - 1) + self.noise * noise
+
+
+def _energy(band: Tensor) -> Tensor:
+    return functional.avg_pool2d(band * band, _LIGHT_STEP)
+
+
+def _mean(x: Tensor, weight: Tensor) -> Tensor:
+    """Mean of each picture of a batch under weights whose sum is one."""
+    return (x * weight).sum((2, 3), keepdim=True)
 
 
 def _enlarged(x: Tensor, factor: int) -> Tensor:

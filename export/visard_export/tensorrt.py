@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from visard_errors import ExportError
-from visard_export.networks.pix2pixhd import IMAGE_SIZE
 from visard_export.repository import WORKSPACE_BYTES
 
 

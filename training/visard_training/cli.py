@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="train",
     help=(
-        "Train models on faces of your own: [bold]prepare[/] aligns photographs, [bold]classifier[/] learns the apparent "
-        "gender, [bold]personas[/] averages generated portraits into faces of nobody, [bold]persona-generator[/] learns "
-        "to put them in a face's place. As published: [bold]pairs[/] generates the same face in both genders, "
-        "[bold]swapper[/] learns the way from one to the other. What takes long goes on where it was stopped. "
-        "Then: visard export."
+        "Train models on faces of your own: [bold]prepare[/] aligns photographs, [bold]classifier[/] learns the "
+        "apparent gender, [bold]personas[/] averages generated portraits into faces of nobody, "
+        "[bold]persona-generator[/] learns to put them in a face's place. As published: [bold]pairs[/] generates the "
+        "same face in both genders, [bold]swapper[/] learns the way from one to the other. What takes long goes on "
+        "where it was stopped. Then: visard export."
     ),
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -184,7 +184,8 @@ def persona_generator(
     ],
     personas: Annotated[Path, typer.Option(help="What visard train personas made.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of this run; started again, it goes on. Holds small pictures.")
+        Path,
+        typer.Option("--output", "-o", help="Folder of this run; started again, it goes on. Holds small pictures."),
     ],
     tone_data: Annotated[
         list[Path] | None,
@@ -231,7 +232,9 @@ def persona_generator(
     _say(f"Persona generator ready: {path}, for --to-male and --to-female of visard export")
 
 
-@app.command(epilog="Example: visard train persona-faces faces/london faces/london-personas --generator persona.safetensors")
+@app.command(
+    epilog="Example: visard train persona-faces faces/london faces/london-personas --generator persona.safetensors"
+)
 def persona_faces(
     data: Annotated[Path, typer.Argument(help="Prepared faces.", show_default=False)],
     output: Annotated[Path, typer.Argument(help="Folder to fill, itself prepared faces.", show_default=False)],

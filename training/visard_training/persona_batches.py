@@ -28,8 +28,9 @@ from torch.nn import functional
 
 from visard_errors import DataError
 from visard_training.data import GENDERS, Sample, read_faces
-from visard_training.persona_targets import FIELD_SIZE, MASK_SIZE, face_parts, targets
-from visard_training.personas import OLD_AGE, Frame, age_of, read_frame, skin_lightness, tone_of
+from visard_training.donors import OLD_AGE, age_of, skin_lightness, tone_of
+from visard_training.persona_frame import SHAPES_FILE, Frame, read_frame
+from visard_training.persona_targets import MASK_SIZE, face_parts, targets
 from visard_training.shapes import OPEN_MOUTH, mouth_gap, turned, with_forehead
 from visard_training.state import replace_atomically
 
@@ -134,7 +135,7 @@ def make_lessons(
         if face.split == "train" and turned(with_forehead(face.landmarks)) <= MAX_TURNED
     ]
     digest = hashlib.sha256(repr([(f.path.name, t, variants) for f, t in faces]).encode())
-    digest.update((personas / "shapes.npz").read_bytes())
+    digest.update((personas / SHAPES_FILE).read_bytes())
     path = output / LESSONS_FILE
     if path.is_file():
         try:

@@ -25,7 +25,7 @@ from visard_export.networks.persona import TONES, TRAITS_SIZE, PersonaGenerator,
 from visard_export.networks.pix2pixhd import IMAGE_SIZE, Pix2PixHDArchitecture, Pix2PixHDGenerator
 from visard_export.persona_graph import PERSONA_SCALE, SURROUNDINGS_SCALE, position_planes
 from visard_training.persona_batches import UNKNOWN, Batch, Lessons, make_lessons
-from visard_training.personas import read_atlas
+from visard_training.persona_frame import read_atlas
 from visard_training.state import generator, load_state, replace_atomically, save_state
 
 STATE_FILE, RESULT_FILE = "state.pt", "persona.safetensors"
@@ -145,7 +145,12 @@ class _Run:
 
     def train(self, name: str, steps: int, loss_of: Any) -> None:
         """Take the steps that are left."""
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=self.console) as progress:
             task = progress.add_task(f"Training {name}", total=steps, completed=self.steps[name], loss="")
             optimiser = self.optimisers[name]
@@ -204,7 +209,9 @@ class _Run:
         return loss
 
     def _identity(self) -> str:
-        options = {key: value for key, value in asdict(self.options).items() if key not in ("save_every", "half", "licence")}
+        options = {
+            key: value for key, value in asdict(self.options).items() if key not in ("save_every", "half", "licence")
+        }
         return f"{self.lessons.digest} {sorted(options.items())}"
 
     def _save(self) -> None:
@@ -220,7 +227,8 @@ class _Run:
             return
         if state.get("run") != self._identity():
             raise CheckpointError(
-                f"'{self.path}' belongs to a training with other options or faces: give the same ones, or another folder"
+                f"'{self.path}' belongs to a training with other options or faces: give the same ones, or another "
+                "folder"
             )
         for name, network in self.networks.items():
             network.load_state_dict(state[name])

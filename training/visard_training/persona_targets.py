@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from visard_preprocess.geometry import CROP_SIZE
 from visard_training.data import Gender
-from visard_training.personas import Frame
+from visard_training.persona_frame import Frame
 from visard_training.shapes import OPEN_MOUTH, Shape, mouth_gap, moves_map, outline_mask, pixel_centres, sample
 
 FIELD_SIZE, MASK_SIZE = 64, 128
@@ -144,7 +144,8 @@ def _in_front(picture: NDArray[np.uint8], shape: Shape, bare: NDArray[np.float32
     """Hair and whatever else covers the face's upper part and sides, by colour models of both (GrabCut)."""
     small = (_CUT_SIZE, _CUT_SIZE)
     shown, inside, core, bare = (
-        cv2.resize(each, small, interpolation=cv2.INTER_AREA) for each in (picture, outline_mask(shape), _core(shape), bare)
+        cv2.resize(each, small, interpolation=cv2.INTER_AREA)
+        for each in (picture, outline_mask(shape), _core(shape), bare)
     )
     labels = np.full(small, cv2.GC_BGD, np.uint8)
     labels[cv2.dilate(inside, np.ones((5, 5)), iterations=12) * bare > 0.5] = cv2.GC_PR_FGD  # ears and neck

@@ -1,6 +1,6 @@
 """Makes the personas: faces of nobody, each the average of many donors, laid into one common frame.
 
-    prepared donors ─► shape and texture in the frame ─► even light ─► groups by gender, tone and age ─► averages ─► atlas
+    prepared donors ─► shape and texture in the frame ─► groups by gender, tone, age ─► even light ─► averages ─► atlas
 
 Donors should be generated portraits, so that no real person stands behind any pixel. It knows nothing about the faces
 that personas will replace.
@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
@@ -19,31 +18,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from visard_errors import DataError
 from visard_export.networks.persona import AGES, EXPRESSIONS, TILE_SHAPE, TONES, Atlas
 from visard_preprocess.geometry import CROP_SIZE
-from visard_training.data import GENDERS, Gender, Sample, read_faces
+from visard_training.data import GENDERS, Gender, read_faces
+from visard_training.donors import FEWEST_DONORS, Donor, mean_shape, nearest, read_donors
+from visard_training.persona_frame import Frame, write_personas
 from visard_training.shapes import (
-    OPEN_MOUTH,
     OUTLINE,
     Shape,
     ShapeModel,
     mirrored,
-    mouth_gap,
-    outline_mask,
     moves_map,
+    outline_mask,
     pixel_centres,
     sample,
-    turned,
     with_forehead,
 )
 from visard_training.state import write_atomically
 
-ATLAS_FILE, SHAPES_FILE, REPORT_FILE, SHEET_FILE = "atlas.npz", "shapes.npz", "report.json", "personas.jpg"
-TONE_LIMITS = (60.0, 48.0)  # CIE L* of cheeks and nose in good light below which skin is of middle and of dark tone
-OLD_AGE = 50  # years from which a donor counts as old
-MAX_TURNED = 0.1  # donors that are turned further show one side only
-FEWEST_DONORS = 8
+REPORT_FILE, SHEET_FILE = "report.json", "personas.jpg"
 
 _LIGHT_SIGMA = 30  # pixels of the crop: what varies more slowly is light
 _SKIN_SIGMA = 2.0  # pixels of a tile: what varies faster is pores and lashes, which an average loses
@@ -77,39 +70,6 @@ class PersonaOptions:
             raise ValueError(f"count must be positive, push not negative, skin in 0..1: {self}")
 
 
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """Where the personas of an atlas lie, and the shapes that a generator is taught with.
-
-    Attributes:
-        model: what a shape may keep of a face.
-        frame: (2, 75, 2), closed and open mouth: the frame that all personas are laid into, in pixels of the crop.
-        persona: gender → (2, 75, 2): the mean shape of its personas.
-        corner: top left of a tile, in pixels of the crop.
-        scale: pixels of the crop in a pixel of a tile.
-    """
-
-    model: ShapeModel = field(repr=False)
-    frame: NDArray[np.float64] = field(repr=False)
-    persona: dict[Gender, NDArray[np.float64]] = field(repr=False)
-    corner: tuple[float, float]
-    scale: float
-
-    def to_tile(self, points: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Pixels of the crop → pixels of a tile, both counted from the centre of the first one."""
-        return (points - np.array(self.corner)) / self.scale
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Donor:
-    picture: NDArray[np.uint8]
-    shape: Shape
-    gender: Gender
-    old: bool
-    open: bool
-    lightness: float
-
-
 def make_personas(
     caches: Sequence[Path],
     shape_caches: Sequence[Path],
@@ -133,7 +93,7 @@ def make_personas(
     options = options or PersonaOptions()
     output.mkdir(parents=True, exist_ok=True)
     shapes = [with_forehead(s.landmarks) for c in shape_caches for s in read_faces(c) if s.split != "test"]
-    donors = _read_donors(caches)
+    donors = read_donors(caches)
     report(f"{len(donors)} donors that look at the camera, {len(shapes)} faces for the shapes")
     frame = _frame(donors, ShapeModel.fit(shapes), options.push)
     rng = np.random.default_rng(options.seed)
@@ -147,7 +107,7 @@ def make_personas(
         for tone in range(TONES):
             for age in range(AGES):
                 of_gender = [d for d in donors if d.gender == gender]
-                members = _nearest(of_gender, tone, bool(age), 2 * options.donors)
+                members = nearest(of_gender, tone, bool(age), 2 * options.donors)
                 members = _typical(members, layers)
                 groups[f"{gender} tone {tone} {'old' if age else 'young'}"] = len(members)
                 faces = [
@@ -162,95 +122,10 @@ def make_personas(
     return atlas
 
 
-def read_frame(folder: Path) -> Frame:
-    """Read the shapes that `make_personas` left.
-
-    Raises:
-        DataError: the folder is missing or damaged.
-    """
-    try:
-        with np.load(folder / SHAPES_FILE, allow_pickle=False) as d:
-            return Frame(
-                model=ShapeModel(d["mean"], d["modes"]),
-                frame=d["frame"],
-                persona={gender: d[gender] for gender in GENDERS},
-                corner=(float(d["corner"][0]), float(d["corner"][1])),
-                scale=float(d["scale"]),
-            )
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"'{folder}' holds no personas ({error}): make them with `visard train personas`") from error
-
-
-def read_atlas(folder: Path) -> Atlas:
-    """Read the personas that `make_personas` left.
-
-    Raises:
-        DataError: the folder is missing or damaged.
-    """
-    frame = read_frame(folder)
-    try:
-        with np.load(folder / ATLAS_FILE, allow_pickle=False) as d:
-            return Atlas(to_male=d["to_male"], to_female=d["to_female"], corner=frame.corner, scale=frame.scale)
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"'{folder}' holds no personas ({error}): make them with `visard train personas`") from error
-
-
-def _read_donors(caches: Sequence[Path]) -> list[_Donor]:
-    donors = []
-    for cache in caches:
-        for face in read_faces(cache):
-            if face.split == "test" or turned(with_forehead(face.landmarks)) > MAX_TURNED:
-                continue
-            age = age_of(face)
-            if age is None:
-                raise DataError(f"'{cache}' does not say how old '{face.path.name}' looks: add a column age")
-            donors.append(_donor(face, age))
-    for gender in GENDERS:
-        lightness = [d.lightness for d in donors if d.gender == gender]
-        if len(lightness) < 4 * FEWEST_DONORS:
-            raise DataError(f"{len(lightness)} usable donors are '{gender}', at least {4 * FEWEST_DONORS} are needed")
-    return donors
-
-
-def age_of(face: Sample) -> float | None:
-    """How old a face is or looks, in years, where its manifest says it in `age` or `age_guess`."""
-    for column in ("age", "age_guess"):
-        with suppress(KeyError, ValueError):
-            return float(face.groups[column])
-    return None
-
-
-def _donor(face: Sample, age: float) -> _Donor:
-    picture = np.asarray(Image.open(face.path).convert("RGB"))
-    shape = with_forehead(face.landmarks)
-    return _Donor(
-        picture=picture,
-        shape=shape,
-        gender=face.gender,
-        old=age >= OLD_AGE,
-        open=mouth_gap(shape) > OPEN_MOUTH,
-        lightness=skin_lightness(picture, shape),
-    )
-
-
-def skin_lightness(picture: NDArray[np.uint8], shape: Shape) -> float:
-    """Median CIE L* (0..100) of cheeks and nose: the skin's tone under the photo's own light.
-
-    Args:
-        picture: (512, 512, 3) uint8 RGB.
-        shape: of its face.
-    """
-    rows = np.mgrid[: picture.shape[0], : picture.shape[1]][0]
-    cheeks = outline_mask(shape, 30) > 0
-    cheeks &= (rows > shape[36:48, 1].mean() + 15) & (rows < shape[30:36, 1].max())
-    lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB)
-    return float(np.median(lab[..., 0][cheeks])) * 100 / 255 if cheeks.any() else 50.0
-
-
-def _frame(donors: Sequence[_Donor], model: ShapeModel, push: float) -> Frame:
+def _frame(donors: Sequence[Donor], model: ShapeModel, push: float) -> Frame:
     """Mean shapes of both genders with closed and with open mouth; the frame lies halfway between them."""
     mean = {
-        gender: np.stack([_mean_shape([d for d in donors if d.gender == gender], is_open) for is_open in (False, True)])
+        gender: np.stack([mean_shape([d for d in donors if d.gender == gender], is_open) for is_open in (False, True)])
         for gender in GENDERS
     }
     difference = mean["male"] - mean["female"]
@@ -268,12 +143,6 @@ def _frame(donors: Sequence[_Donor], model: ShapeModel, push: float) -> Frame:
     )
 
 
-def _mean_shape(donors: Sequence[_Donor], is_open: bool) -> Shape:
-    """Mean of those whose mouth is open or closed, and of their mirrored pictures."""
-    mean: Shape = np.mean([m for d in donors if d.open == is_open for m in (d.shape, mirrored(d.shape))], 0)
-    return mean
-
-
 def _tile_centres(frame: Frame) -> NDArray[np.float32]:
     height, width = TILE_SHAPE
     grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1)
@@ -287,7 +156,7 @@ def _into_tile(picture: NDArray[np.uint8], source: Shape, to: Shape, frame: Fram
     return np.clip(sample(picture, where).astype(np.float32), 0, 255)
 
 
-def _layers(donor: _Donor, frame: Frame) -> NDArray[np.float32]:
+def _layers(donor: Donor, frame: Frame) -> NDArray[np.float32]:
     """The donor in the frame with closed and with open mouth, and mirrored: (2, h, w, 3), evenly lit by symmetry."""
     both = []
     for expression in range(EXPRESSIONS):
@@ -302,21 +171,7 @@ def _mean_layers(layers: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     return np.mean([each.mean(1) for each in layers], 0)
 
 
-def tone_of(lightness: float) -> int:
-    """Group of skin tone, 0 for light to 2 for dark, of skin that is evenly and brightly lit."""
-    return int(lightness < TONE_LIMITS[0]) + int(lightness < TONE_LIMITS[1])
-
-
-def _nearest(donors: Sequence[_Donor], tone: int, old: bool, n: int) -> list[_Donor]:
-    """The donors of an age group and a tone, filled up to `n` with those of its age whose tone is nearest."""
-    of_age = [d for d in donors if d.old == old]
-    middle = float(np.median([d.lightness for d in donors if tone_of(d.lightness) == tone] or [50.0]))
-    order = sorted(of_age, key=lambda d: (tone_of(d.lightness) != tone, abs(d.lightness - middle)))
-    inside = sum(tone_of(d.lightness) == tone for d in of_age)
-    return order[: max(n, inside)]
-
-
-def _typical(members: list[_Donor], layers: dict[int, NDArray[np.float32]]) -> list[_Donor]:
+def _typical(members: list[Donor], layers: dict[int, NDArray[np.float32]]) -> list[Donor]:
     """Leave out those that differ most from the rest: glasses, beards, hair and hands in the face."""
     bands = np.array([_high_band(layers[id(d)][0].mean(0).mean(-1), 6.0) for d in members])
     inner = bands - np.median(bands, 0)
@@ -330,8 +185,8 @@ def _high_band(grey: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
 
 
 def _persona(
-    members: list[_Donor],
-    of_gender: list[_Donor],
+    members: list[Donor],
+    of_gender: list[Donor],
     tone: int,
     layers: dict[int, NDArray[np.float32]],
     own_mean: NDArray[np.float32],
@@ -347,7 +202,7 @@ def _persona(
     detail = layers[id(typical[int(rng.integers(len(typical)))])]
     light = np.mean([d.lightness for d in chosen])
     by_tone = sorted(of_gender, key=lambda d: abs(d.lightness - light))
-    own = {is_open: _mean_shape(of_gender, is_open) for is_open in (False, True)}
+    own = {is_open: mean_shape(of_gender, is_open) for is_open in (False, True)}
     features = np.mean([m - own[d.open] for d in chosen for m in (d.shape, mirrored(d.shape))], 0)
     features[OUTLINE] = 0  # the outline is the generator's
     tiles = []
@@ -419,16 +274,7 @@ def _mouth_mask(frame: Frame, expression: int) -> NDArray[np.float32]:
 
 
 def _write(output: Path, atlas: Atlas, frame: Frame, report: dict[str, object]) -> None:
-    np.savez(
-        output / SHAPES_FILE,
-        mean=frame.model.mean,
-        modes=frame.model.modes,
-        frame=frame.frame,
-        corner=frame.corner,
-        scale=frame.scale,
-        **frame.persona,
-    )
-    np.savez_compressed(output / ATLAS_FILE, to_male=atlas.to_male, to_female=atlas.to_female)
+    write_personas(output, atlas, frame)
     write_atomically(output / REPORT_FILE, json.dumps(report, indent=1).encode())
     sheet = np.concatenate([atlas.sheet("to_male"), atlas.sheet("to_female")], 1)
-    Image.fromarray(sheet).save(output / SHEET_FILE, quality=90)
+    Image.fromarray(sheet).reduce(2).save(output / SHEET_FILE, quality=90)

@@ -146,7 +146,7 @@ def moves_map(
     smoothing: float = 1.0,
     pinned: bool = False,
 ) -> NDArray[np.float32]:
-    """Say of every pixel of a picture with the points `to` how far away, in one with the points `source`, it comes from.
+    """Say of every pixel of a picture with the points `to` how far away in one with the points `source` it comes from.
 
     A thin-plate spline through the points.
 

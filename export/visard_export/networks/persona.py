@@ -81,7 +81,9 @@ def decode_sheet(data: Tensor) -> Tensor:
         with Image.open(BytesIO(data.numpy().tobytes()), formats=["WEBP"]) as picture:
             count, rest = divmod(picture.width, width)
             if rest or not 1 <= count <= MAX_COUNT or picture.height != ROWS * height:  # before anything is decoded
-                raise ValueError(f"its atlas has {picture.width}×{picture.height} pixels, not tiles of {width}×{height}")
+                raise ValueError(
+                    f"its atlas has {picture.width}×{picture.height} pixels, not tiles of {width}×{height}"
+                )
             sheet = np.array(picture.convert("RGB"))
     except (OSError, SyntaxError) as error:
         raise ValueError(f"its atlas is no WebP picture ({error})") from error
@@ -108,9 +110,7 @@ class PersonaArchitecture:
         Raises:
             ValueError: the layers that tell it are missing, or a size is not one of ours.
         """
-        trunk = {
-            name.removeprefix("trunk."): shape for name, shape in shapes.items() if re.match(r"trunk\.", name)
-        }
+        trunk = {name.removeprefix("trunk."): shape for name, shape in shapes.items() if re.match(r"trunk\.", name)}
         lengths = [shapes.get(f"atlas_{direction}", ()) for direction in DIRECTIONS]
         if any(len(length) != 1 for length in lengths):
             raise ValueError(f"'atlas_to_male' and 'atlas_to_female' should be bytes, found shapes {lengths}")
@@ -120,7 +120,7 @@ class PersonaArchitecture:
 
 
 class TraitsNetwork(nn.Module):
-    """What of a face chooses among personas: tone of skin, age, and whether the mouth is open. No norms: light counts."""
+    """What of a face chooses among personas: tone, age, whether the mouth is open. No norms: light counts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,9 +164,7 @@ class PersonaGenerator(nn.Module):
     def of(cls, trunk: Pix2PixHDGenerator, traits: TraitsNetwork, atlas: Atlas) -> PersonaGenerator:
         """Put trained parts together."""
         sheets = [encode_sheet(atlas.sheet(direction)) for direction in DIRECTIONS]
-        network = cls(
-            PersonaArchitecture(trunk=trunk.architecture, atlas_bytes=(len(sheets[0]), len(sheets[1])))
-        )
+        network = cls(PersonaArchitecture(trunk=trunk.architecture, atlas_bytes=(len(sheets[0]), len(sheets[1]))))
         network.trunk, network.traits = trunk, traits
         network.placement = torch.tensor([*atlas.corner, atlas.scale])
         network.atlas_to_male, network.atlas_to_female = sheets

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 Head = Literal["image", "persona"]
 # Channels in: RGB; for a persona also where each pixel lies (x, y) and the direction.
-# Channels out: RGB; or where the surroundings come from (x, y), where in the personas' frame each pixel lies (x, y), and
-# logits of being face and of being bare skin.
+# Channels out: RGB; or where the surroundings come from (x, y), where in the personas' frame each pixel lies (x, y),
+# and logits of being face and of being bare skin.
 INPUT_CHANNELS: dict[Head, int] = {"image": 3, "persona": 6}
 HEAD_CHANNELS: dict[Head, int] = {"image": 3, "persona": 6}
 
