@@ -70,7 +70,7 @@ class GeneratorGraph(nn.Module):
     def forward(self, image: Tensor, persona: Tensor) -> Tensor:
         """Scale to −1..1, generate, scale back, cut to 0..255. The persona is the contract's; nothing here uses it."""
         photo = image.float().permute(0, 3, 1, 2)
-        output = self.network((photo / 127.5 - 1).to(dtype_of(self.network))).float()
+        output: Tensor = self.network((photo / 127.5 - 1).to(dtype_of(self.network))).float()
         swapped = (output + 1) * 127.5  # (y + 1) / 2 · 255, to the last bit
         return swapped.clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8)
 

@@ -72,7 +72,7 @@ def verify(graph: Graph, path: Path, faces: NDArray[np.uint8], precision: Precis
     """
     if faces.dtype != np.uint8 or faces.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3) or not len(faces):
         raise ValueError(f"faces must be (N, 512, 512, 3) uint8, got {faces.shape} {faces.dtype}")
-    inputs = [faces]
+    inputs: list[NDArray[Any]] = [faces]
     if not isinstance(graph, ClassifierGraph):
         inputs.append(np.arange(len(faces), dtype=np.int32)[:, None])  # of each face another persona
     expected, found = _run_torch(graph, inputs), _run_onnx(path, inputs)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +38,10 @@ class Frame:
     corner: tuple[float, float]
     scale: float
 
-    def to_tile(self, points: NDArray[np.floating]) -> NDArray[np.floating]:
+    def to_tile(self, points: NDArray[Any]) -> NDArray[Any]:
         """Pixels of the crop → pixels of a tile, both counted from the centre of the first one."""
-        return (points - np.array(self.corner)) / self.scale
+        moved: NDArray[Any] = (points - np.array(self.corner)) / self.scale
+        return moved
 
 
 def write_personas(folder: Path, atlas: Atlas, frame: Frame) -> None:

@@ -137,7 +137,8 @@ def _covered(
         if rim.any() and dark[rim].mean() > _BEARDED:  # it goes below the jaw too
             reach = outline_mask(shape, -_BEARD_REACH) * dark * below
             covered = np.maximum(covered, cv2.dilate(reach, np.ones((9, 9))))
-    return cv2.GaussianBlur(covered, (0, 0), _EDGE_BLUR)
+    soft: NDArray[np.float32] = cv2.GaussianBlur(covered, (0, 0), _EDGE_BLUR)
+    return soft
 
 
 def _in_front(picture: NDArray[np.uint8], shape: Shape, bare: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -156,8 +157,10 @@ def _in_front(picture: NDArray[np.uint8], shape: Shape, bare: NDArray[np.float32
     cut = cv2.grabCut(shown, labels, None, *models, _CUT_ROUNDS, cv2.GC_INIT_WITH_MASK)[0]
     front = (((cut == cv2.GC_BGD) | (cut == cv2.GC_PR_BGD)) & (inside > 0.3)).astype(np.float32)
     front = cv2.dilate(cv2.morphologyEx(front, cv2.MORPH_OPEN, np.ones((5, 5))), np.ones((3, 3)))
-    return cv2.resize(front, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_LINEAR)
+    enlarged: NDArray[np.float32] = cv2.resize(front, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_LINEAR)
+    return enlarged
 
 
 def _reduced(picture: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    return cv2.resize(picture.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+    small: NDArray[np.float32] = cv2.resize(picture.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+    return small

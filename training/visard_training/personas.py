@@ -146,7 +146,8 @@ def _frame(donors: Sequence[Donor], model: ShapeModel, push: float) -> Frame:
 def _tile_centres(frame: Frame) -> NDArray[np.float32]:
     height, width = TILE_SHAPE
     grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1)
-    return (grid * frame.scale + np.array(frame.corner)).astype(np.float32)
+    centres: NDArray[np.float32] = (grid * frame.scale + np.array(frame.corner)).astype(np.float32)
+    return centres
 
 
 def _into_tile(picture: NDArray[np.uint8], source: Shape, to: Shape, frame: Frame) -> NDArray[np.float32]:
@@ -168,7 +169,8 @@ def _layers(donor: Donor, frame: Frame) -> NDArray[np.float32]:
 
 
 def _mean_layers(layers: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return np.mean([each.mean(1) for each in layers], 0)
+    mean: NDArray[np.float32] = np.mean([each.mean(1) for each in layers], 0)
+    return mean
 
 
 def _typical(members: list[Donor], layers: dict[int, NDArray[np.float32]]) -> list[Donor]:
@@ -181,7 +183,8 @@ def _typical(members: list[Donor], layers: dict[int, NDArray[np.float32]]) -> li
 
 
 def _high_band(grey: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    return grey - cv2.GaussianBlur(grey, (0, 0), sigma)
+    band: NDArray[np.float32] = grey - cv2.GaussianBlur(grey, (0, 0), sigma)
+    return band
 
 
 def _persona(
@@ -213,10 +216,10 @@ def _persona(
         mouth = _average([layers[id(d)][expression] for d in mouths], mask, own_mean[expression])
         weight = _mouth_mask(frame, expression)[..., None]
         mouth = mouth * _ratio(base, mouth, mask)
-        tile = base * (1 - weight) + mouth * weight
+        tile: NDArray[np.float32] = base * (1 - weight) + mouth * weight
         tile = tile + options.push * (own_mean[expression] - other_mean[expression])
-        fine = detail[expression][0]
-        tile = tile + options.skin * (fine - cv2.GaussianBlur(fine, (0, 0), _SKIN_SIGMA)) * (1 - weight)
+        fine: NDArray[np.float32] = detail[expression][0]
+        tile = tile + options.skin * _high_band(fine, _SKIN_SIGMA) * (1 - weight)
         to = frame.to_tile(frame.frame[expression] + features)
         moves = moves_map(to, frame.to_tile(frame.frame[expression]), TILE_SHAPE)
         tile = sample(tile.astype(np.float32), moves + pixel_centres(TILE_SHAPE, np.ones(2)))
@@ -236,7 +239,8 @@ def _skin_beyond(tile: NDArray[np.float32], mask: NDArray[np.float32]) -> NDArra
         beyond += colour * take[..., None]
         known += take
     beyond /= known[..., None] + 1e-6
-    return beyond + (tile - beyond) * mask[..., None]
+    whole: NDArray[np.float32] = beyond + (tile - beyond) * mask[..., None]
+    return whole
 
 
 def _average(
@@ -245,7 +249,8 @@ def _average(
     """Average pictures after giving each the same light: the low frequencies of their common mean."""
     both = [each.mean(0) for each in layers]
     mean = np.mean(both, 0)
-    return np.mean([picture * _ratio(mean, picture, mask) for picture in both], 0)
+    average: NDArray[np.float32] = np.mean([picture * _ratio(mean, picture, mask) for picture in both], 0)
+    return average
 
 
 def _ratio(wanted: NDArray[np.float32], picture: NDArray[np.float32], mask: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -257,12 +262,14 @@ def _low(picture: NDArray[np.float32], mask: NDArray[np.float32]) -> NDArray[np.
     weight = mask[..., None]
     mean = (picture * weight).sum((0, 1)) / weight.sum()
     blurred = cv2.GaussianBlur(picture * weight, (0, 0), _LIGHT_SIGMA) + 1e-3 * mean
-    return blurred / (cv2.GaussianBlur(mask, (0, 0), _LIGHT_SIGMA)[..., None] + 1e-3)
+    low: NDArray[np.float32] = blurred / (cv2.GaussianBlur(mask, (0, 0), _LIGHT_SIGMA)[..., None] + 1e-3)
+    return low
 
 
 def _tile_mask(frame: Frame, expression: int, shrink: int = 6) -> NDArray[np.float32]:
     whole = outline_mask(frame.frame[expression], shrink, 3)
-    return cv2.remap(whole, _tile_centres(frame), None, cv2.INTER_LINEAR)
+    mask: NDArray[np.float32] = cv2.remap(whole, _tile_centres(frame), None, cv2.INTER_LINEAR)
+    return mask
 
 
 def _mouth_mask(frame: Frame, expression: int) -> NDArray[np.float32]:
@@ -270,7 +277,8 @@ def _mouth_mask(frame: Frame, expression: int) -> NDArray[np.float32]:
     lips = frame.frame[expression][48:60]
     centre, spread = lips.mean(0), lips.max(0) - lips.min(0)
     x, y = np.moveaxis((_tile_centres(frame) - centre) / (0.75 * spread[0]), -1, 0)
-    return np.clip(1.6 - 1.6 * np.sqrt(x**2 + (y * 1.25) ** 2), 0, 1).astype(np.float32)
+    mask: NDArray[np.float32] = np.clip(1.6 - 1.6 * np.sqrt(x**2 + (y * 1.25) ** 2), 0, 1).astype(np.float32)
+    return mask
 
 
 def _write(output: Path, atlas: Atlas, frame: Frame, report: dict[str, object]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -41,7 +42,7 @@ MIRROR = [
 ]  # fmt: skip
 
 
-def with_forehead(landmarks: NDArray[np.floating]) -> Shape:
+def with_forehead(landmarks: NDArray[Any]) -> Shape:
     """Add seven points above the brows: the jaw, flattened, mirrored about the line of the eyes.
 
     Args:
@@ -58,7 +59,8 @@ def with_forehead(landmarks: NDArray[np.floating]) -> Shape:
 
 def mirrored(shape: Shape) -> Shape:
     """The shape of the mirrored picture."""
-    return (np.array([CROP_SIZE - 1, 0]) + np.array([-1, 1]) * shape)[MIRROR]
+    turned_over: Shape = (np.array([CROP_SIZE - 1, 0]) + np.array([-1, 1]) * shape)[MIRROR]
+    return turned_over
 
 
 def mouth_gap(shape: Shape) -> float:
@@ -139,8 +141,8 @@ def outline_mask(shape: Shape, shrink: int = 0, blur: float = 0.0) -> NDArray[np
 
 
 def moves_map(
-    to: NDArray[np.floating],
-    source: NDArray[np.floating],
+    to: NDArray[Any],
+    source: NDArray[Any],
     shape: tuple[int, int] = (CROP_SIZE, CROP_SIZE),
     *,
     smoothing: float = 1.0,
@@ -168,15 +170,18 @@ def moves_map(
     knots = pixel_centres((_KNOTS, _KNOTS), extent / _KNOTS)  # the map is smooth: finer would cost time alone
     spline = RBFInterpolator(to, source - to, smoothing=smoothing, kernel="thin_plate_spline")
     moves = spline(knots.reshape(-1, 2)).reshape(knots.shape).astype(np.float32)
-    return cv2.resize(moves, shape[::-1], interpolation=cv2.INTER_CUBIC)
+    enlarged: NDArray[np.float32] = cv2.resize(moves, shape[::-1], interpolation=cv2.INTER_CUBIC)
+    return enlarged
 
 
-def pixel_centres(shape: tuple[int, int], step: NDArray[np.floating]) -> NDArray[np.float32]:
+def pixel_centres(shape: tuple[int, int], step: NDArray[Any]) -> NDArray[np.float32]:
     """Where the centres of a grid's cells lie: (*shape, 2) float32, x before y; a cell spans `step` pixels (x, y)."""
     x, y = ((np.arange(n, dtype=np.float32) + 0.5) * each - 0.5 for n, each in zip(shape[::-1], step, strict=True))
-    return np.stack(np.meshgrid(x, y), -1).astype(np.float32)
+    centres: NDArray[np.float32] = np.stack(np.meshgrid(x, y), -1).astype(np.float32)
+    return centres
 
 
-def sample(picture: NDArray[np.generic], where: NDArray[np.float32]) -> NDArray[np.generic]:
+def sample(picture: NDArray[Any], where: NDArray[np.float32]) -> NDArray[Any]:
     """Take the pixels of a picture at given places, bicubic, reflected beyond its edges."""
-    return cv2.remap(picture, where, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    sampled: NDArray[Any] = cv2.remap(picture, where, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    return sampled
