@@ -549,9 +549,9 @@ def _print_goals(workload: Workload, figures: dict[str, float | None]) -> None:
 
 
 def _demo_weights() -> Path:
-    from visard_export.demo import TRAINED_FOLDER
+    from visard_export.demo import WEIGHTS_FOLDER
 
-    return TRAINED_FOLDER
+    return WEIGHTS_FOLDER
 
 
 if __name__ == "__main__":

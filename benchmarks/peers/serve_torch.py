@@ -26,16 +26,15 @@ class Networks:
 
     def __init__(self, folder: Path) -> None:
         self.classifier = build_graph(load_classifier(folder / "gender_classifier.safetensors").network()).eval()
-        self.generators = [
-            build_graph(load_generator(folder / f"{name}.safetensors").network()).eval()
-            for name in ("to_male", "to_female")
-        ]
+        network = load_generator(folder / "persona.safetensors").network()
+        self.generators = [build_graph(network, direction=name).eval() for name in ("to_male", "to_female")]
+        self.persona = torch.zeros(1, 1, dtype=torch.int32)
 
     @torch.inference_mode()
     def __call__(self, image: torch.Tensor) -> bytes:
         """Classify, swap, classify: pixels and both pairs of probabilities."""
         gender = self.classifier(image)
-        swapped = self.generators[int(gender[0, 0] < gender[0, 1])](image)
+        swapped = self.generators[int(gender[0, 0] < gender[0, 1])](image, self.persona)
         return b"".join(tensor.numpy().tobytes() for tensor in (swapped, gender, self.classifier(swapped)))
 
 
