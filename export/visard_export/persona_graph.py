@@ -47,6 +47,7 @@ _GREY_LEVELS = 5.0  # mean difference between the channels of skin below which a
 _FURTHEST = 0.12  # how far surroundings may move, in halves of the crop's side: less than the window's margin
 _CALM, _NOISIEST = 0.05, 20.0  # grey levels, squared and not: below the first there is no noise
 _EPSILON = 1e-3
+_TILE_EDGE = 1 - 1 / min(TILE_SHAPE)
 
 
 class PersonaGraph(nn.Module):
@@ -124,7 +125,9 @@ class PersonaGraph(nn.Module):
         skin_weight = self._reduced(mask * skin) + _EPSILON * face_weight
 
         tile = _coloured_like(there, skin_weight, self._tile(small.to(dtype), persona))
-        where = _enlarged(self.unmoved + fields[:, 2:] * self.per_unit, self.coarse)
+        # Beyond a tile its skin goes on: what is kept within the outermost pixels' centres needs no other padding.
+        where = (self.unmoved + fields[:, 2:] * self.per_unit).clamp(-_TILE_EDGE, _TILE_EDGE)
+        where = _enlarged(where, self.coarse)
         face = _sampled(tile, where.permute(0, 2, 3, 1))
         face = face * self._light(there, skin_weight, face, face_weight)
         detail = self._detail(around, face, skin_weight / skin_weight.sum((2, 3), keepdim=True))
