@@ -137,7 +137,7 @@ class PersonaGraph(nn.Module):
         middle = torch.cat([photo[:, :, top:bottom, :left], window, photo[:, :, top:bottom, right:]], 3)
         swapped = torch.cat([photo[:, :, :top], middle, photo[:, :, bottom:]], 2)
         # Rounded: most of the result is a photo sampled between its pixels, which truncation would darken.
-        return (swapped + 0.5).clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8)
+        return (swapped + 0.5).clamp(0.0, 255.0).permute(0, 2, 3, 1).to(torch.uint8)
 
     def _reduced(self, x: Tensor) -> Tensor:
         return functional.avg_pool2d(x, _LIGHT_STEP // self.step)
@@ -176,7 +176,7 @@ class PersonaGraph(nn.Module):
         ]
         # What even the calmest places of the photo have more of than the persona's is noise: a harmonic mean.
         calm, own_calm = (1 / _mean(1 / (energies[0] + _CALM), weight) for energies in (their_energies, our_energies))
-        noise = (calm - gains[0] ** 2 * own_calm).clamp(0, _NOISIEST**2).sqrt()
+        noise = (calm - gains[0] ** 2 * own_calm).clamp(0.0, _NOISIEST**2).sqrt()
         return ours[0] * (gains[0] - 1) + ours[1] * (gains[1] - 1) + self.noise * noise
 
 
