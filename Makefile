@@ -51,5 +51,5 @@ $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Visard needs Python 3.10 or newer: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv is missing: sudo apt-get install python3-venv"; exit 1; }
 	$(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)'
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[serve,export,train,evaluate,folder,ray,web,bench,dev]' '$(TORCH)'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[serve,export,train,evaluate,naturalness,folder,ray,web,bench,dev]' '$(TORCH)'
 	@touch $@

@@ -9,22 +9,27 @@ import sys
 from html.parser import HTMLParser
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
 from command_line import visard
+from tiny_models import classifier
 from tiny_recogniser import mean_colour_recogniser
 from visard import Client, DataError, ServerUnavailable
 from visard.cli import app
 from visard.evaluation.cli import figures_table
 from visard.evaluation.html import write_html
+from visard.evaluation.judges import Judges
 from visard.evaluation.labels import LabelledPhoto, choose_groups, find_photos
 from visard.evaluation.markdown import write_markdown
 from visard.evaluation.recognisers import DlibRecogniser, OnnxRecogniser
+from visard.evaluation.rows import rows
 from visard.evaluation.run import evaluate
-from visard.evaluation.wording import cell, rows
+from visard.evaluation.second_classifier import SecondClassifier
+from visard.evaluation.wording import cell
 
 ROWS = (
     "file,gender,split,light,note",
@@ -59,11 +64,22 @@ def recogniser(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def evaluation(labelled, tiny_server, recogniser):
+def second_classifier(tmp_path_factory):
+    file = tmp_path_factory.mktemp("second") / "classifier.onnx"
+    onnx.save(classifier(), file)
+    return SecondClassifier(file)
+
+
+@pytest.fixture(scope="module")
+def evaluation(labelled, tiny_server, recogniser, second_classifier):
     photos = find_photos(labelled, "a")
-    judges = (DlibRecogniser(), OnnxRecogniser("mean", recogniser, input_size=64, threshold=0.1))
+    judges = Judges(
+        recognisers=(DlibRecogniser(), OnnxRecogniser("mean", recogniser, input_size=64, threshold=0.1)),
+        second_classifier=second_classifier,
+        pictures=True,
+    )
     with Client(tiny_server.grpc_url) as client:
-        found = evaluate(photos, client, recognisers=judges, groups=["light", "note"], pictures=True)
+        found = evaluate(photos, client, judges=judges, groups=["light", "note"])
     found.figures["settings"] |= {
         "visard": "0.0",
         "created": "now",
@@ -98,6 +114,19 @@ def test_privacy_figures(evaluation):
         *(evaluation.identities["mean"].matches[kind] for kind in ("anonymised", "swapped_back")), strict=True
     ):
         assert attacked.distance < result.distance / 2
+
+
+def test_a_second_classifier_is_reported_beside_the_first(evaluation):
+    """It is the same model here, so that it has the same opinion of originals."""
+    figures = evaluation.figures
+    assert figures["second_classifier"]["classifier_accuracy"] == figures["overall"]["classifier_accuracy"]
+    assert figures["settings"]["second_classifier"]["file"] == "classifier.onnx"
+
+
+def test_too_few_people_to_learn_from_are_said_to_be(evaluation):
+    assert evaluation.figures["learned"]["dlib"]["rank1"] is None
+    assert evaluation.figures["settings"]["linkable"] == 0
+    assert "3 people are too few for an attacker to learn from" in write_markdown(evaluation.figures, "title")
 
 
 def test_a_group_is_a_part_of_the_whole(evaluation):
@@ -155,16 +184,22 @@ def test_missing_and_foreign_results_are_named(labelled, tiny_server, tmp_path):
     assert figures["errors"] == {"Withheld": 2, "PhotoError": 1}
 
 
-def test_finished_results_are_judged_like_fresh_ones(labelled, tiny_server, tmp_path):
+def test_finished_results_are_judged_like_fresh_ones(labelled, tiny_server, second_classifier, tmp_path):
     (photo,) = find_photos(labelled, "solo")
+    judges = Judges(second_classifier=second_classifier)
     with Client(tiny_server.grpc_url) as client:
         client.anonymize(photo.path).save(tmp_path / photo.name)
-        finished, fresh = (evaluate([photo], client, results=results).figures for results in (tmp_path, None))
+        finished, fresh = (
+            evaluate([photo], client, results=results, judges=judges).figures for results in (tmp_path, None)
+        )
     assert finished["overall"]["swap_success"] == fresh["overall"]["swap_success"] == 1.0
     # The attack and the surroundings are measured on what is published in either case.
     assert finished["swap_back"] == fresh["swap_back"]
     assert finished["outside_face"] == fresh["outside_face"]
     assert finished["identity"] == fresh["identity"]
+    # The second classifier, the same model here, sees what is published; so does the first where results are finished.
+    assert finished["second_classifier"] == fresh["second_classifier"]
+    assert finished["second_classifier"]["swap_success"] == finished["overall"]["swap_success"]
     assert 0.05 < finished["identity"]["dlib"]["distance"] < 0.6
 
 
@@ -305,6 +340,7 @@ def test_command_prints_a_table(evaluation, capsys):
         (["--with-pictures"], "--report"),
         (["--recogniser", "arcface"], "NAME=FILE"),
         (["--recogniser", "dlib=x.onnx:112:1.1"], "name of its own"),
+        (["--second-classifier", "."], "directory"),
     ],
 )
 def test_wrong_usage(labelled, arguments, words):

@@ -59,3 +59,35 @@ def test_sentences_say_who_is_found(unchanged, painted):
     assert "finds the right person for 24 of 24 (100.0 %" in found
     assert "the faces give away more than their surroundings do" in found
     assert "no difference to the surroundings alone" in hidden
+
+
+# --- attackers who learn, and links between photos ---
+
+
+def test_an_attacker_who_learns_finds_the_unchanged_and_no_more_than_context_in_the_painted(unchanged, painted):
+    assert unchanged["learned"]["dlib"]["rank1"] > 0.9
+    assert unchanged["intervals"]["learned"]["dlib"]["rank1_minus_control"][0] > 0
+    low, high = painted["intervals"]["learned"]["dlib"]["rank1_minus_control"]
+    assert low <= 0 <= high
+
+
+def test_photos_of_one_person_are_linked_by_faces_but_hardly_by_context(unchanged, painted):
+    assert unchanged["settings"]["linkable"] == 24
+    assert unchanged["settings"]["linked_chance"] == pytest.approx(1 / 23, abs=1e-4)
+    links = unchanged["linkability"]["dlib"]
+    assert links["random"] == links["originals"] == 1.0
+    assert unchanged["intervals"]["linkability"]["dlib"]["random_minus_control"][0] > 0
+    low, high = painted["intervals"]["linkability"]["dlib"]["random_minus_control"]
+    assert low <= 0 <= high
+
+
+def test_two_detectors_tell_a_painted_face_from_one(unchanged, painted):
+    for key in ("detection_preserved", "detection_preserved_yunet", "detection_preserved_both"):
+        assert unchanged[key] == 1.0
+        assert painted[key] < 0.2
+
+
+def test_what_an_unchanged_face_keeps(unchanged, painted):
+    assert set(unchanged["expression_drift_percent"].values()) == {0.0}
+    assert unchanged["skin_delta_e"] == unchanged["light"]["levels"] == 0.0
+    assert painted["light"]["levels"] > 1

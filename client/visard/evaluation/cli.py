@@ -17,10 +17,13 @@ from rich.table import Table
 from visard import console
 from visard.client import Client
 from visard.console import ModelsOption, ServerOption
+from visard.embedded import neighbour
 from visard_errors import OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from visard.evaluation.judges import Judges
 
 
 def evaluate(
@@ -54,6 +57,22 @@ def evaluate(
             "with five photos each on average. Repeatable."
         ),
     ] = None,
+    second_classifier: Annotated[
+        Path | None,
+        typer.Option(
+            help="A second judge of apparent gender that steered no swap: ONNX in the form of the served classifier, "
+            "or safetensors as `visard train classifier` writes them.",
+            dir_okay=False,
+        ),
+    ] = None,
+    restore: Annotated[
+        bool,
+        typer.Option("--restore", help="Also train an attacker that restores faces; takes minutes, needs [train]."),
+    ] = False,
+    naturalness: Annotated[
+        bool,
+        typer.Option("--naturalness", help="Also measure how far results look from real faces; needs [naturalness]."),
+    ] = False,
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report.", dir_okay=False)] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write a one-page summary.", dir_okay=False)] = None,
     with_pictures: Annotated[
@@ -65,7 +84,6 @@ def evaluate(
 ) -> None:
     """Measure how well photos are anonymised, with 95 % intervals; the largest face of each counts."""
     from visard.evaluation.labels import choose_groups, find_photos
-    from visard.evaluation.recognisers import build_recognisers
     from visard.evaluation.run import evaluate as measure
     from visard.evaluation.sentences import sentences
 
@@ -73,22 +91,23 @@ def evaluate(
         raise typer.BadParameter("--with-pictures has no --report to put them into")
     photos = find_photos(folder, split)
     groups = choose_groups(photos, group or ())
-    recognisers = console.usage(lambda: build_recognisers(recogniser or ()))
+    judges = _judges(
+        recogniser or (), second_classifier, restore=restore, naturalness=naturalness, pictures=with_pictures
+    )
     if report is not None:
         from visard.evaluation.html import write_html  # before the work: a missing extra is known at once
     with ExitStack() as stack:
         client = stack.enter_context(Client(console.connection_to(stack, server, models)))
         passports = console.warn_untrained(client)
-        columns = (TextColumn("Evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         bar = stack.enter_context(Progress(*columns, console=console.err))
         found = measure(
             photos,
             client,
             results=results,
-            recognisers=recognisers,
+            judges=judges,
             groups=groups,
-            pictures=with_pictures,
-            progress=lambda measured: bar.track(measured, total=len(photos)),
+            progress=lambda items, what, total: bar.track(items, total=total, description=what),
         )
         found.figures["settings"] |= {
             "visard": metadata.version("visard"),
@@ -114,9 +133,42 @@ def evaluate(
         console.out.print(figures_table(found.figures))
 
 
+def _judges(
+    recognisers: Sequence[str],
+    second_classifier: Path | None,
+    *,
+    restore: bool,
+    naturalness: bool,
+    pictures: bool,
+) -> Judges:
+    """Load everything that was asked for before the work begins: what is missing is known at once."""
+    from visard.evaluation.judges import Judges
+    from visard.evaluation.recognisers import build_recognisers
+
+    if restore:
+        neighbour("train", "--restore", "visard.evaluation.restore")
+    perception, second = None, None
+    if naturalness:
+        from visard.evaluation.perception import Perception
+
+        perception = Perception()
+    if second_classifier is not None:
+        from visard.evaluation.second_classifier import SecondClassifier
+
+        second = SecondClassifier(second_classifier)
+    return Judges(
+        recognisers=console.usage(lambda: build_recognisers(recognisers)),
+        second_classifier=second,
+        perception=perception,
+        restore=restore,
+        pictures=pictures,
+    )
+
+
 def figures_table(figures: Mapping[str, Any]) -> Table:
     """What an evaluation found, a row per figure."""
-    from visard.evaluation.wording import cell, rows
+    from visard.evaluation.rows import rows
+    from visard.evaluation.wording import cell
 
     parts = {"all": figures, **figures["groups"]["gender"]}
     table = Table("figure", title=f"{figures['n']} faces (95 % intervals)", title_justify="left")

@@ -115,7 +115,7 @@ def drift_around_face(
     if not mask.any():
         return 0.0, 0.0
     old, new = before[mask], after[mask]
-    colours = [_lab(pixels.mean(axis=0)) for pixels in (old, new)]
+    colours = [lab(pixels.mean(axis=0)) for pixels in (old, new)]
     return _mean_difference(old, new), float(np.linalg.norm(colours[1] - colours[0]))
 
 
@@ -159,7 +159,7 @@ def _covered(size: tuple[int, ...], quads: Sequence[Quad]) -> NDArray[np.bool_]:
     return covered
 
 
-def _lab(colour: NDArray[np.float64]) -> NDArray[np.float64]:
+def lab(colour: NDArray[np.float64]) -> NDArray[np.float64]:
     """One sRGB colour in 0..255 to CIELAB under D65."""
     unit = colour / 255
     linear = np.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)

@@ -10,8 +10,9 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from visard.evaluation.plots import draw
+from visard.evaluation.rows import rows
 from visard.evaluation.sentences import sentences
-from visard.evaluation.wording import caveats, cell, rows, worst_cases
+from visard.evaluation.wording import caveats, cell, worst_cases
 from visard_errors import MissingExtra
 
 try:

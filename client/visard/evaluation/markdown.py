@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from visard.evaluation.rows import rows
 from visard.evaluation.sentences import sentences
-from visard.evaluation.wording import caveats, cell, rows, worst_cases
+from visard.evaluation.wording import caveats, cell, worst_cases
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

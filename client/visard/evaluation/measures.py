@@ -24,17 +24,20 @@ from visard.evaluation.drift import (
     head_pose,
     landmark_drift_percent,
 )
+from visard.evaluation.kept import Kept, compare_kept
 from visard.evaluation.painting import paint_over
 from visard.evaluation.recognisers import View
+from visard.evaluation.thumbnails import shrink
 from visard_errors import PhotoError, ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from visard.evaluation.judges import Judges
     from visard.evaluation.labels import LabelledPhoto
-    from visard.evaluation.recognisers import Recogniser
     from visard.result import Gender, Outcome, Result
     from visard.wire import Direction, Swap
+    from visard_preprocess.geometry import Quad
 
     Item = TypeVar("Item")
     Value = TypeVar("Value")
@@ -73,27 +76,39 @@ class Measures:
     Attributes:
         photo: which one, and its labels.
         gender: apparent gender before.
+        target: the apparent gender that the result should have.
         flipped: whether the classifier sees the intended gender in the result.
         similarity_percent: published formula, see `visard.scoring.similarity`.
         detected: whether the detector sees a face in the same place of the result.
+        detected_yunet: whether YuNet does; None where it sees none in the original.
         landmark_drift_percent: of the distance between the eyes.
         pose_drift: degrees.
+        kept: what else should not have changed.
         outside: what changed outside the face.
+        second_genders: apparent gender before and after, by the second classifier; None without one.
         descriptors: (D,) float64 by the recogniser's name and the kind of picture: the face of the `original`, of the
             `anonymised` photo, of that `swapped_back`, and of the `control`, the original painted over; `…_full` are
             those of the whole aligned crop. Biometric data, kept in memory alone.
+        features: (2, D) of the face before and published, of how it looks; None unless they were asked for.
+        thumbnails: of the face before, published, and painted over, (3, 96, 96, 3) uint8 RGB, likewise.
         pictures: JPEG files of the face before, published, and swapped back; None unless they were asked for.
     """
 
     photo: LabelledPhoto
     gender: Gender
+    target: Gender
     flipped: bool
     similarity_percent: float
     detected: bool
+    detected_yunet: bool | None
     landmark_drift_percent: float
     pose_drift: Pose
+    kept: Kept
     outside: Outside
+    second_genders: tuple[Gender, Gender] | None
     descriptors: Mapping[str, Mapping[str, NDArray[np.float64]]] = field(repr=False)
+    features: NDArray[np.float64] | None = field(default=None, repr=False)
+    thumbnails: NDArray[np.uint8] | None = field(default=None, repr=False)
     pictures: tuple[bytes, bytes, bytes] | None = field(default=None, repr=False)
 
     @property
@@ -102,9 +117,7 @@ class Measures:
         return self.photo.gender or self.gender
 
 
-def measure(
-    photo: LabelledPhoto, result: Result, recognisers: Sequence[Recogniser], swap: Swapper, *, pictures: bool = False
-) -> Measures:
+def measure(photo: LabelledPhoto, result: Result, judges: Judges, swap: Swapper) -> Measures:
     """Measure the largest face of one photo against its original, which is read again.
 
     Everything but the published similarity is measured on what is published, the blended photo. The attacker of the
@@ -113,9 +126,8 @@ def measure(
     Args:
         photo: the original.
         result: the anonymised photo, of `anonymize` with its default output.
-        recognisers: who judges identity.
+        judges: who judges.
         swap: reaches the generators.
-        pictures: keep small pictures for a report.
 
     Raises:
         PhotoError: the original cannot be read any more, or has another size than the result.
@@ -147,25 +159,32 @@ def measure(
         "anonymised_full": View(aligned=exposed, landmarks=None),
         "control_full": View(aligned=control, landmarks=None),
     }
+    pair = np.stack([face.aligned, exposed])
     levels, colour = drift_around_face(face.aligned, exposed, face.quad, original.shape[:2])
     return Measures(
         photo=photo,
         gender=face.gender.label,
+        target=face.target,
         flipped=face.flipped,
         similarity_percent=face.similarity_percent,
         detected=any(_iou(face.box, other.box) >= _SAME_PLACE_IOU for other in found),
+        detected_yunet=_detected_yunet(original, published, face.quad),
         landmark_drift_percent=landmark_drift_percent(landmarks["original"], landmarks["anonymised"]),
         pose_drift=head_pose(landmarks["original"]).drift(head_pose(landmarks["anonymised"])),
+        kept=compare_kept(face.aligned, exposed, landmarks["original"], landmarks["anonymised"]),
         outside=Outside(
             levels=levels,
             colour_delta_e=colour,
             levels_beyond_crop=drift_beyond_crops(original, published, [face.quad, *(other.quad for other in found)]),
         ),
+        second_genders=None if judges.second_classifier is None else _both(judges.second_classifier.genders(pair)),
         descriptors={
             recogniser.name: dict(zip(views, recogniser.describe(list(views.values())), strict=True))
-            for recogniser in recognisers
+            for recogniser in judges.recognisers
         },
-        pictures=(_jpeg(face.aligned), _jpeg(exposed), _jpeg(back.swapped)) if pictures else None,
+        features=None if judges.perception is None else judges.perception.features(pair),
+        thumbnails=np.stack([shrink(each) for each in (*pair, control)]) if judges.restore else None,
+        pictures=(_jpeg(face.aligned), _jpeg(exposed), _jpeg(back.swapped)) if judges.pictures else None,
     )
 
 
@@ -178,10 +197,8 @@ def check_same_size(photo: LabelledPhoto, original: NDArray[np.uint8], published
 def measure_many(
     photos: Sequence[LabelledPhoto],
     outcomes: Iterable[Outcome],
-    recognisers: Sequence[Recogniser],
+    judges: Judges,
     swap: Swapper,
-    *,
-    pictures: bool = False,
 ) -> Iterator[Measures | Exception]:
     """Measure photos as their outcomes come, several at once, in their order.
 
@@ -194,7 +211,7 @@ def measure_many(
         if outcome.result is None:
             return outcome.error or RuntimeError("an outcome without result and error")
         try:
-            return measure(photo, outcome.result, recognisers, swap, pictures=pictures)
+            return measure(photo, outcome.result, judges, swap)
         except (PhotoError, ServerError) as error:
             return error
 
@@ -216,6 +233,19 @@ def in_order(work: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[V
         finally:
             for future in pending:
                 future.cancel()
+
+
+def _detected_yunet(original: NDArray[np.uint8], published: NDArray[np.uint8], quad: Quad) -> bool | None:
+    from visard.evaluation.second_detector import look
+
+    before = look(original, quad)
+    if not before:
+        return None
+    return any(_iou(before[0][0], box) >= _SAME_PLACE_IOU for box, _ in look(published, quad))
+
+
+def _both(genders: Sequence[Gender]) -> tuple[Gender, Gender]:
+    return genders[0], genders[1]
 
 
 def _iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:

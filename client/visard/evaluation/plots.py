@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+    from visard.evaluation.rows import Row
     from visard.evaluation.search import Identity
     from visard.evaluation.summary import Evaluation
-    from visard.evaluation.wording import Row
 
 # Colour-blind safe (Okabe and Ito).
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#999999"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from visard.evaluation.learned import search_learned
 from visard_errors import MissingExtra
 
 try:
@@ -60,28 +61,55 @@ class Identity:
     Attributes:
         threshold: distance below which faces count as the same person's.
         matches: by the kind of picture; see `visard.evaluation.measures.Measures.descriptors`.
+        learned: whether the attacker who learns descriptors finds each photo's person, by the kind of picture it learns
+            from, `anonymised` or `control`; empty where there are too few people.
+        linked: whether the nearest other photo is of the same person, by the kind of picture: `original`, `anonymised`
+            with random personas, `control`, and `keyed`; None where a person has no other photo.
         strangers: distances between originals of different people, to hold the others against.
         rank1_chance: share of probes that guessing would name right.
     """
 
     threshold: float
     matches: Mapping[str, tuple[Match, ...]] = field(repr=False)
+    learned: Mapping[str, tuple[bool, ...]] = field(repr=False)
+    linked: Mapping[str, tuple[bool | None, ...]] = field(repr=False)
     strangers: NDArray[np.float64] = field(repr=False)
     rank1_chance: float
 
 
-def identify(measures: Sequence[Measures], recogniser: Recogniser) -> Identity:
-    """Let a recogniser compare and search every kind of picture.
+def identify(
+    measures: Sequence[Measures],
+    recogniser: Recogniser,
+    keyed: Sequence[NDArray[np.float64] | None] | None = None,
+    restored: Mapping[str, NDArray[np.float64]] | None = None,
+) -> Identity:
+    """Let a recogniser compare, search and link every kind of picture.
 
     Args:
         measures: of all photos, with its descriptors.
         recogniser: who judges.
+        keyed: its descriptors of the photos anonymised with a key for each person, None where there is none.
+        restored: its (N, D) descriptors of restored pictures, by their kind.
     """
     people = people_of(measures)
     described = {
         kind: np.stack([each.descriptors[recogniser.name][kind] for each in measures])
         for kind in {*_GALLERIES, *_GALLERIES.values()}
     }
+    galleries = dict(_GALLERIES)
+    for kind, descriptors in (restored or {}).items():
+        described[kind], galleries[kind] = descriptors, "original"
+    learned = {
+        kind: search_learned(described[kind], described["original"], people) for kind in ("anonymised", "control")
+    }
+    linked = {kind: link(described[kind], people) for kind in ("original", "anonymised", "control")}
+    if keyed is not None:
+        pairs = zip(keyed, described["anonymised"], strict=True)
+        again = np.stack([random if own is None else own for own, random in pairs])
+        missing = [own is None for own in keyed]
+        linked["keyed"] = tuple(
+            None if absent else hit for absent, hit in zip(missing, link(again, people), strict=True)
+        )
     some, who = described["original"][:_STRANGERS], np.unique(people[:_STRANGERS], return_inverse=True)[1]
     others = np.triu(who[:, None] != who[None, :])
     counts = Counter(people)
@@ -89,8 +117,10 @@ def identify(measures: Sequence[Measures], recogniser: Recogniser) -> Identity:
         threshold=recogniser.threshold,
         matches={
             kind: match_all(described[kind], described[gallery], people, recogniser.threshold)
-            for kind, gallery in _GALLERIES.items()
+            for kind, gallery in galleries.items()
         },
+        learned={kind: hits for kind, hits in learned.items() if hits is not None},
+        linked=linked,
         strangers=cdist(some, some)[others],
         rank1_chance=sum(counts[person] for person in people) / len(people) ** 2,
     )
@@ -125,6 +155,27 @@ def rank1(
         nearest = cdist(probes[start : start + _CHUNK], gallery).argmin(axis=1)
         hits += [people[int(index)] == people[start + offset] for offset, index in enumerate(nearest)]
     return hits, np.linalg.norm(probes - gallery, axis=1)
+
+
+def link(descriptors: NDArray[np.float64], people: Sequence[str]) -> tuple[bool | None, ...]:
+    """Say of each photo whether its nearest neighbour among the others is of the same person.
+
+    Args:
+        descriptors: (N, D).
+        people: who is in each photo.
+
+    Returns:
+        By photo; None where there is no other photo of its person.
+    """
+    counts, found = Counter(people), []
+    for index, person in enumerate(people):
+        hit = None
+        if counts[person] > 1:
+            distances = cdist(descriptors[index : index + 1], descriptors)[0]
+            distances[index] = np.inf
+            hit = people[int(distances.argmin())] == person
+        found.append(hit)
+    return tuple(found)
 
 
 def people_of(measures: Sequence[Measures]) -> list[str]:

@@ -1,206 +1,23 @@
-"""The words of an evaluation: one table, one set of explanations and caveats for the terminal, Markdown and HTML.
+"""The words around an evaluation's figures: how they are written, what they do not say, the worst cases.
 
 It knows nothing about how they are laid out.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
+from visard.evaluation.folds import FEWEST_PEOPLE, FOLDS
 from visard.evaluation.sentences import points
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-Kind = Literal["share", "points", "percent", "degrees", "distance", "levels", "plain"]
+    from visard.evaluation.rows import Kind, Row
 
 _UNITS: Mapping[Kind, str] = {"share": " %", "points": " points", "percent": " %", "degrees": "°"}
+_MANY_PEOPLE = 1000
 _SMALL = 100  # below this many faces, one face is a percentage point or more
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One figure: what it is called, what it means, and where it stands.
-
-    Attributes:
-        label: name.
-        meaning: one sentence.
-        path: keys within the figures.
-        kind: how it is written.
-        better: which values are good for privacy or utility; empty where neither is.
-    """
-
-    label: str
-    meaning: str
-    path: tuple[str, ...]
-    kind: Kind
-    better: Literal["high", "low", ""] = ""
-
-    def value(self, figures: Mapping[str, Any]) -> float | None:
-        """The figure itself; None where the sample has none."""
-        return cast("float | None", self._read(figures))
-
-    def interval(self, figures: Mapping[str, Any]) -> tuple[float, float] | None:
-        """Its 95 % interval, None where there is none."""
-        edges = self._read(figures["intervals"])
-        return None if edges is None else (edges[0], edges[1])
-
-    def _read(self, tree: Any) -> Any:
-        for key in self.path:
-            tree = tree[key]
-        return tree
-
-
-def rows(figures: Mapping[str, Any]) -> Iterator[Row]:
-    """List the figures of an evaluation in the order of reading: the published ones, then privacy, then utility."""
-    yield Row(
-        label="classifier right",
-        meaning="Faces whose label and apparent gender agree, before anything is changed.",
-        path=("overall", "classifier_accuracy"),
-        kind="share",
-    )
-    yield Row(
-        label="swap success",
-        meaning="Results that the classifier calls the intended gender.",
-        path=("overall", "swap_success"),
-        kind="share",
-        better="high",
-    )
-    yield Row(
-        label="similarity",
-        meaning="The published formula: cosine of a −1..1 input with a 0..255 output. For comparison with published "
-        "tables only; an unchanged face does not score 100 %.",
-        path=("overall", "similarity_percent"),
-        kind="percent",
-    )
-    for name, recogniser in figures["settings"]["recognisers"].items():
-        yield Row(
-            label=f"still matched ({name})",
-            meaning=f"Verification: results closer to their original than {name}'s own threshold, "
-            f"{recogniser['threshold']:g}.",
-            path=("identity", name, "verification"),
-            kind="share",
-            better="low",
-        )
-        yield Row(
-            label=f"found by search ({name})",
-            meaning="Rank-1 retrieval: results whose nearest neighbour among all originals is the same person. The "
-            "very photo each result was made of is among them, the easiest case for an attacker.",
-            path=("identity", name, "rank1"),
-            kind="share",
-            better="low",
-        )
-        yield Row(
-            label=f"… above context alone ({name})",
-            meaning="Difference to the same search with the original's face painted over: what is more than hair, ears "
-            "and outline give away. Paired by photo.",
-            path=("identity", name, "rank1_minus_control"),
-            kind="points",
-            better="low",
-        )
-        yield Row(
-            label=f"found by the whole crop ({name})",
-            meaning="Rank-1 retrieval where the recogniser is shown the whole aligned crop on both sides, with hair.",
-            path=("identity_full", name, "rank1"),
-            kind="share",
-            better="low",
-        )
-        yield Row(
-            label=f"… above context alone ({name})",
-            meaning="Difference to the painted originals, shown in the same way.",
-            path=("identity_full", name, "rank1_minus_control"),
-            kind="points",
-            better="low",
-        )
-        yield Row(
-            label=f"context alone found ({name})",
-            meaning="The control: originals whose face is painted over. No anonymisation of the face can hide this.",
-            path=("control", name, "rank1"),
-            kind="share",
-        )
-        yield Row(
-            label=f"context alone found by the whole crop ({name})",
-            meaning="The control of the whole crop.",
-            path=("control", name, "rank1_full"),
-            kind="share",
-        )
-        yield Row(
-            label=f"matched after swap-back ({name})",
-            meaning="The same after an attacker has put the published face through the opposite generator.",
-            path=("swap_back", name, "verification"),
-            kind="share",
-            better="low",
-        )
-        yield Row(
-            label=f"found after swap-back ({name})",
-            meaning="Rank-1 retrieval after that attack.",
-            path=("swap_back", name, "rank1"),
-            kind="share",
-            better="low",
-        )
-        yield Row(
-            label=f"… above context alone ({name})",
-            meaning="Difference to the control.",
-            path=("swap_back", name, "rank1_minus_control"),
-            kind="points",
-            better="low",
-        )
-        yield Row(
-            label=f"distance ({name})",
-            meaning="Mean Euclidean distance of the descriptors of original and result.",
-            path=("identity", name, "distance"),
-            kind="distance",
-            better="high",
-        )
-    yield Row(
-        label="face still detected",
-        meaning="Results in which the detector sees a face in the same place.",
-        path=("detection_preserved",),
-        kind="share",
-        better="high",
-    )
-    yield Row(
-        label="landmark drift",
-        meaning="Mean shift of the 68 landmarks, in percent of the distance between the eyes.",
-        path=("landmark_drift_percent",),
-        kind="percent",
-        better="low",
-    )
-    for angle, motion, note in (
-        ("yaw", "to the side", ""),
-        ("pitch", "up or down", " A jaw or nose that becomes longer reads as a nod."),
-        ("roll", "in the picture", ""),
-    ):
-        yield Row(
-            label=f"pose drift, {angle}",
-            meaning=f"Mean change of how far the head is turned {motion}, estimated from 14 landmarks by "
-            f"a generic head.{note}",
-            path=("pose_drift_degrees", angle),
-            kind="degrees",
-            better="low",
-        )
-    yield Row(
-        label="change around the face",
-        meaning="Mean absolute difference in grey levels (0..255) of hair, neck and background within the crop.",
-        path=("outside_face", "levels"),
-        kind="levels",
-        better="low",
-    )
-    yield Row(
-        label="colour shift around the face",
-        meaning="CIE 1976 ΔE between the mean colours there; about 2 can just be seen.",
-        path=("outside_face", "colour_delta_e"),
-        kind="plain",
-        better="low",
-    )
-    yield Row(
-        label="change beyond the crops",
-        meaning="Mean absolute difference in grey levels of the photo outside all faces' crops.",
-        path=("outside_face", "levels_beyond_crop"),
-        kind="levels",
-        better="low",
-    )
 
 
 def cell(figures: Mapping[str, Any], row: Row) -> str:
@@ -229,8 +46,19 @@ def caveats(figures: Mapping[str, Any], *, results: bool = False) -> Iterator[st
     yield (
         "“Apparent gender” is a classifier's opinion of a picture, not a statement about a person. The judge of the "
         "swap is the same classifier that steers it, so that swap success says less than a second, independent judge "
-        "would."
+        "does."
     )
+    people = figures["settings"]["people"]
+    if people < FEWEST_PEOPLE:
+        yield (
+            f"{people} people are too few for an attacker to learn from: those who learn, and the distance from real "
+            f"faces, need at least {FEWEST_PEOPLE}."
+        )
+    elif people < _MANY_PEOPLE:
+        yield (
+            f"Attackers who learn had the pairs of fewer than {people} people, in {FOLDS} folds: one with thousands "
+            "finds more."
+        )
     for name, recogniser in figures["settings"]["recognisers"].items():
         identity = figures["identity"][name]
         false_match = identity["false_match"]
