@@ -18,7 +18,7 @@ from visard.evaluation.second_classifier import SecondClassifier
 from visard.evaluation.second_detector import MODEL, SEEN_FROM, detect, look
 from visard.evaluation.thumbnails import enlarge, shrink
 from visard_export.checkpoints import load_classifier, sha256_of
-from visard_export.demo import TRAINED_FOLDER
+from visard_export.demo import WEIGHTS_FOLDER
 from visard_preprocess.align import finder
 from visard_preprocess.geometry import crop
 from visard_preprocess.photo import read_photo
@@ -127,7 +127,7 @@ def test_second_classifier_in_onnx(tmp_path, portraits):
 
 
 def test_second_classifier_in_safetensors(portraits):
-    file = TRAINED_FOLDER / "gender_classifier.safetensors"
+    file = WEIGHTS_FOLDER / "gender_classifier.safetensors"
     assert load_classifier(file).network_name == "resnet18"
     seen = SecondClassifier(file).genders(portraits[0])
     assert sum(a == b for a, b in zip(seen, portraits[1], strict=True)) >= 10
