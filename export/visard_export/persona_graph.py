@@ -46,6 +46,9 @@ _SHARPEST = 1.25  # how many times its own detail a persona may be given
 _GREY_LEVELS = 5.0  # mean difference between the channels of skin below which a photo loses its colour
 _FURTHEST = 0.12  # how far surroundings may move, in halves of the crop's side: less than the window's margin
 _CALM, _NOISIEST = 0.05, 20.0  # grey levels, squared and not: below the first there is no noise
+# Added to the mask's logits, so that where the trunk is unsure the persona covers rather than shows: a rim of the face
+# that stays is what recognisers find people by (see docs/decisions.md).
+_COVER = 2.0
 _EPSILON = 1e-3
 _TILE_EDGE = 1 - 1 / min(TILE_SHAPE)
 
@@ -113,8 +116,8 @@ class PersonaGraph(nn.Module):
         position = self.position.expand(small.shape[0], -1, -1, -1)
         dtype = dtype_of(self.network)
         output = self.network(torch.cat([small, position], 1).to(dtype)).float()[:, :, self.cells[0], self.cells[1]]
-        masks = torch.sigmoid(output[:, 4:]) * self.ramp
-        mask, skin = masks[:, :1], masks[:, 1:]
+        mask = torch.sigmoid(output[:, 4:5] + _COVER) * self.ramp
+        skin = torch.sigmoid(output[:, 5:]) * self.ramp
         fields = functional.avg_pool2d(output[:, :4], 2)  # the size that they are taught at: finer is only their noise
 
         # A picture that is moved by more than its margin would show what lies beyond its edge.
