@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from people_photos import write_painted, write_people
 from visard import Client
+from visard.evaluation.keyed import describe_keyed
 from visard.evaluation.labels import find_photos
+from visard.evaluation.recognisers import DlibRecogniser
 from visard.evaluation.run import evaluate
 from visard.evaluation.sentences import sentences
 
@@ -91,3 +95,23 @@ def test_what_an_unchanged_face_keeps(unchanged, painted):
     assert set(unchanged["expression_drift_percent"].values()) == {0.0}
     assert unchanged["skin_delta_e"] == unchanged["light"]["levels"] == 0.0
     assert painted["light"]["levels"] > 1
+
+
+def test_every_photo_of_a_person_gets_one_key_and_every_person_another(people, tiny_server):
+    photos = find_photos(people)[:5]  # two photos each of two people, one of a third
+    measures, names = [SimpleNamespace(photo=photo) for photo in photos], [photo.person for photo in photos]
+    keys = {}
+    with Client(tiny_server.grpc_url) as client:
+
+        class Listener:
+            def anonymize(self, photo, options):
+                keys[photo] = options.persona_key
+                return client.anonymize(photo, options)
+
+        described = list(describe_keyed(measures, names, Listener(), [DlibRecogniser()]))
+    assert [each is None for each in described] == [False] * 4 + [True]
+    assert all(each["dlib"].shape == (128,) for each in described[:4])
+    by_photo = [keys.get(photo.path) for photo in photos]
+    assert by_photo[0] == by_photo[1] != by_photo[2] == by_photo[3]
+    assert by_photo[4] is None
+    assert names[0] not in (by_photo[0], None)  # a name alone is no secret

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from visard.evaluation.measures import in_order
 from visard.evaluation.recognisers import View
@@ -26,14 +25,6 @@ if TYPE_CHECKING:
     from visard.evaluation.recognisers import Recogniser
 
     Keyed = Mapping[str, NDArray[np.float64]] | None
-
-
-_LARGEST: dict[str, Any] = {"faces": "largest"}
-
-
-def can_key() -> bool:
-    """Whether personas can be chosen by a key at all."""
-    return "persona_key" in {field.name for field in fields(Options)}
 
 
 def describe_keyed(
@@ -61,7 +52,7 @@ def describe_keyed(
         if counts[person] < 2:
             return None
         try:
-            result = client.anonymize(each.photo.path, Options(**(_LARGEST | {"persona_key": f"{salt} {person}"})))
+            result = client.anonymize(each.photo.path, Options(faces="largest", persona_key=f"{salt} {person}"))
         except (PhotoError, ServerError):
             return None
         assert result.photo is not None  # noqa: S101 - the default output

@@ -6,7 +6,6 @@ Recognisers then look at what it made. It knows nothing about recognisers.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,7 +78,6 @@ def restore(
     folds = folds_of(people)
     if folds is None:
         return None
-    torch.set_num_threads(os.cpu_count() or 1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x, y = (_tensor(each, device) for each in (published, clear))
     restored = np.empty_like(published)

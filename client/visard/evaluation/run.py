@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from visard.evaluation.folds import FOLDS
 from visard.evaluation.judges import Judges
-from visard.evaluation.keyed import can_key, describe_keyed
+from visard.evaluation.keyed import describe_keyed
 from visard.evaluation.measures import Measures, in_order, measure_many
 from visard.evaluation.recognisers import View
 from visard.evaluation.search import people_of
@@ -80,7 +80,7 @@ def evaluate(
     if not measured:
         raise _nothing(errors)
     people, keyed = people_of(measured), None
-    if results is None and can_key() and len(set(people)) < len(people):
+    if results is None and len(set(people)) < len(people):
         again = describe_keyed(measured, people, client, judges.recognisers)
         keyed = list(progress(again, "With keys", len(measured)))
     restored = _restored(measured, people, judges.recognisers, progress) if judges.restore else None
