@@ -79,11 +79,22 @@ def test_an_unchanged_descriptor_needs_no_learning():
     assert np.mean(search_learned(clear + 0.1 * rng.normal(size=clear.shape), clear, people)) == 1
 
 
+def test_few_people_teach_little_but_never_hide_what_a_plain_search_finds():
+    """Sixteen people and many dimensions, as in a small data set: mixtures of the known would find nobody."""
+    rng = np.random.default_rng(8)
+    people = [f"person {index // 2}" for index in range(32)]
+    clear = np.repeat(rng.normal(size=(16, 128)), 2, axis=0) + 0.2 * rng.normal(size=(32, 128))
+    hidden = 3 + 0.25 * clear + rng.normal(size=clear.shape)
+    plain = np.mean(rank1(hidden - hidden.mean(axis=0), clear - clear.mean(axis=0), people)[0])
+    assert plain > 0.2
+    assert np.mean(search_learned(hidden, clear, people)) >= plain - 0.1
+
+
 def test_ridge_is_the_least_squares_of_a_longer_system():
     """The weights are those of scipy's plain least squares with a row for each dimension's penalty."""
     rng = np.random.default_rng(4)
     x, y = rng.normal(size=(60, 5)), rng.normal(size=(60, 5))
-    found = learn(x, y, np.arange(60) % 5)
+    found = learn(x, y, np.array([str(index) for index in range(60)]), np.arange(60) % 5)
     centred, target = x - x.mean(axis=0), y - y.mean(axis=0) - found.kept * (x - x.mean(axis=0))
     squares = np.linalg.svd(centred, compute_uv=False) ** 2
     references = [
@@ -92,7 +103,7 @@ def test_ridge_is_the_least_squares_of_a_longer_system():
             np.vstack([target, np.zeros((5, 5))]),
             rcond=None,
         )[0]
-        for penalty in 10.0 ** np.arange(-3, 4)
+        for penalty in (1e9, *10.0 ** np.arange(-3, 4))
     ]
     assert min(np.abs(reference - found.weights).max() for reference in references) < 1e-9
 
