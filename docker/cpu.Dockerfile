@@ -15,8 +15,8 @@ RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/wh
 COPY --from=weights / /weights/
 RUN ["visard", "export", "/models", \
      "--classifier", "/weights/gender_classifier.safetensors", \
-     "--to-male", "/weights/to_male.safetensors", \
-     "--to-female", "/weights/to_female.safetensors"]
+     "--to-male", "/weights/persona.safetensors", \
+     "--to-female", "/weights/persona.safetensors"]
 
 FROM python:3.11-slim-bookworm
 WORKDIR /src

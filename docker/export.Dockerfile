@@ -16,5 +16,5 @@ USER 1000:1000
 ENTRYPOINT ["visard", "export"]
 CMD ["/models/served", "--profile", "tensorrt", "--precision", "fp16", \
      "--classifier", "/weights/gender_classifier.safetensors", \
-     "--to-male", "/weights/to_male.safetensors", \
-     "--to-female", "/weights/to_female.safetensors"]
+     "--to-male", "/weights/persona.safetensors", \
+     "--to-female", "/weights/persona.safetensors"]

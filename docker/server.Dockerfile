@@ -21,8 +21,8 @@ RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/wh
 COPY --from=weights / /weights/
 RUN ["visard", "export", "/models", "--profile", "gpu", "--precision", "fp16", "--encoded", \
      "--classifier", "/weights/gender_classifier.safetensors", \
-     "--to-male", "/weights/to_male.safetensors", \
-     "--to-female", "/weights/to_female.safetensors"]
+     "--to-male", "/weights/persona.safetensors", \
+     "--to-female", "/weights/persona.safetensors"]
 
 FROM nvcr.io/nvidia/tritonserver:${TRITON_VERSION}-py3
 COPY --from=models /models /models
