@@ -162,7 +162,6 @@ def test_a_set_lies_at_no_distance_from_itself_and_few_people_give_none():
 
 def test_features_see_blur():
     """Sharp portraits lie at no distance from themselves, and away from themselves blurred."""
-    pytest.importorskip("stlpips_pytorch")
     from visard.evaluation.perception import Perception
 
     perception = Perception()
