@@ -285,9 +285,16 @@ def persona(tmp_path) -> dict[str, torch.Tensor]:
     return dict(load_generator(small_checkpoints(tmp_path).to_male).tensors)
 
 
-def test_persona_generator_without_metadata_does_not_fit_its_size(persona, path):
-    save_file(persona, path, {"size": "129"})
-    refused(path, "size must divide 512")
+@pytest.mark.parametrize(("size", "words"), [("129", "size must divide 512"), ("512", "work at one of")])
+def test_persona_generator_of_another_size(persona, path, size, words):
+    save_file(persona, path, {"size": size})
+    refused(path, words)
+
+
+def test_placement_without_a_scale(persona, path):
+    persona["placement"] = torch.tensor([100.0, 90.0, 0.0])
+    save_file(persona, path, {"size": "128"})
+    refused(path, "scale above zero")
 
 
 def test_trunk_of_a_persona_generator_alone_is_no_generator(persona, path):

@@ -112,6 +112,8 @@ def _load(path: Path, networks: tuple[str, ...]) -> Checkpoint:
         if isinstance(architecture, PersonaArchitecture):
             for direction in DIRECTIONS:
                 decode_sheet(tensors[f"atlas_{direction}"])
+            if "placement" in tensors and not (tensors["placement"].shape == (3,) and tensors["placement"][2] > 0):
+                raise ValueError("its placement should be x, y and a scale above zero")
     except ValueError as error:
         raise CheckpointError(f"'{path}' is not a {networks[0]} checkpoint: {error}") from error
     return Checkpoint(

@@ -5,7 +5,7 @@
       │         └──► masks: face, bare skin                                          ▼ ▼
       └───► traits ─► group of personas ─► with the number: which one             blended ─► result
 
-Of the face itself only this reaches the picture inside the mask: where things lie (smooth fields at a quarter of the
+Of the face itself only this reaches the picture inside the mask: where things lie (smooth fields at an eighth of the
 size), the low frequencies of light and skin colour, how sharp, noisy and colourful the photo is, and a choice of one
 of twelve groups. This module knows nothing about files or ONNX.
 """

@@ -67,11 +67,15 @@ def evaluate(
     ] = None,
     restore: Annotated[
         bool,
-        typer.Option("--restore", help="Also train an attacker that restores faces; takes minutes, needs the extra train."),
+        typer.Option(
+            "--restore", help="Also train an attacker that restores faces, in minutes; needs the extra train."
+        ),
     ] = False,
     naturalness: Annotated[
         bool,
-        typer.Option("--naturalness", help="Also measure how far results look from real faces; needs the extra naturalness."),
+        typer.Option(
+            "--naturalness", help="Also measure how natural results look; needs the extra naturalness."
+        ),
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report.", dir_okay=False)] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write a one-page summary.", dir_okay=False)] = None,

@@ -29,6 +29,7 @@ ROWS = TONES * AGES * EXPRESSIONS
 TILE_SHAPE = (320, 240)  # rows and columns in pixels of one persona
 MAX_COUNT = 64  # personas in a group: a picture of 15,360 columns
 
+SIZES = (64, 128, 256)  # at which a trunk may work
 TRAITS_SIZE = 64  # side in pixels at which traits are read
 TRAITS = TONES + 2  # logits of the tones, of old age, of an open mouth
 _TRAITS_WIDTH = 16
@@ -102,6 +103,10 @@ class PersonaArchitecture:
 
     trunk: Pix2PixHDArchitecture
     atlas_bytes: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if self.trunk.head != "persona" or self.trunk.size not in SIZES:
+            raise ValueError(f"the trunk must have the persona head and work at one of {SIZES}, not {self.trunk}")
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]], *, size: int) -> PersonaArchitecture:
