@@ -214,7 +214,7 @@ def _persona(
         base = _average([layers[id(d)][expression] for d in chosen], mask, own_mean[expression])
         mouths = [d for d in by_tone if d.open == bool(expression)][: options.donors]
         mouth = _average([layers[id(d)][expression] for d in mouths], mask, own_mean[expression])
-        weight = _mouth_mask(frame, expression)[..., None]
+        weight: NDArray[np.float32] = _mouth_mask(frame, expression)[..., None]
         mouth = mouth * _ratio(base, mouth, mask)
         tile: NDArray[np.float32] = base * (1 - weight) + mouth * weight
         tile = tile + options.push * (own_mean[expression] - other_mean[expression])
