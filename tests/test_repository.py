@@ -94,7 +94,7 @@ def test_exported_models_keep_the_contract(exported):
             assert [spec.name for spec in ours] == [tensor.name for tensor in theirs] == [node.name for node in graph]
             assert [spec.shape for spec in ours] == [tuple(tensor.dims) for tensor in theirs]
             assert [list(spec.shape) for spec in ours] == [node.shape[1:] for node in graph]
-            kinds = {"UINT8": "tensor(uint8)", "FP32": "tensor(float)"}
+            kinds = {"UINT8": "tensor(uint8)", "INT32": "tensor(int32)", "FP32": "tensor(float)"}
             assert [kinds[spec.datatype] for spec in ours] == [node.type for node in graph]
 
 

@@ -111,9 +111,10 @@ class PersonaGraph(nn.Module):
 
     def forward(self, image: Tensor, persona: Tensor) -> Tensor:
         """Draw the persona into the picture."""
-        photo = image.permute(0, 3, 1, 2).float()
+        photo = image.float().permute(0, 3, 1, 2)  # cast first: TensorRT has bytes at the borders alone
         small = functional.avg_pool2d(photo, self.step) / 127.5 - 1
-        position = self.position.expand(small.shape[0], -1, -1, -1)
+        # One for each picture, without asking the bytes for their shape, which TensorRT may refuse.
+        position = self.position + torch.zeros_like(small)
         dtype = dtype_of(self.network)
         output = self.network(torch.cat([small, position], 1).to(dtype)).float()[:, :, self.cells[0], self.cells[1]]
         mask = torch.sigmoid(output[:, 4:5] + _COVER) * self.ramp

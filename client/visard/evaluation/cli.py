@@ -73,9 +73,7 @@ def evaluate(
     ] = False,
     naturalness: Annotated[
         bool,
-        typer.Option(
-            "--naturalness", help="Also measure how natural results look; needs the extra naturalness."
-        ),
+        typer.Option("--naturalness", help="Also measure how natural results look; needs the extra naturalness."),
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report.", dir_okay=False)] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write a one-page summary.", dir_okay=False)] = None,
