@@ -8,6 +8,8 @@ import pytest
 
 from people_photos import write_painted, write_people
 from visard import Client
+from visard.evaluation import restore
+from visard.evaluation.judges import Judges
 from visard.evaluation.keyed import describe_keyed
 from visard.evaluation.labels import find_photos
 from visard.evaluation.recognisers import DlibRecogniser
@@ -22,9 +24,11 @@ def people(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def unchanged(people, tiny_server):
-    """An anonymiser that returns the original."""
-    with Client(tiny_server.grpc_url) as client:
-        return evaluate(find_photos(people), client, results=people, groups=["light"]).figures
+    """An anonymiser that returns the original, and an attacker who restores without having learned anything yet."""
+    judges = Judges(restore=True)
+    with Client(tiny_server.grpc_url) as client, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(restore, "STEPS", 1)
+        return evaluate(find_photos(people), client, results=people, judges=judges, groups=["light"]).figures
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +77,15 @@ def test_an_attacker_who_learns_finds_the_unchanged_and_no_more_than_context_in_
     assert unchanged["intervals"]["learned"]["dlib"]["rank1_minus_control"][0] > 0
     low, high = painted["intervals"]["learned"]["dlib"]["rank1_minus_control"]
     assert low <= 0 <= high
+
+
+def test_restored_pictures_are_searched_with(unchanged, painted):
+    """A network that learned nothing hands on what it is given: unchanged faces, and painted ones as its control."""
+    restored = unchanged["restored"]["dlib"]
+    assert restored["rank1"] == restored["rank1_of_reduced_originals"] > 0.9
+    assert restored["rank1_minus_control"] == pytest.approx(restored["rank1"] - restored["control_rank1"], abs=1e-3)
+    assert restored["control_rank1"] < 0.6
+    assert painted["restored"]["dlib"] == {}  # nobody asked
 
 
 def test_photos_of_one_person_are_linked_by_faces_but_hardly_by_context(unchanged, painted):
