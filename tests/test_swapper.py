@@ -230,7 +230,7 @@ def test_the_trained_model_does_what_the_served_graph_does() -> None:
     faces = torch.from_numpy(aligned_faces())
     with torch.no_grad():
         trained = SwapModel(network, gradient_checkpointing=False)(faces.permute(0, 3, 1, 2).float() / 127.5 - 1)
-        served = build_graph(network)(faces).float()
+        served = build_graph(network)(faces, torch.zeros(len(faces), 1, dtype=torch.int32)).float()
     levels = ((trained + 1) * 127.5).permute(0, 2, 3, 1)
     assert (levels - served).abs().max() <= 1.01  # cut to whole levels
     assert (served - faces).abs().mean() > 1  # it does something
