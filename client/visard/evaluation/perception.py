@@ -73,7 +73,8 @@ class Perception:
                 for name in block:
                     x = functional.conv2d(x, weights[f"net.{name}.weight"], weights[f"net.{name}.bias"], padding=1)
                     x = functional.relu(x)
-                means.append(x.mean(dim=(2, 3)))
+                # Every place counts alike, whatever its contrast, as in LPIPS; products of features stay below D.
+                means.append(functional.normalize(x, dim=1).mean(dim=(2, 3)) * x.shape[1] ** 0.5)
             features: NDArray[np.float64] = torch.cat(means[2:], dim=1).double().numpy()
         return features
 
