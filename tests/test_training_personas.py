@@ -19,7 +19,7 @@ from visard_preprocess.photo import read_photo
 from visard_training import persona_generator
 from visard_training.donors import tone_of
 from visard_training.persona_batches import Lessons, put_before, relight
-from visard_training.persona_frame import Frame, write_personas
+from visard_training.persona_frame import ATLAS_FILE, SHAPES_FILE, Frame, write_personas
 from visard_training.persona_generator import PersonaTrainingOptions, train_persona_generator
 from visard_training.persona_targets import FaceParts, face_parts, targets
 from visard_training.personas import PersonaOptions
@@ -331,6 +331,15 @@ def test_another_trainings_state_is_refused(tmp_path, personas, monkeypatch):
 def test_folder_without_personas_is_refused(tmp_path):
     with pytest.raises(DataError, match="visard train personas"):
         train_persona_generator([], tmp_path, tmp_path / "run", OPTIONS, console=QUIET)
+
+
+@pytest.mark.parametrize("name", [SHAPES_FILE, ATLAS_FILE])
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_personas_that_are_cut_off_are_refused(tmp_path, personas, name, share):
+    content = (personas / name).read_bytes()
+    (personas / name).write_bytes(content[: int(share * len(content))])
+    with pytest.raises(DataError, match="visard train personas"):
+        train_persona_generator([], personas, tmp_path / "run", OPTIONS, console=QUIET)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from PIL import Image
 
 from visard_errors import DataError
 from visard_training.data import GENDERS, Gender, Sample, read_faces
-from visard_training.shapes import OPEN_MOUTH, Shape, mirrored, mouth_gap, outline_mask, turned, with_forehead
+from visard_training.shapes import OPEN_MOUTH, Shape, cheeks_and_nose, mirrored, mouth_gap, turned, with_forehead
 
 TONE_LIMITS = (60.0, 48.0)  # CIE L* of cheeks and nose in good light below which skin is of middle and of dark tone
 OLD_AGE = 50  # years from which a face counts as old
@@ -96,9 +96,7 @@ def skin_lightness(picture: NDArray[np.uint8], shape: Shape) -> float:
         picture: (512, 512, 3) uint8 RGB.
         shape: of its face.
     """
-    rows = np.mgrid[: picture.shape[0], : picture.shape[1]][0]
-    cheeks = outline_mask(shape, 30) > 0
-    cheeks &= (rows > shape[36:48, 1].mean() + 15) & (rows < shape[30:36, 1].max())
+    cheeks = cheeks_and_nose(shape)
     lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB)
     return float(np.median(lab[..., 0][cheeks])) * 100 / 255 if cheeks.any() else 50.0
 

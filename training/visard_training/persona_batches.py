@@ -29,7 +29,7 @@ from torch.nn import functional
 from visard_errors import DataError
 from visard_training.data import GENDERS, Sample, read_faces
 from visard_training.donors import OLD_AGE, age_of, skin_lightness, tone_of
-from visard_training.persona_frame import SHAPES_FILE, Frame, read_frame
+from visard_training.persona_frame import DAMAGED, SHAPES_FILE, Frame, open_arrays, read_frame
 from visard_training.persona_targets import MASK_SIZE, face_parts, targets
 from visard_training.shapes import OPEN_MOUTH, mouth_gap, turned, with_forehead
 from visard_training.state import replace_atomically
@@ -139,10 +139,10 @@ def make_lessons(
     path = output / LESSONS_FILE
     if path.is_file():
         try:
-            with np.load(path, allow_pickle=False) as d:
+            with open_arrays(path) as d:
                 if str(d["digest"]) == digest.hexdigest():
                     return Lessons(d["pictures"], d["fields"], d["masks"], d["traits"], digest.hexdigest())
-        except (OSError, KeyError, ValueError) as error:
+        except DAMAGED as error:
             raise DataError(f"'{path}' is damaged ({error}): remove it to make the lessons anew") from error
     workers = min(workers or len(os.sched_getaffinity(0)), len(faces)) or 1
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

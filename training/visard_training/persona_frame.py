@@ -5,9 +5,12 @@ It knows nothing about donors.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +19,10 @@ from visard_errors import DataError
 from visard_export.networks.persona import Atlas
 from visard_training.data import GENDERS, Gender
 from visard_training.shapes import ShapeModel
+from visard_training.state import replace_atomically
 
 ATLAS_FILE, SHAPES_FILE = "atlas.npz", "shapes.npz"
+DAMAGED = (OSError, KeyError, ValueError, EOFError, BadZipFile)  # what numpy raises over files that are not whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,17 +50,25 @@ class Frame:
 
 
 def write_personas(folder: Path, atlas: Atlas, frame: Frame) -> None:
-    """Write an atlas and its frame."""
-    np.savez(
-        folder / SHAPES_FILE,
-        mean=frame.model.mean,
-        modes=frame.model.modes,
-        frame=frame.frame,
-        corner=frame.corner,
-        scale=frame.scale,
-        **frame.persona,
-    )
-    np.savez_compressed(folder / ATLAS_FILE, to_male=atlas.to_male, to_female=atlas.to_female)
+    """Write an atlas and its frame, each whole or not at all."""
+    shapes: dict[str, Any] = {"mean": frame.model.mean, "modes": frame.model.modes, "frame": frame.frame}
+    _write(folder / SHAPES_FILE, np.savez, corner=frame.corner, scale=frame.scale, **shapes, **frame.persona)
+    _write(folder / ATLAS_FILE, np.savez_compressed, to_male=atlas.to_male, to_female=atlas.to_female)
+
+
+def _write(path: Path, save: Callable[..., None], **arrays: Any) -> None:
+    def fill(new: Path) -> None:
+        with new.open("wb") as file:  # given a name, numpy would add a suffix of its own
+            save(file, **arrays)
+
+    replace_atomically(path, fill)
+
+
+@contextmanager
+def open_arrays(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """Open an `.npz` file; what is not whole raises one of `DAMAGED`. Given a path, numpy would leave it open then."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        yield arrays
 
 
 def read_frame(folder: Path) -> Frame:
@@ -65,7 +78,7 @@ def read_frame(folder: Path) -> Frame:
         DataError: the folder is missing or damaged.
     """
     try:
-        with np.load(folder / SHAPES_FILE, allow_pickle=False) as d:
+        with open_arrays(folder / SHAPES_FILE) as d:
             return Frame(
                 model=ShapeModel(d["mean"], d["modes"]),
                 frame=d["frame"],
@@ -73,7 +86,7 @@ def read_frame(folder: Path) -> Frame:
                 corner=(float(d["corner"][0]), float(d["corner"][1])),
                 scale=float(d["scale"]),
             )
-    except (OSError, KeyError, ValueError) as error:
+    except DAMAGED as error:
         raise DataError(f"'{folder}' holds no personas ({error}): make them with `visard train personas`") from error
 
 
@@ -85,7 +98,7 @@ def read_atlas(folder: Path) -> Atlas:
     """
     frame = read_frame(folder)
     try:
-        with np.load(folder / ATLAS_FILE, allow_pickle=False) as d:
+        with open_arrays(folder / ATLAS_FILE) as d:
             return Atlas(to_male=d["to_male"], to_female=d["to_female"], corner=frame.corner, scale=frame.scale)
-    except (OSError, KeyError, ValueError) as error:
+    except DAMAGED as error:
         raise DataError(f"'{folder}' holds no personas ({error}): make them with `visard train personas`") from error

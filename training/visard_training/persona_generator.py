@@ -141,6 +141,10 @@ class _Run:
         }
         self.steps = dict.fromkeys(self.networks, 0)
         self.position = position_planes(SIZE).to(self.device)
+        known = torch.from_numpy(lessons.traits[:, 0].astype("int64"))
+        counts = torch.bincount(known[known != UNKNOWN], minlength=TONES).float().clamp(min=1)
+        weights = (counts.sum() / counts) ** 0.5
+        self.tone_weights = (weights / weights.mean()).to(self.device)
         self._resume()
 
     def train(self, name: str, steps: int, loss_of: Any) -> None:
@@ -195,11 +199,8 @@ class _Run:
         size = self.options.batch_size * _TRAITS_BATCHES
         pictures, traits = (x.to(self.device) for x in self.lessons.pictures_and_traits(size, TRAITS_SIZE, random))
         logits = self.networks["traits"](pictures)
-        known = torch.from_numpy(self.lessons.traits[:, 0].astype("int64"))
-        counts = torch.bincount(known[known != UNKNOWN], minlength=TONES).float().clamp(min=1)
-        weight = ((counts.sum() / counts) ** 0.5).to(self.device)
         loss = functional.cross_entropy(
-            logits[:, :TONES], traits[:, 0], weight / weight.mean(), ignore_index=UNKNOWN, label_smoothing=0.05
+            logits[:, :TONES], traits[:, 0], self.tone_weights, ignore_index=UNKNOWN, label_smoothing=0.05
         )
         for i in (0, 1):
             chosen = traits[:, 1 + i] != UNKNOWN

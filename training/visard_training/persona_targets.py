@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from visard_preprocess.geometry import CROP_SIZE
 from visard_training.data import Gender
 from visard_training.persona_frame import Frame
-from visard_training.shapes import OPEN_MOUTH, Shape, mouth_gap, moves_map, outline_mask, pixel_centres, sample
+from visard_training.shapes import (
+    OPEN_MOUTH,
+    Shape,
+    cheeks_and_nose,
+    mouth_gap,
+    moves_map,
+    outline_mask,
+    pixel_centres,
+    sample,
+)
 
 FIELD_SIZE, MASK_SIZE = 64, 128
 
@@ -104,9 +113,8 @@ def targets(parts: FaceParts, gender: Gender, frame: Frame) -> Targets:
 
 def skin(picture: NDArray[np.uint8], shape: Shape) -> NDArray[np.float32]:
     """How much every pixel of a face looks like its cheeks and nose: (512, 512) float32 in 0..1."""
-    rows = np.mgrid[:CROP_SIZE, :CROP_SIZE][0]
     lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float32)
-    sure = (outline_mask(shape, 30) > 0) & (rows > shape[36:48, 1].mean() + 15) & (rows < shape[30:36, 1].max())
+    sure = cheeks_and_nose(shape)
     if sure.sum() < 50:
         return outline_mask(shape, 30)
     middle = np.median(lab[sure], 0)

@@ -103,15 +103,15 @@ def make_personas(
     means = {g: _mean_layers([layers[id(d)] for d in donors if d.gender == g]) for g in GENDERS}
     for gender in GENDERS:
         other = GENDERS[1 - GENDERS.index(gender)]
+        of_gender = [d for d in donors if d.gender == gender]
         tiles = []
         for tone in range(TONES):
             for age in range(AGES):
-                of_gender = [d for d in donors if d.gender == gender]
                 members = nearest(of_gender, tone, bool(age), 2 * options.donors)
                 members = _typical(members, layers)
                 groups[f"{gender} tone {tone} {'old' if age else 'young'}"] = len(members)
                 faces = [
-                    _persona(members, of_gender, tone, layers, means[gender], means[other], frame, gender, options, rng)
+                    _persona(members, of_gender, layers, means[gender], means[other], frame, options, rng)
                     for _ in range(options.count)
                 ]
                 tiles.append(np.stack(faces, 1))  # (expressions, count, h, w, 3)
@@ -190,12 +190,10 @@ def _high_band(grey: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
 def _persona(
     members: list[Donor],
     of_gender: list[Donor],
-    tone: int,
     layers: dict[int, NDArray[np.float32]],
     own_mean: NDArray[np.float32],
     other_mean: NDArray[np.float32],
     frame: Frame,
-    gender: Gender,
     options: PersonaOptions,
     rng: np.random.Generator,
 ) -> NDArray[np.uint8]:

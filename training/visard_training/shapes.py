@@ -140,6 +140,14 @@ def outline_mask(shape: Shape, shrink: int = 0, blur: float = 0.0) -> NDArray[np
     return cv2.GaussianBlur(filled, (0, 0), blur) if blur else filled
 
 
+def cheeks_and_nose(shape: Shape) -> NDArray[np.bool_]:
+    """Where a face surely shows skin, below its eyes and above its mouth: (512, 512)."""
+    rows = np.mgrid[:CROP_SIZE, :CROP_SIZE][0]
+    inside: NDArray[np.bool_] = outline_mask(shape, 30) > 0
+    inside &= (rows > shape[36:48, 1].mean() + 15) & (rows < shape[30:36, 1].max())
+    return inside
+
+
 def moves_map(
     to: NDArray[Any],
     source: NDArray[Any],
