@@ -35,7 +35,7 @@ from visard_preprocess.align import FaceFinder, installed_model
 from visard_preprocess.geometry import crop
 from visard_preprocess.photo import read_photo
 
-SAMPLE_PHOTO = Path(__file__).parents[1] / "client" / "visard" / "data" / "astronaut.jpg"
+SAMPLE_PHOTO = Path(__file__).parents[1] / "server" / "visard_server" / "data" / "astronaut.jpg"
 SCENE = 4000, 3000
 QUAD_SIDE = 1350  # photo pixels: a portrait at arm's length with a 12-megapixel phone
 

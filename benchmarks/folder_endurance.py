@@ -38,7 +38,7 @@ SIZE = 200  # pixels: as small as a photo with a face that is accepted can comfo
 
 def start(source: Path, target: Path, url: str) -> subprocess.Popen[bytes]:
     """Run the command line."""
-    command = [sys.executable, "-m", "visard", "folder", source, target, "--server", url, "--no-face", "clean"]
+    command = [sys.executable, "-m", "visard_cli", "folder", source, target, "--server", url, "--no-face", "clean"]
     return subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

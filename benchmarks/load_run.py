@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from perf_analyzer import Witness
 
 from visard import Connection
-from visard.embedded import SAMPLE_PHOTO
+from visard_server.embedded import SAMPLE_PHOTO
 from visard_errors import VisardError
 from visard_server.triton import TritonServer
 

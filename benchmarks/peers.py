@@ -49,7 +49,7 @@ from rich.console import Console
 from rich.table import Table
 
 from visard import Connection, Options
-from visard.embedded import SAMPLE_PHOTO, demo_models
+from visard_server.embedded import SAMPLE_PHOTO, demo_models
 from visard.pipeline import prepare
 
 HERE = Path(__file__).resolve().parent / "peers"

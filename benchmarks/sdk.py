@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from visard import Client
-from visard.embedded import SAMPLE_PHOTO, demo_models
+from visard_server.embedded import SAMPLE_PHOTO, demo_models
 from visard_server.triton import TritonServer
 
 

@@ -49,7 +49,7 @@ from rich.console import Console
 from rich.table import Table
 
 from visard import Client, Connection, Options, Swap
-from visard.embedded import SAMPLE_PHOTO, demo_models
+from visard_server.embedded import SAMPLE_PHOTO, demo_models
 from visard.pipeline import Prepared, finish, prepare
 from visard.scoring import similarity
 from visard_preprocess.align import finder

@@ -37,7 +37,7 @@ from PIL import Image
 
 from tiny_models import tiny_repository
 from visard import Connection
-from visard.embedded import SAMPLE_PHOTO
+from visard_server.embedded import SAMPLE_PHOTO
 from visard_server.triton import TritonServer
 from visard_web.serve import listen, make_server
 from visard_web.settings import Settings

@@ -7,7 +7,7 @@ import sys
 
 def visard(*arguments, env=None, timeout=120):
     return subprocess.run(
-        [sys.executable, "-m", "visard", *map(str, arguments)],
+        [sys.executable, "-m", "visard_cli", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=timeout,

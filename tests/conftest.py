@@ -20,7 +20,7 @@ SHARED_PHOTOS = ROOT.parent / "shared" / "photos"  # real people: beside the pro
 @pytest.fixture(scope="session")
 def astronaut() -> Path:
     """A real photograph with one face, 512×512, in the public domain."""
-    return ROOT / "client" / "visard" / "data" / "astronaut.jpg"
+    return ROOT / "server" / "visard_server" / "data" / "astronaut.jpg"
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance
 
-from visard.evaluation.painting import face_outline
+from visard_evaluation.painting import face_outline
 from visard_preprocess.align import finder
 from visard_preprocess.geometry import crop
 from visard_preprocess.photo import read_photo

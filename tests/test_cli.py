@@ -15,7 +15,7 @@ from PIL import Image
 
 from command_line import visard
 from small_models import small_checkpoints
-from visard.cli import EXIT_CODES
+from visard_cli.app import EXIT_CODES
 from visard_errors import PhotoError, VisardError
 
 
@@ -166,7 +166,7 @@ def test_serve_refuses_a_folder_that_is_no_repository(tmp_path):
 
 
 def test_serve_until_interrupted(exported):
-    command = [sys.executable, "-m", "visard", "serve", str(exported), "--port", "0"]
+    command = [sys.executable, "-m", "visard_cli", "serve", str(exported), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     lines = []
     for line in process.stdout:
@@ -186,7 +186,7 @@ def test_serve_until_interrupted(exported):
 
 
 def test_interrupting_a_run_ends_everything(slow_server, astronaut, tmp_path):
-    command = [sys.executable, "-m", "visard", "swap", str(astronaut), "-o", str(tmp_path / "o.png")]
+    command = [sys.executable, "-m", "visard_cli", "swap", str(astronaut), "-o", str(tmp_path / "o.png")]
     process = subprocess.Popen(
         [*command, "--server", slow_server.grpc_url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

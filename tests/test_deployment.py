@@ -25,7 +25,7 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from typer.main import get_command
 
-from visard.cli import app
+from visard_cli.app import app
 from visard_web.keys import Keys
 from visard_web.serve import DRAIN_S
 from web_server import web_server

@@ -19,17 +19,17 @@ from command_line import visard
 from tiny_models import classifier
 from tiny_recogniser import mean_colour_recogniser
 from visard import Client, DataError, ServerUnavailable
-from visard.cli import app
-from visard.evaluation.cli import figures_table
-from visard.evaluation.html import write_html
-from visard.evaluation.judges import Judges
-from visard.evaluation.labels import LabelledPhoto, choose_groups, find_photos
-from visard.evaluation.markdown import write_markdown
-from visard.evaluation.recognisers import DlibRecogniser, OnnxRecogniser
-from visard.evaluation.rows import rows
-from visard.evaluation.run import evaluate
-from visard.evaluation.second_classifier import SecondClassifier
-from visard.evaluation.wording import cell
+from visard_cli.app import app
+from visard_cli.evaluate import figures_table
+from visard_evaluation.html import write_html
+from visard_evaluation.judges import Judges
+from visard_evaluation.labels import LabelledPhoto, choose_groups, find_photos
+from visard_evaluation.markdown import write_markdown
+from visard_evaluation.recognisers import DlibRecogniser, OnnxRecogniser
+from visard_evaluation.rows import rows
+from visard_evaluation.run import evaluate
+from visard_evaluation.second_classifier import SecondClassifier
+from visard_evaluation.wording import cell
 
 ROWS = (
     "file,gender,split,light,note",
@@ -353,7 +353,7 @@ def test_base_install_has_the_command_and_names_the_extra(labelled):
     code = (
         "import sys; sys.modules.update(scipy=None, matplotlib=None, jinja2=None, cryptography=None, rfc8785=None);"
         f"sys.argv = ['visard', 'evaluate', {str(labelled)!r}, '--split', 'a', '--server', '127.0.0.1:9'];"
-        "from visard.cli import main; main()"
+        "from visard_cli.app import main; main()"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert run.returncode == 7, run.stderr

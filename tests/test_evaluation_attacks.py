@@ -8,13 +8,13 @@ import pytest
 
 from people_photos import write_painted, write_people
 from visard import Client
-from visard.evaluation import restore
-from visard.evaluation.judges import Judges
-from visard.evaluation.keyed import describe_keyed
-from visard.evaluation.labels import find_photos
-from visard.evaluation.recognisers import DlibRecogniser
-from visard.evaluation.run import evaluate
-from visard.evaluation.sentences import sentences
+from visard_evaluation import restore
+from visard_evaluation.judges import Judges
+from visard_evaluation.keyed import describe_keyed
+from visard_evaluation.labels import find_photos
+from visard_evaluation.recognisers import DlibRecogniser
+from visard_evaluation.run import evaluate
+from visard_evaluation.sentences import sentences
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from visard.evaluation.figures import figures_of
-from visard.folder.receipt_cli import app as receipt_app
+from visard_evaluation.figures import figures_of
+from visard_cli.receipt import app as receipt_app
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -31,7 +31,7 @@ def test_every_key_is_explained():
 
 @pytest.mark.parametrize("line", lines("evaluation.md"))
 def test_evaluate_lines_parse(line, monkeypatch, tmp_path):
-    from visard.cli import app
+    from visard_cli.app import app
 
     monkeypatch.chdir(tmp_path)
     command, *arguments = shlex.split(line)[1:]

@@ -13,10 +13,10 @@ from PIL import Image
 from people_photos import PEOPLE
 from tiny_models import classifier, expected_gender
 from visard import CheckpointError
-from visard.evaluation.kept import compare_kept, skin_mask
-from visard.evaluation.second_classifier import SecondClassifier
-from visard.evaluation.second_detector import MODEL, SEEN_FROM, detect, look
-from visard.evaluation.thumbnails import enlarge, shrink
+from visard_evaluation.kept import compare_kept, skin_mask
+from visard_evaluation.second_classifier import SecondClassifier
+from visard_evaluation.second_detector import MODEL, SEEN_FROM, detect, look
+from visard_evaluation.thumbnails import enlarge, shrink
 from visard_export.checkpoints import load_classifier, sha256_of
 from visard_export.demo import WEIGHTS_FOLDER
 from visard_preprocess.align import finder
@@ -153,7 +153,7 @@ def test_thumbnails_come_back_to_their_place(face):
 
 def test_a_planted_change_is_restored_for_people_never_seen(portraits, monkeypatch):
     """Darkened and recoloured portraits: learned from the others, every one comes much nearer to what it was."""
-    from visard.evaluation import restore
+    from visard_evaluation import restore
 
     monkeypatch.setattr(restore, "STEPS", 60)
     clear = np.stack([np.asarray(Image.fromarray(each).resize((32, 32))) for each in portraits[0]])

@@ -8,10 +8,10 @@ from PIL import Image, ImageFilter
 from scipy.spatial.distance import cdist
 
 from people_photos import PEOPLE
-from visard.evaluation.folds import FEWEST_PEOPLE, FOLDS, folds_of
-from visard.evaluation.learned import learn, search_learned
-from visard.evaluation.naturalness import kernel_distance, reference_distance
-from visard.evaluation.search import link, rank1
+from visard_evaluation.folds import FEWEST_PEOPLE, FOLDS, folds_of
+from visard_evaluation.learned import learn, search_learned
+from visard_evaluation.naturalness import kernel_distance, reference_distance
+from visard_evaluation.search import link, rank1
 
 PAIRS = [f"person {index // 2}" for index in range(200)]  # two photos of each of a hundred
 
@@ -162,7 +162,7 @@ def test_a_set_lies_at_no_distance_from_itself_and_few_people_give_none():
 
 def test_features_see_blur():
     """Sharp portraits lie at no distance from themselves, and away from themselves blurred."""
-    from visard.evaluation.perception import Perception
+    from visard_evaluation.perception import Perception
 
     perception = Perception()
     portraits = [Image.open(path).convert("RGB") for path in sorted(PEOPLE.glob("*.jpg"))]

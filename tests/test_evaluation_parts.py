@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from tiny_recogniser import mean_colour_recogniser
 from visard import CheckpointError
-from visard.evaluation.drift import (
+from visard_evaluation.drift import (
     _HEAD,
     _POSE_POINTS,
     drift_around_face,
@@ -19,19 +19,19 @@ from visard.evaluation.drift import (
     head_pose,
     landmark_drift_percent,
 )
-from visard.evaluation.estimates import difference, mean, share
-from visard.evaluation.five_points import five_points, place_five_points, similarity
-from visard.evaluation.labels import LabelledPhoto
-from visard.evaluation.measures import in_order
-from visard.evaluation.painting import face_mask, paint_over
-from visard.evaluation.recognisers import (
+from visard_evaluation.estimates import difference, mean, share
+from visard_evaluation.five_points import five_points, place_five_points, similarity
+from visard_evaluation.labels import LabelledPhoto
+from visard_evaluation.measures import in_order
+from visard_evaluation.painting import face_mask, paint_over
+from visard_evaluation.recognisers import (
     DlibRecogniser,
     OnnxRecogniser,
     View,
     build_recognisers,
     parse_recogniser,
 )
-from visard.evaluation.search import people_of, rank1
+from visard_evaluation.search import people_of, rank1
 from visard_preprocess.geometry import Quad, crop
 from visard_preprocess.photo import read_photo
 

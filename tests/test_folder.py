@@ -29,12 +29,12 @@ from command_line import visard
 from folder_trees import face_photo, outputs
 from grpc_proxy import GrpcProxy
 from tiny_models import tiny_repository
-from visard.cli import EXIT_CODES, app
+from visard_cli.app import EXIT_CODES, app
 from visard.connection import Connection
-from visard.folder import Journal, Settings, Watcher, anonymise_folder, load_people
-from visard.folder.photo import SwapRequest
-from visard.folder.receipt import make_keys, verify_receipt
-from visard.folder.run import _Server
+from visard_folder import Journal, Settings, Watcher, anonymise_folder, load_people
+from visard_folder.photo import SwapRequest
+from visard_folder.receipt import make_keys, verify_receipt
+from visard_folder.run import _Server
 from visard_errors import DataError, OutputError, PhotoError, ServerError, ServerRefused, ServerUnavailable
 from visard_preprocess.align import finder
 from visard_preprocess.photo import read_photo
@@ -390,7 +390,7 @@ def test_a_folder_that_folds_case_loses_no_photo_in_silence(tiny_server, astrona
     source.mkdir()
     for name in ("a.png", "A.png"):
         face_photo(astronaut).save(source / name)
-    monkeypatch.setattr("visard.folder.write.folds_case", lambda folder: True)
+    monkeypatch.setattr("visard_folder.write.folds_case", lambda folder: True)
     run(source, tmp_path / "out", tiny_server)
     assert len(outputs(tmp_path / "out")) == 1
     assert sorted(row["outcome"] for row in manifest(tmp_path / "out").values()) == ["anonymised", "failed"]
@@ -400,7 +400,7 @@ def test_a_folder_that_folds_case_loses_no_photo_in_silence(tiny_server, astrona
 
 
 def start(source, target, server, *arguments, **options):
-    command = [sys.executable, "-m", "visard", "folder", source, target, "--server", server.grpc_url, "--workers", "1"]
+    command = [sys.executable, "-m", "visard_cli", "folder", source, target, "--server", server.grpc_url, "--workers", "1"]
     return subprocess.Popen(
         [*map(str, command), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     )

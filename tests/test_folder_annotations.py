@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from visard.folder.annotations import Annotations
-from visard.folder.journal import FaceRecord, Journal, Record
+from visard_folder.annotations import Annotations
+from visard_folder.journal import FaceRecord, Journal, Record
 from visard_errors import DataError
 
 

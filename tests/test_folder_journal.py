@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from visard.folder.journal import FaceRecord, Journal, Record, printable
-from visard.folder.manifest import write_manifest
+from visard_folder.journal import FaceRecord, Journal, Record, printable
+from visard_folder.manifest import write_manifest
 from visard_errors import OutputError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from visard.cli import app
+from visard_cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -25,7 +25,7 @@ from visard_export.graphs import build_graph
 from visard_export.networks.pix2pixhd import Head, Pix2PixHDArchitecture, Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
 from visard_training.batches import PairImages, Sampler, vary
-from visard_training.cli import app
+from visard_cli.train import app
 from visard_training.discriminator import DiscriminatorArchitecture
 from visard_training.generator import SwapModel
 from visard_training.pairs import PairWriter, read_pairs

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from typer.main import get_command
 
-from visard.cli import app
+from visard_cli.app import app
 from visard_preprocess.photo import photo_format
 from web_server import web_server
 

@@ -64,7 +64,7 @@ def web_process(
         The process, whose standard error is a pipe and whose `said` is what came until now, and the server's address.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "visard", "web", "--port", "0", *arguments],
+        [sys.executable, "-m", "visard_cli", "web", "--port", "0", *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

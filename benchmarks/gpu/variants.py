@@ -126,7 +126,7 @@ def prepare(job: Job) -> None:
     """Write seeded weights, export them, and compute what every variant is compared with: FP32 on the device."""
     import torch
 
-    from visard.embedded import SAMPLE_PHOTO, aligned_faces
+    from visard_server.embedded import SAMPLE_PHOTO, aligned_faces
     from visard_export.checkpoints import load_generator
     from visard_export.demo import random_checkpoints
     from visard_export.export import export_repository

@@ -1,0 +1,121 @@
+"""What the commands share: where they write, how they reach a server, and the warning about untrained models.
+
+Standard output is for results, standard error for everything said along the way. It knows nothing about what a command
+does with the server.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import typer
+from rich.console import Console
+from rich.panel import Panel
+
+from visard.connection import Connection
+from visard_server.embedded import embedded_server
+from visard.wire import Direction
+from visard_errors import ServerRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from visard.client import Client
+    from visard_server.triton import TritonServer
+
+T = TypeVar("T")
+
+_EMBEDDED_ATTEMPTS = 10  # several seconds, where starting a crashed server anew takes two
+
+out = Console()
+err = Console(stderr=True)
+
+ModelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--models", envvar="VISARD_MODELS", help="Model repository to serve for this run; the demo models by default."
+    ),
+]
+ServerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--server", envvar="VISARD_SERVER", help="host:port of a running server; without it one is started here."
+    ),
+]
+DirectionOption = Annotated[
+    Direction, typer.Option(help="Swap to the opposite of each face's apparent gender, or all faces one way.")
+]
+DetectorOption = Annotated[
+    Literal["hog", "cnn"], typer.Option(help="dlib's face detector; 'cnn' finds more poses, much more slowly.")
+]
+PersonaKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--persona-key",
+        envvar="VISARD_PERSONA_KEY",
+        help="Secret from which the looks are drawn: the same key gives the same looks, and photos that can be linked. "
+        "Drawn anew for each photo without it. Better given in the environment: others see the list of processes.",
+    ),
+]
+
+
+def usage(make: Callable[[], T]) -> T:
+    """Turn a value that a dataclass or a parser refused with ValueError into a usage error."""
+    try:
+        return make()
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+@contextmanager
+def embedded(models: Path | None, **settings: Any) -> Iterator[TritonServer]:
+    """Run an embedded server, saying so while it starts; see `visard_server.embedded.embedded_server`."""
+    with ExitStack() as stack:
+        with err.status("Starting the embedded server") as status:
+            server = stack.enter_context(embedded_server(models, status.update, **settings))
+        yield server
+
+
+def connection_to(stack: ExitStack, server: str | None, models: Path | None, **options: Any) -> Connection:
+    """Say how to reach the server that was named or, where none was, one that is embedded and ends with `stack`.
+
+    Args:
+        stack: keeps the embedded server.
+        server: host:port.
+        models: for the embedded server; see `embedded`.
+        options: of `Connection`; an embedded server is on this machine and takes its deadline alone. It is asked until
+            it is back where it crashed: see `visard_server`.
+    """
+    if server is None:
+        url = stack.enter_context(embedded(models)).grpc_url
+        deadline = {name: value for name, value in options.items() if name == "deadline_s"}
+        options = {**deadline, "max_attempts": _EMBEDDED_ATTEMPTS}
+    else:
+        url = server
+    return usage(lambda: Connection(url=url, **options))
+
+
+def warn_untrained(client: Client) -> dict[str, dict[str, Any]]:
+    """Say loudly where a server's models have random weights.
+
+    Returns:
+        The passports that say so, see `Client.passports`; none where the server does not tell.
+    """
+    try:
+        passports = client.passports()
+    except ServerRefused:
+        err.print("[yellow]This server does not say where its models come from.[/]")
+        return {}
+    untrained = [model for model, passport in passports.items() if passport.get("trained") is False]
+    if untrained:
+        err.print(
+            Panel(
+                f"{', '.join(sorted(untrained))}: weights are RANDOM, nobody trained them. The pictures show that the "
+                "parts work together and hide nobody. Export trained weights with `visard export`.",
+                title="[bold]UNTRAINED MODELS[/]",
+                border_style="bold red",
+            )
+        )
+    return passports

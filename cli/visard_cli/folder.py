@@ -1,0 +1,279 @@
+"""The command `visard folder`: anonymise a data set into another folder.
+
+Says what happens; the work is done by `visard_folder.run`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from visard.client import Client
+from visard_cli.console import (
+    DetectorOption,
+    DirectionOption,
+    ModelsOption,
+    PersonaKeyOption,
+    ServerOption,
+    connection_to,
+    err,
+    out,
+    usage,
+    warn_untrained,
+)
+from visard_folder.annotations import Annotations
+from visard_folder.people import load_people
+from visard_folder.photo import Settings
+from visard_folder.run import Watcher, anonymise_folder
+from visard_folder.stores import is_url
+from visard_errors import DataError
+
+if TYPE_CHECKING:
+    from rich.progress import Task
+
+    from visard_folder.journal import Record
+
+_DEADLINE_S = 120.0  # for one face: a server on a CPU has a window of them to go through
+_EMBEDDED_PATIENCE_S = 30.0  # nobody restarts a server that was started for this run
+_MIN_KEY_BYTES = 16
+
+
+def folder(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder with photos, in any sub-folders; with --engine ray also a URL, such as s3://bucket/photos.",
+            show_default=False,
+        ),
+    ],
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="Empty or new folder for the results, or one to go on with; likewise a URL.", show_default=False
+        ),
+    ],
+    policy: Annotated[
+        Literal["report", "blur", "second-pass"],
+        typer.Option(
+            help="A photo with a face that could not be hidden: report it and write nothing, write it with that face "
+            "made of a few blocks, or try that face a second time."
+        ),
+    ] = "report",
+    identity: Annotated[
+        bool, typer.Option("--identity", help="A face that a recogniser still matches counts as not hidden.")
+    ] = False,
+    min_confidence: Annotated[
+        float,
+        typer.Option(min=0.5, max=1.0, help="A face whose apparent gender is less certain counts as not hidden."),
+    ] = 0.5,
+    no_face: Annotated[
+        Literal["withhold", "clean"],
+        typer.Option(
+            help="A photo in which no face was found, and one may have been missed: write nothing, or write it without "
+            "its metadata."
+        ),
+    ] = "withhold",
+    direction: DirectionOption = "opposite",
+    detector: DetectorOption = "hog",
+    persona_key: PersonaKeyOption = None,
+    keep_people: Annotated[
+        Path | None, typer.Option(help="Folder with photos of people whose faces stay visible.")
+    ] = None,
+    only_people: Annotated[
+        Path | None, typer.Option(help="Folder with photos of the only people whose faces are hidden.")
+    ] = None,
+    coco: Annotated[
+        list[Path] | None, typer.Option(help="COCO file to carry along, with the changed gender; repeatable.")
+    ] = None,
+    attributes: Annotated[
+        list[Path] | None, typer.Option(help="CSV file to carry along, such as CelebA's; repeatable.")
+    ] = None,
+    gender: Annotated[
+        str | None,
+        typer.Option(
+            help="Column or COCO attribute that says the gender; gender, sex or Male are found by themselves."
+        ),
+    ] = None,
+    hash_key_file: Annotated[
+        Path | None,
+        typer.Option(help="File with a secret: the manifest gets a keyed hash of every source file. None without it."),
+    ] = None,
+    receipt: Annotated[
+        Path | None,
+        typer.Option(
+            help="Private key (`visard receipt keygen`): sign what the run did as TARGET/.visard/receipt.json."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Do everything again, what is done already too.")] = False,
+    server: ServerOption = None,
+    models: ModelsOption = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads for everything but the server's work; the cores by default.")
+    ] = None,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(
+            help="'ray' does the same on a Ray cluster, with --server HOST:PORT,HOST:PORT,… if there are more."
+        ),
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RAY_ADDRESS",
+            help="Running Ray cluster that this machine belongs to ('auto' finds it); without it one is started here.",
+        ),
+    ] = None,
+    journal: Annotated[
+        Path | None, typer.Option(help="Folder of this machine for journal and manifest where TARGET is a URL.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output at the end.")] = False,
+) -> None:
+    """Anonymise a folder of photos into another one, and record what became of each.
+
+    The run can be interrupted, or killed, at any moment: the same command goes on where it was.
+    """
+    if keep_people is not None and only_people is not None:
+        raise typer.BadParameter("--keep-people and --only-people exclude each other")
+    _check_engine(engine, source, target, server, ray_address, journal)
+    settings = usage(
+        lambda: Settings(
+            policy=policy,
+            direction=direction,
+            min_confidence=min_confidence,
+            identity=identity,
+            no_face=no_face,
+            detector=detector,
+        )
+    )
+    usage(lambda: settings.options(persona_key=persona_key))
+    if receipt is not None:
+        from visard_folder.receipt import load_private_key, write_receipt
+
+        load_private_key(receipt)  # one that cannot sign must be known before the work, not after it
+    people = None
+    if keep_people is not None:
+        people = load_people(keep_people, "keep", detector)
+    elif only_people is not None:
+        people = load_people(only_people, "only", detector)
+    with ExitStack() as stack:
+        urls = [url.strip() for url in server.split(",")] if server else [None]
+        connections = [connection_to(stack, url, models, deadline_s=_DEADLINE_S) for url in urls]
+        with Client(connections[0], workers=1) as client:
+            passports = warn_untrained(client)
+        options: dict[str, Any] = {
+            "people": people,
+            "key": None if hash_key_file is None else _read_key(hash_key_file),
+            "persona_key": persona_key,
+            "annotations": Annotations(coco=tuple(coco or ()), tables=tuple(attributes or ()), gender=gender),
+            "force": force,
+            "workers": workers,
+            "patience_s": _EMBEDDED_PATIENCE_S if server is None else None,
+            "watcher": _shown(stack),
+        }
+        if engine == "ray":
+            from visard_folder.ray_engine import anonymise_on_ray
+
+            options |= {"journal_folder": journal, "address": ray_address}
+            summary = anonymise_on_ray(source, target, settings, connections=connections, **options)
+        else:
+            summary = anonymise_folder(Path(source), Path(target), settings, connection=connections[0], **options)
+    if receipt is not None:
+        summary["receipt"] = str(Path(summary["manifest"][0]).with_name("receipt.json"))
+        write_receipt(
+            Path(summary["receipt"]),
+            receipt,
+            counts={name: summary[name] for name in ("outcomes", "verdicts", "treatments", "errors")},
+            settings=asdict(settings),
+            models=passports,
+            manifests=[Path(path) for path in summary["manifest"]],
+            seconds=summary["seconds"],
+        )
+    if as_json:
+        sys.stdout.write(json.dumps(summary) + "\n")
+    else:
+        out.print(_summary_table(summary))
+        for path in (*summary["manifest"], *summary["annotations"], *([summary["receipt"]] if receipt else [])):
+            err.print(f"Saved: {path}", highlight=False, soft_wrap=True, markup=False)
+    if summary["outcomes"]["withheld"] or summary["outcomes"]["failed"]:
+        raise typer.Exit(3)  # as for a single photo that could not be anonymised
+
+
+def _check_engine(
+    engine: str, source: str, target: str, server: str | None, ray_address: str | None, journal: Path | None
+) -> None:
+    """Refuse options that do not go together."""
+    if engine == "local":
+        if is_url(source) or is_url(target):
+            raise typer.BadParameter("URLs need --engine ray")
+        if server is not None and "," in server:
+            raise typer.BadParameter("several servers need --engine ray")
+    elif ray_address is not None and server is None:
+        raise typer.BadParameter("--ray-address needs --server: one that is started here is not reached from all nodes")
+    if is_url(target) != (journal is not None):
+        raise typer.BadParameter("--journal belongs to a TARGET that is a URL: the folder here for its journal")
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        key = path.read_bytes().strip()
+    except OSError as error:
+        raise DataError(f"cannot read the key '{path}' ({error.strerror})") from None
+    if len(key) < _MIN_KEY_BYTES:
+        raise DataError(
+            f"the key in '{path}' has {len(key)} bytes: at least {_MIN_KEY_BYTES} are needed, from "
+            "`openssl rand -hex 32` for example. Who can guess it can tell whose photo is in the set"
+        )
+    return key
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0.0:.1f} photos/s")
+
+
+def _shown(stack: ExitStack) -> Watcher:
+    """Show a bar with what is done, what was not written, the rate and the time left."""
+    columns = (TextColumn("Anonymising"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    progress = stack.enter_context(Progress(*columns, TextColumn("{task.fields[trouble]}"), console=err))
+    task = progress.add_task("photos", total=None, trouble="")
+    troubles = 0
+    counting = threading.Lock()
+
+    def photo(record: Record | None) -> None:
+        nonlocal troubles
+        with counting:
+            if record is not None and record.outcome in ("withheld", "failed"):
+                troubles += 1
+            progress.update(task, advance=1, trouble=f"{troubles} not written" if troubles else "")
+
+    return Watcher(
+        photo=photo,
+        total=lambda total: progress.update(task, total=total),
+        notice=lambda text: err.print(text, style="yellow", highlight=False, soft_wrap=True, markup=False),
+    )
+
+
+def _summary_table(summary: dict[str, Any]) -> Table:
+    table = Table("photos", "", title=f"Done in {summary['seconds']:.0f} s", title_justify="left")
+    for outcome, count in summary["outcomes"].items():
+        table.add_row(outcome, str(count))
+    table.add_section()
+    for verdict, count in summary["verdicts"].items():
+        if count:
+            table.add_row(f"faces {verdict.replace('_', ' ')}", str(count))
+    table.add_section()
+    for error, count in summary["errors"].items():
+        table.add_row(f"[yellow]{error}[/]", str(count))
+    if summary["done_before"]:
+        table.add_row("done by an earlier run", str(summary["done_before"]))
+    return table

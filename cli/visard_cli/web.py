@@ -1,0 +1,108 @@
+"""The command `visard web`: the upload page and the REST door, until Ctrl-C."""
+
+from __future__ import annotations
+
+import ipaddress
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from visard.client import Client
+from visard_cli.console import DetectorOption, ModelsOption, ServerOption, connection_to, err, usage, warn_untrained
+from visard_errors import MissingExtra, ServerError, ServerUnavailable
+
+_DEADLINE_S = 60.0  # for one face: a server on a CPU has a few photos of others to go through first
+
+
+def web(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Any but this machine's own (127.0.0.1) wants --api-keys and TLS.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8080,
+    server: ServerOption = None,
+    models: ModelsOption = None,
+    tls: Annotated[bool, typer.Option("--tls", help="Encrypt the connection to --server.")] = False,
+    ca: Annotated[Path | None, typer.Option(help="PEM file of the authorities to trust.")] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="VISARD_TOKEN", help="Bearer token; better given in the environment.")
+    ] = None,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with a `SHA256 NAME` per line: programs must send such a key as X-API-Key, people type it into "
+            "their browser as password. Read once at the start."
+        ),
+    ] = None,
+    max_mb: Annotated[float, typer.Option(min=0.1, help="Largest upload, in MiB.")] = 20.0,
+    keep_minutes: Annotated[
+        float, typer.Option(min=0.1, max=60, help="How long the page's photos stay in memory.")
+    ] = 5.0,
+    rate: Annotated[
+        str, typer.Option(help="Uploads per caller: a number per second, minute or hour; 'none' for no limit.")
+    ] = "60/minute",
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="Host name under which browsers call this server (its addresses are known); repeatable."),
+    ] = None,
+    proxy: Annotated[
+        str | None, typer.Option(help="Address of the proxy before this server, whose X-Forwarded-For is believed.")
+    ] = None,
+    detector: DetectorOption = "hog",
+) -> None:
+    """Serve a page to anonymise photos with, and a REST door for programs.
+
+    Photos stay in memory: results for a few minutes under a name that nobody can guess, or until they are forgotten.
+    Nothing is written to disk, and a restart forgets all.
+    """
+    try:
+        from visard_web import serve
+        from visard_web.keys import Keys
+        from visard_web.settings import MEBIBYTE, Settings
+    except ImportError as error:
+        raise MissingExtra("web", f"the web server ({error.name})") from error
+    settings = usage(
+        lambda: Settings(
+            max_bytes=int(max_mb * MEBIBYTE),
+            keep_s=keep_minutes * 60,
+            rate=None if rate == "none" else rate,
+            keys=api_keys,
+            hosts=tuple(name or ()) if _address(host) else (host, *(name or ())),
+            detector=detector,
+        )
+    )
+    if api_keys is not None:
+        Keys(api_keys)  # one that lets nobody in must be known before the models are loaded
+    with ExitStack() as stack:
+        connection = connection_to(
+            stack, server, models, tls=tls, root_certificates=ca, token=token, deadline_s=_DEADLINE_S
+        )
+        try:
+            with Client(connection, workers=1) as client:
+                warn_untrained(client)
+        except ServerUnavailable as error:  # it may come later: /readyz says when
+            err.print(f"[yellow]{error}[/]", highlight=False)
+        if api_keys is None and not _loopback(host):
+            err.print(
+                f"[bold yellow]{host} can be reached from other machines, and nobody needs a key.[/] Whoever reaches "
+                "it may use it, and reads along: give --api-keys, and put TLS in front.",
+                highlight=False,
+            )
+        listening = serve.listen(host, port)
+        shown = f"[{host}]" if ":" in host else host
+        err.print(f"Visard's page: http://{shown}:{listening.getsockname()[1]}/    (Ctrl-C ends it)", highlight=False)
+        if not serve.run(connection, settings, listening, proxy=proxy):
+            raise ServerError("the web server did not start: see the log above")
+
+
+def _address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _loopback(host: str) -> bool:
+    return ipaddress.ip_address(host).is_loopback if _address(host) else host == "localhost"

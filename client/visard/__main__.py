@@ -1,5 +1,0 @@
-"""`python -m visard`: the command line."""
-
-from visard.cli import main
-
-main()

@@ -1,0 +1,48 @@
+"""An evaluation in Markdown: plain sentences, the table, what to keep in mind, and the closest matches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from visard_evaluation.rows import rows
+from visard_evaluation.sentences import sentences
+from visard_evaluation.wording import caveats, cell, worst_cases
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_CASES = 3
+
+
+def write_markdown(figures: Mapping[str, Any], title: str, *, results: bool = False) -> str:
+    """Write the summary; file names stand in it, pictures do not.
+
+    Args:
+        figures: of an evaluation.
+        title: what was evaluated.
+        results: whether finished results were judged.
+    """
+    genders = figures["groups"]["gender"]
+    lines = [
+        f"# {_plain(title)}",
+        "",
+        *(f"* {_plain(sentence)}" for sentence in sentences(figures)),
+        "",
+        f"| figure | all ({figures['n']}) | " + " | ".join(f"{g} ({part['n']})" for g, part in genders.items()) + " |",
+        "|---|" + "---|" * (1 + len(genders)),
+    ]
+    for row in rows(figures):
+        cells = [cell(part, row) for part in (figures, *genders.values())]
+        lines.append(f"| {row.label} | {' | '.join(cells)} |")
+    lines += ["", "## To keep in mind", ""]
+    lines += [f"* {_plain(sentence)}" for sentence in caveats(figures, results=results)]
+    lines += ["", "## Worst cases", ""]
+    for heading, cases in worst_cases(figures):
+        named = ", ".join(f"`{_plain(file)}` {value}".rstrip() for file, value in cases[:_CASES])
+        lines.append(f"* {heading}: {named}")
+    return "\n".join(lines) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Keep a name from being read as Markdown, HTML or a new line."""
+    return " ".join(text.split()).translate(str.maketrans("`|<>", "'¦‹›"))
