@@ -25,9 +25,10 @@ system-packages:
 		$(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends \
 			nginx libnginx-mod-http-js prometheus gettext-base openssl chromium; }
 
-lint: $(VENV)/.installed ## Check style, imports and types
+lint: $(VENV)/.installed ## Check style, floors and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 format: $(VENV)/.installed ## Bring the code into shape

@@ -31,9 +31,9 @@ from load_loops import served
 from numpy.typing import NDArray
 
 from visard import Client, Connection, VisardError, scoring
-from visard_server.embedded import SAMPLE_PHOTO, aligned_faces, export_demo_models
 from visard.wire import Swap, build_encoded_request, build_request
 from visard_preprocess.align import finder
+from visard_server.embedded import SAMPLE_PHOTO, aligned_faces, export_demo_models
 from visard_server.triton import TritonServer
 
 CHUNK = 65_536

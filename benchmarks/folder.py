@@ -31,11 +31,11 @@ from typing import TypeVar
 from PIL import Image
 
 from visard import AsyncClient, Connection, Swap
-from visard_server.embedded import SAMPLE_PHOTO, demo_models
 from visard_folder import Journal, Settings, anonymise_folder
 from visard_folder.photo import Product, Steps, SwapRequest, advance, steps
 from visard_folder.walk import Found, walk
 from visard_folder.write import Writer
+from visard_server.embedded import SAMPLE_PHOTO, demo_models
 from visard_server.triton import TritonServer
 
 T = TypeVar("T")

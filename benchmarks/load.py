@@ -68,8 +68,8 @@ from platformdirs import user_cache_path
 from rich.console import Console
 
 from visard import AsyncClient, Client, Connection
-from visard_server.embedded import SAMPLE_PHOTO, aligned_faces, demo_models
 from visard_errors import VisardError
+from visard_server.embedded import SAMPLE_PHOTO, aligned_faces, demo_models
 from visard_server.triton import TritonServer
 
 

@@ -35,8 +35,8 @@ from rich.table import Table
 from tritonclient.grpc import model_config_pb2
 
 from visard import Connection
-from visard_server.embedded import SAMPLE_PHOTO, aligned_faces, demo_models
 from visard_export.repository import AFTER_GENERATORS
+from visard_server.embedded import SAMPLE_PHOTO, aligned_faces, demo_models
 from visard_server.triton import TritonServer
 
 FIGURES = ("capacity_per_s", "p99_over_unloaded", "goodput_over_capacity", "refused_p50_ms")

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from perf_analyzer import Witness
 
 from visard import Connection
-from visard_server.embedded import SAMPLE_PHOTO
 from visard_errors import VisardError
+from visard_server.embedded import SAMPLE_PHOTO
 from visard_server.triton import TritonServer
 
 GRPC = "grpc"  # the road that headline figures and targets stand on

@@ -49,8 +49,8 @@ from rich.console import Console
 from rich.table import Table
 
 from visard import Connection, Options
-from visard_server.embedded import SAMPLE_PHOTO, demo_models
 from visard.pipeline import prepare
+from visard_server.embedded import SAMPLE_PHOTO, demo_models
 
 HERE = Path(__file__).resolve().parent / "peers"
 Workload = Literal["identity", "photos"]

@@ -49,13 +49,13 @@ from rich.console import Console
 from rich.table import Table
 
 from visard import Client, Connection, Options, Swap
-from visard_server.embedded import SAMPLE_PHOTO, demo_models
 from visard.pipeline import Prepared, finish, prepare
 from visard.scoring import similarity
 from visard_preprocess.align import finder
 from visard_preprocess.compose import FaceSwap, compose
 from visard_preprocess.geometry import crop
 from visard_preprocess.photo import read_photo
+from visard_server.embedded import SAMPLE_PHOTO, demo_models
 from visard_server.triton import TritonServer
 
 CORES = len(os.sched_getaffinity(0))

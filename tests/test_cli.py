@@ -15,7 +15,7 @@ from PIL import Image
 
 from command_line import visard
 from small_models import small_checkpoints
-from visard_cli.app import EXIT_CODES
+from visard_cli.exit_codes import EXIT_CODES
 from visard_errors import PhotoError, VisardError
 
 
@@ -219,3 +219,23 @@ def test_help_teaches(command):
     run = visard(*command, "--help")
     assert run.returncode == 0
     assert "Usage" in run.stdout
+
+
+def loaded_by(*arguments):
+    """The heavy packages that a command has loaded when it ends."""
+    heavy = {"torch", "ray", "matplotlib", "scipy", "onnx", "onnxruntime", "fastapi"}
+    code = (
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print('loaded', *sorted({heavy} & set(sys.modules))))\n"
+        "from visard_cli.app import main\n"
+        "main()"
+    )
+    run = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()[-1].split()[1:]
+
+
+def test_commands_load_only_what_they_need(tiny_server, exported, astronaut, tmp_path):
+    assert loaded_by("--help") == []
+    assert loaded_by("swap", astronaut, "-o", tmp_path / "out.png", "--server", tiny_server.grpc_url) == []
+    assert loaded_by("check", "--models", exported) == []

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from visard_evaluation.figures import figures_of
 from visard_cli.receipt import app as receipt_app
+from visard_evaluation.figures import figures_of
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 

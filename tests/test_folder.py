@@ -29,13 +29,14 @@ from command_line import visard
 from folder_trees import face_photo, outputs
 from grpc_proxy import GrpcProxy
 from tiny_models import tiny_repository
-from visard_cli.app import EXIT_CODES, app
 from visard.connection import Connection
+from visard_cli.app import app
+from visard_cli.exit_codes import EXIT_CODES
+from visard_errors import DataError, OutputError, PhotoError, ServerError, ServerRefused, ServerUnavailable
 from visard_folder import Journal, Settings, Watcher, anonymise_folder, load_people
 from visard_folder.photo import SwapRequest
 from visard_folder.receipt import make_keys, verify_receipt
 from visard_folder.run import _Server
-from visard_errors import DataError, OutputError, PhotoError, ServerError, ServerRefused, ServerUnavailable
 from visard_preprocess.align import finder
 from visard_preprocess.photo import read_photo
 from visard_server.triton import TritonServer
@@ -400,7 +401,18 @@ def test_a_folder_that_folds_case_loses_no_photo_in_silence(tiny_server, astrona
 
 
 def start(source, target, server, *arguments, **options):
-    command = [sys.executable, "-m", "visard_cli", "folder", source, target, "--server", server.grpc_url, "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "visard_cli",
+        "folder",
+        source,
+        target,
+        "--server",
+        server.grpc_url,
+        "--workers",
+        "1",
+    ]
     return subprocess.Popen(
         [*map(str, command), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     )

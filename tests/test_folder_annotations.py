@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from visard_errors import DataError
 from visard_folder.annotations import Annotations
 from visard_folder.journal import FaceRecord, Journal, Record
-from visard_errors import DataError
 
 
 def record(path, outcome="anonymised", **changes):

@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
+from visard_errors import OutputError
 from visard_folder.journal import FaceRecord, Journal, Record, printable
 from visard_folder.manifest import write_manifest
-from visard_errors import OutputError
 
 
 def record(path, outcome="anonymised", **changes):

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from visard.result import ApparentGender, FaceResult
+from visard_errors import DataError, OutputError, PhotoTooLarge, UnreadablePhoto, UnsupportedFormat
 from visard_folder.leaks import prove_clean
 from visard_folder.people import HIDE_BELOW, KEEP_BELOW, People, load_people
 from visard_folder.photo import NotAPhoto, Settings
 from visard_folder.policy import judge, judge_again, pixelate
 from visard_folder.walk import check_apart, walk
-from visard.result import ApparentGender, FaceResult
-from visard_errors import DataError, OutputError, PhotoTooLarge, UnreadablePhoto, UnsupportedFormat
 from visard_preprocess.align import finder
 from visard_preprocess.geometry import Quad, crop
 from visard_preprocess.photo import encode_photo, read_photo

@@ -18,12 +18,12 @@ from typer.testing import CliRunner
 
 from folder_trees import face_photo, outputs
 from tiny_models import tiny_repository
-from visard_cli.app import app
 from visard.connection import Connection
+from visard_cli.app import app
+from visard_errors import DataError, OutputError
 from visard_folder import Settings, Watcher, anonymise_folder
 from visard_folder.ray_engine import anonymise_on_ray, start_local
 from visard_folder.walk import Found, walk
-from visard_errors import DataError, OutputError
 from visard_server.triton import TritonServer
 from waiting import wait_until
 

@@ -19,9 +19,9 @@ from folder_trees import face_photo, outputs
 from grpc_proxy import GrpcProxy
 from tiny_models import written_personas
 from visard import Client, Connection, NoFace, Options
+from visard.personas import draw
 from visard_folder import Journal, Settings, anonymise_folder
 from visard_folder.receipt import make_keys
-from visard.personas import draw
 from visard_preprocess.photo import read_photo
 
 KEY = "a key that nobody guesses"

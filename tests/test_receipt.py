@@ -12,10 +12,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from typer.testing import CliRunner
 
-from visard_folder.journal import FaceRecord, Journal, Record
-from visard_folder.receipt import make_keys, verify_receipt, write_receipt
 from visard_cli.receipt import app
 from visard_errors import DataError, OutputError
+from visard_folder.journal import FaceRecord, Journal, Record
+from visard_folder.receipt import make_keys, verify_receipt, write_receipt
 
 PASSPORT = {
     "checkpoint": "private name.pth",

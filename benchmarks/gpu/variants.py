@@ -126,13 +126,13 @@ def prepare(job: Job) -> None:
     """Write seeded weights, export them, and compute what every variant is compared with: FP32 on the device."""
     import torch
 
-    from visard_server.embedded import SAMPLE_PHOTO, aligned_faces
     from visard_export.checkpoints import load_generator
     from visard_export.demo import random_checkpoints
     from visard_export.export import export_repository
     from visard_export.graphs import build_graph
     from visard_export.networks.pix2pixhd import Pix2PixHDArchitecture
     from visard_export.networks.resnet18 import ResNet18Architecture
+    from visard_server.embedded import SAMPLE_PHOTO, aligned_faces
 
     if job.tiny:
         classifier = ResNet18Architecture(width=8)

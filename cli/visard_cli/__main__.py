@@ -1,4 +1,4 @@
-"""`python -m visard`: the command line."""
+"""`python -m visard_cli`: the command line."""
 
 from visard_cli.app import main
 

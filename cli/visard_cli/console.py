@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.panel import Panel
 
 from visard.connection import Connection
-from visard_server.embedded import embedded_server
 from visard.wire import Direction
 from visard_errors import ServerRefused
 
@@ -61,6 +60,11 @@ PersonaKeyOption = Annotated[
 ]
 
 
+def say(line: str) -> None:
+    """Print a line of text as it is."""
+    out.print(line, highlight=False, soft_wrap=True)
+
+
 def usage(make: Callable[[], T]) -> T:
     """Turn a value that a dataclass or a parser refused with ValueError into a usage error."""
     try:
@@ -72,6 +76,8 @@ def usage(make: Callable[[], T]) -> T:
 @contextmanager
 def embedded(models: Path | None, **settings: Any) -> Iterator[TritonServer]:
     """Run an embedded server, saying so while it starts; see `visard_server.embedded.embedded_server`."""
+    from visard_server.embedded import embedded_server
+
     with ExitStack() as stack:
         with err.status("Starting the embedded server") as status:
             server = stack.enter_context(embedded_server(models, status.update, **settings))

@@ -14,16 +14,17 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from visard_cli import console
 from visard.client import Client
+from visard_cli import console
 from visard_cli.console import ModelsOption, ServerOption
-from visard_server.embedded import neighbour
 from visard_errors import OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from visard_evaluation.judges import Judges
+
+EPILOG = "Example: visard evaluate photos/ --split test --report report.html"
 
 
 def evaluate(
@@ -148,7 +149,7 @@ def _judges(
     from visard_evaluation.recognisers import build_recognisers
 
     if restore:
-        neighbour("train", "--restore", "visard_evaluation.restore")
+        import visard_evaluation.restore  # noqa: F401 # the extra that it needs is known to be there, or missing, now
     perception, second = None, None
     if naturalness:
         from visard_evaluation.perception import Perception

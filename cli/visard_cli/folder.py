@@ -1,6 +1,6 @@
 """The command `visard folder`: anonymise a data set into another folder.
 
-Says what happens; the work is done by `visard_folder.run`.
+The work is done by `visard_folder.run`.
 """
 
 from __future__ import annotations
@@ -31,17 +31,15 @@ from visard_cli.console import (
     usage,
     warn_untrained,
 )
-from visard_folder.annotations import Annotations
-from visard_folder.people import load_people
-from visard_folder.photo import Settings
-from visard_folder.run import Watcher, anonymise_folder
-from visard_folder.stores import is_url
 from visard_errors import DataError
 
 if TYPE_CHECKING:
     from rich.progress import Task
 
     from visard_folder.journal import Record
+    from visard_folder.run import Watcher
+
+EPILOG = "Example: visard folder photos/ anonymised/ --policy blur"
 
 _DEADLINE_S = 120.0  # for one face: a server on a CPU has a window of them to go through
 _EMBEDDED_PATIENCE_S = 30.0  # nobody restarts a server that was started for this run
@@ -142,6 +140,8 @@ def folder(
 
     The run can be interrupted, or killed, at any moment: the same command goes on where it was.
     """
+    from visard_folder import Annotations, Settings, anonymise_folder, load_people
+
     if keep_people is not None and only_people is not None:
         raise typer.BadParameter("--keep-people and --only-people exclude each other")
     _check_engine(engine, source, target, server, ray_address, journal)
@@ -212,6 +212,8 @@ def _check_engine(
     engine: str, source: str, target: str, server: str | None, ray_address: str | None, journal: Path | None
 ) -> None:
     """Refuse options that do not go together."""
+    from visard_folder.stores import is_url
+
     if engine == "local":
         if is_url(source) or is_url(target):
             raise typer.BadParameter("URLs need --engine ray")
@@ -243,6 +245,8 @@ class _Rate(ProgressColumn):
 
 def _shown(stack: ExitStack) -> Watcher:
     """Show a bar with what is done, what was not written, the rate and the time left."""
+    from visard_folder.run import Watcher
+
     columns = (TextColumn("Anonymising"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     progress = stack.enter_context(Progress(*columns, TextColumn("{task.fields[trouble]}"), console=err))
     task = progress.add_task("photos", total=None, trouble="")

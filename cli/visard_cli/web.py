@@ -11,7 +11,10 @@ import typer
 
 from visard.client import Client
 from visard_cli.console import DetectorOption, ModelsOption, ServerOption, connection_to, err, usage, warn_untrained
-from visard_errors import MissingExtra, ServerError, ServerUnavailable
+from visard_errors import ServerError, ServerUnavailable
+from visard_errors.extras import needs
+
+EPILOG = "Example: visard web --server gpu1:8001 --api-keys keys --rate 10/minute"
 
 _DEADLINE_S = 60.0  # for one face: a server on a CPU has a few photos of others to go through first
 
@@ -56,12 +59,11 @@ def web(
     Photos stay in memory: results for a few minutes under a name that nobody can guess, or until they are forgotten.
     Nothing is written to disk, and a restart forgets all.
     """
-    try:
+    with needs("web", "the web server"):
         from visard_web import serve
         from visard_web.keys import Keys
         from visard_web.settings import MEBIBYTE, Settings
-    except ImportError as error:
-        raise MissingExtra("web", f"the web server ({error.name})") from error
+
     settings = usage(
         lambda: Settings(
             max_bytes=int(max_mb * MEBIBYTE),

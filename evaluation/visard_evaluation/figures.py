@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from visard.result import Gender
 from visard_evaluation.estimates import Estimate, difference, mean, read_tree, share
 from visard_evaluation.naturalness import kernel_distance, reference_distance
 from visard_evaluation.search import people_of
-from visard.result import Gender
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

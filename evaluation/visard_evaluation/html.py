@@ -9,11 +9,11 @@ import base64
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from visard_errors import MissingExtra
 from visard_evaluation.plots import draw
 from visard_evaluation.rows import rows
 from visard_evaluation.sentences import sentences
 from visard_evaluation.wording import caveats, cell, worst_cases
-from visard_errors import MissingExtra
 
 try:
     from jinja2 import Environment, StrictUndefined

@@ -9,10 +9,10 @@ import secrets
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from visard_evaluation.measures import in_order
-from visard_evaluation.recognisers import View
 from visard.pipeline import Options
 from visard_errors import PhotoError, ServerError
+from visard_evaluation.measures import in_order
+from visard_evaluation.recognisers import View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from visard_errors import PhotoError, ServerError
 from visard_evaluation.drift import (
     Pose,
     drift_around_face,
@@ -28,15 +29,14 @@ from visard_evaluation.kept import Kept, compare_kept
 from visard_evaluation.painting import paint_over
 from visard_evaluation.recognisers import View
 from visard_evaluation.thumbnails import shrink
-from visard_errors import PhotoError, ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from visard_evaluation.judges import Judges
-    from visard_evaluation.labels import LabelledPhoto
     from visard.result import Gender, Outcome, Result
     from visard.wire import Direction, Swap
+    from visard_evaluation.judges import Judges
+    from visard_evaluation.labels import LabelledPhoto
     from visard_preprocess.geometry import Quad
 
     Item = TypeVar("Item")

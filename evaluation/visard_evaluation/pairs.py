@@ -11,9 +11,9 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from visard import scoring
-from visard_evaluation.measures import check_same_size, in_order
 from visard.result import ApparentGender, FaceResult, Outcome, Result
 from visard_errors import DataError, FaceTooSmall, NoFace, PhotoError, VisardError
+from visard_evaluation.measures import check_same_size, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

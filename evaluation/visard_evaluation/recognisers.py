@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from visard_evaluation.five_points import place_five_points
-from visard_evaluation.onnx_models import digest, load_session, run_session
 from visard.scoring import SAME_PERSON_BELOW
 from visard_errors import CheckpointError
+from visard_evaluation.five_points import place_five_points
+from visard_evaluation.onnx_models import digest, load_session, run_session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

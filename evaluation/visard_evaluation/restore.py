@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from visard_evaluation.folds import FOLDS, folds_of
 from visard_errors import MissingExtra
+from visard_evaluation.folds import FOLDS, folds_of
 
 try:
     import torch

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from visard.pipeline import Options
+from visard_errors import DataError, ServerError
 from visard_evaluation.folds import FOLDS
 from visard_evaluation.judges import Judges
 from visard_evaluation.keyed import describe_keyed
@@ -15,8 +17,6 @@ from visard_evaluation.recognisers import View
 from visard_evaluation.search import people_of
 from visard_evaluation.summary import Evaluation, summarise
 from visard_evaluation.thumbnails import enlarge
-from visard.pipeline import Options
-from visard_errors import DataError, ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

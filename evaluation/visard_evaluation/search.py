@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from visard_evaluation.learned import search_learned
 from visard_errors import MissingExtra
+from visard_evaluation.learned import search_learned
 
 try:
     from scipy.spatial.distance import cdist

@@ -5,16 +5,15 @@ It knows nothing about swaps, nor about the server whose own classifier gives th
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from visard_server.embedded import neighbour
-from visard_evaluation.onnx_models import digest, load_session, run_session
 from visard.result import ApparentGender
 from visard_errors import CheckpointError
+from visard_errors.extras import needs
+from visard_evaluation.onnx_models import digest, load_session, run_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,9 +65,13 @@ def _onnx(file: Path) -> Callable[[NDArray[np.uint8]], Any]:
 
 
 def _safetensors(file: Path) -> Callable[[NDArray[np.uint8]], Any]:
-    need = partial(neighbour, "export", "a classifier in a safetensors file")
-    torch, graphs = need("torch"), need("visard_export.graphs")
-    graph = graphs.ClassifierGraph(need("visard_export.checkpoints").load_classifier(file).network()).eval()
+    with needs("export", "a classifier in a safetensors file"):
+        import torch
+
+        from visard_export.checkpoints import load_classifier
+        from visard_export.graphs import build_graph
+
+    graph = build_graph(load_classifier(file).network()).eval()
 
     def classify(aligned: NDArray[np.uint8]) -> Any:
         with torch.inference_mode():

@@ -15,15 +15,15 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from visard_folder.journal import FaceRecord
 from visard_errors import DataError
+from visard_folder.journal import FaceRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from visard_folder.journal import Journal, Record
     from visard.result import Gender
+    from visard_folder.journal import Journal, Record
 
 _GENDER_NAMES = ("gender", "sex", "male", "female")
 _FILE_NAMES = ("file", "file_name", "filename", "path", "image", "image_id")

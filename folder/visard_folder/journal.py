@@ -20,8 +20,8 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from visard_folder.policy import Treatment, Verdict
 from visard_errors import OutputError
+from visard_folder.policy import Treatment, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -12,8 +12,8 @@ from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from visard_folder.journal import Journal, Record, printable
 from visard_errors import MissingExtra
+from visard_folder.journal import Journal, Record, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,19 +21,19 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from visard_folder.journal import FaceRecord, Outcome, Record
-from visard_folder.leaks import prove_clean
-from visard_folder.policy import Policy, Treatment, Verdict, judge, judge_again, pixelate
 from visard.personas import draw
 from visard.pipeline import Options, Stopwatch, score_face
 from visard.wire import Direction, Swap
 from visard_errors import FaceTooSmall, NoFace, NotHidden, PhotoError, UncertainGender, VisardError
+from visard_folder.journal import FaceRecord, Outcome, Record
+from visard_folder.leaks import prove_clean
+from visard_folder.policy import Policy, Treatment, Verdict, judge, judge_again, pixelate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from visard_folder.people import People
     from visard.result import FaceResult, Gender
+    from visard_folder.people import People
     from visard_preprocess.align import Detector, Face
     from visard_preprocess.photo import Format, SourceType
 

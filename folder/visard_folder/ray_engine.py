@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import visard_errors
 from visard.client import Client
 from visard.connection import Connection
+from visard_errors import MissingExtra, OutputError, ServerError, ServerRefused, UnreadablePhoto, VisardError
 from visard_folder.journal import Journal, Record
 from visard_folder.photo import Product, Settings, anonymise
 from visard_folder.run import Backlog, Watcher, conclude, run_settings
@@ -37,7 +38,6 @@ from visard_folder.servers import Servers, agreed_versions
 from visard_folder.stores import ATOMIC_STORES, Store, StoreJournal, is_url, upload
 from visard_folder.walk import Found, check_apart, walk
 from visard_folder.write import Writer, folds_case
-from visard_errors import MissingExtra, OutputError, ServerError, ServerRefused, UnreadablePhoto, VisardError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

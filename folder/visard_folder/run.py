@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from visard.client import AsyncClient
 from visard.connection import Connection
+from visard.wire import ENSEMBLES, Swap
+from visard_errors import DeadlineExceeded, Overloaded, ServerError, ServerRefused, ServerUnavailable
 from visard_folder.journal import Journal, Record, output_errors
 from visard_folder.manifest import write_manifest
 from visard_folder.photo import Settings, Steps, SwapRequest, advance, steps
 from visard_folder.walk import Found, check_apart, walk
 from visard_folder.write import Writer
-from visard.wire import ENSEMBLES, Swap
-from visard_errors import DeadlineExceeded, Overloaded, ServerError, ServerRefused, ServerUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping

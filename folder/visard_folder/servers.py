@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from visard.client import Client
 from visard.connection import Connection
-from visard_folder.run import model_versions, same_models
 from visard.wire import ENSEMBLES, Direction, Swap
 from visard_errors import DeadlineExceeded, Overloaded, ServerError, ServerRefused, ServerUnavailable
+from visard_folder.run import model_versions, same_models
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

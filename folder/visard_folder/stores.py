@@ -14,10 +14,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from visard_errors import DataError, MissingExtra, OutputError, PhotoError, UnreadablePhoto
 from visard_folder.journal import FOLDER, Journal
 from visard_folder.walk import Found, read_file
 from visard_folder.write import failed
-from visard_errors import DataError, MissingExtra, OutputError, PhotoError, UnreadablePhoto
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -12,9 +12,9 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
+from visard_errors import OutputError, PhotoTooLarge, UnreadablePhoto, UnsupportedFormat
 from visard_folder.journal import FOLDER, Stamp
 from visard_folder.photo import NotAPhoto
-from visard_errors import OutputError, PhotoTooLarge, UnreadablePhoto, UnsupportedFormat
 
 if TYPE_CHECKING:
     from collections.abc import Generator

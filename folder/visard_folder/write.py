@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from visard_folder.journal import output_errors
 from visard_errors import UnreadablePhoto
+from visard_folder.journal import output_errors
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,20 +1,21 @@
-"""What the command line borrows from its neighbours: the embedded server, the export, and the demo models.
+"""The embedded server as it comes: with the demo models, and a sample photo to try them on.
 
-The one file of this package that reaches into `visard_server` and `visard_export`, when a command needs them, so that
-the SDK never loads torch.
+The one file of this package that knows the SDK and the export, and loads the latter (and with it torch) only where the
+demo models are not made yet.
 """
 
 from __future__ import annotations
 
 import hashlib
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
 from visard.pipeline import Options, prepare
-from visard_errors import MissingExtra
+from visard_errors.extras import needs
+from visard_export import repository
+from visard_server.triton import TritonServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,19 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from visard_server.triton import TritonServer
-
 SAMPLE_PHOTO = Path(__file__).parent / "data" / "astronaut.jpg"  # NASA, public domain
-
-
-def neighbour(extra: str, what: str, module: str) -> Any:
-    """Import one of our packages that needs an extra."""
-    try:
-        return import_module(module)
-    except MissingExtra:
-        raise
-    except ImportError as error:
-        raise MissingExtra(extra, f"{what} ({error})") from error
 
 
 def embedded_server(
@@ -47,8 +36,7 @@ def embedded_server(
         report_line: takes a line of progress.
         settings: of `TritonServer`.
     """
-    triton = neighbour("serve", "the embedded server", "visard_server.triton")
-    return cast("TritonServer", triton.TritonServer(models or demo_models(report_line), **settings))
+    return TritonServer(models or demo_models(report_line), **settings)
 
 
 def demo_models(report_line: Callable[[str], None] = lambda line: None) -> Path:
@@ -57,7 +45,6 @@ def demo_models(report_line: Callable[[str], None] = lambda line: None) -> Path:
     The folder's name holds the digest of all that the export depends on, so that whatever changes is exported anew.
     Only models lie there, never a photograph.
     """
-    repository = neighbour("export", "making the demo models", "visard_export.repository")
     sources = [
         *Path(repository.__file__).parent.rglob("*.py"),
         *Path(repository.__file__).parent.rglob("*.safetensors"),
@@ -73,10 +60,12 @@ def demo_models(report_line: Callable[[str], None] = lambda line: None) -> Path:
 
 def export_demo_models(folder: Path, **settings: Any) -> None:
     """Export the demo weights; `settings` are `export_repository`'s."""
-    demo = neighbour("export", "making the demo models", "visard_export.demo")
-    export = neighbour("export", "making the demo models", "visard_export.export")
-    paths = demo.demo_checkpoints()
-    export.export_repository(
+    with needs("export", "making the demo models"):
+        from visard_export.demo import demo_checkpoints
+        from visard_export.export import export_repository
+
+    paths = demo_checkpoints()
+    export_repository(
         folder,
         classifier=paths.classifier,
         to_male=paths.to_male,

@@ -1,0 +1,35 @@
+"""The command `visard demo`: the whole thing on a sample photo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from visard import Client, Options
+from visard_cli import outputs, report
+from visard_cli.console import ModelsOption, embedded, out, warn_untrained
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("out/demo"),
+    models: ModelsOption = None,
+) -> None:
+    """Run the whole thing on a sample photo: demo models, embedded server, before and after."""
+    from visard_server.embedded import SAMPLE_PHOTO
+
+    with embedded(models) as triton, Client(triton.grpc_url) as client:
+        warn_untrained(client)
+        result = client.anonymize(SAMPLE_PHOTO, Options(identity=True))
+    table = report.scores_table()
+    report.add_rows(table, SAMPLE_PHOTO, result, None)
+    out.print(table)
+    outputs.make_folder(output)
+    saved = outputs.save_result(result, SAMPLE_PHOTO, output / "after.png", side_by_side=True)
+    saved[-1].replace(output / "before_after.png")
+    (output / "result.json").write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    for path in (output / "before_after.png", output / "after.png"):
+        out.print(f"Image saved: {path}", highlight=False, soft_wrap=True)
+    out.print(f"Scores saved: {output / 'result.json'}", highlight=False, soft_wrap=True)

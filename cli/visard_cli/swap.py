@@ -1,0 +1,109 @@
+"""The command `visard swap`: photos in, anonymised photos out."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from visard import Client, Options, VisardError
+from visard_cli import outputs, report
+from visard_cli.console import (
+    DetectorOption,
+    DirectionOption,
+    ModelsOption,
+    PersonaKeyOption,
+    ServerOption,
+    connection_to,
+    err,
+    out,
+    usage,
+    warn_untrained,
+)
+from visard_cli.exit_codes import exit_code
+
+EPILOG = "Example: visard swap family.jpg -o anonymised/ --identity --side-by-side"
+
+
+def swap(
+    photos: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP photos.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File for one photo (.jpg, .png, .webp), else a folder.")
+    ],
+    server: ServerOption = None,
+    models: ModelsOption = None,
+    direction: DirectionOption = "opposite",
+    faces: Annotated[
+        Literal["all", "largest"], typer.Option(help="'largest' leaves every other face visible.")
+    ] = "all",
+    min_confidence: Annotated[
+        float, typer.Option(min=0.5, max=1.0, help="Withhold a photo whose apparent gender is less certain than this.")
+    ] = 0.5,
+    detector: DetectorOption = "hog",
+    persona_key: PersonaKeyOption = None,
+    crops: Annotated[bool, typer.Option("--crops", help="Save the generated faces alone, 512×512 each.")] = False,
+    identity: Annotated[
+        bool, typer.Option("--identity", help="Also measure whether a face recogniser would still match.")
+    ] = False,
+    side_by_side: Annotated[
+        bool, typer.Option("--side-by-side", help="Also save before and after in one picture (shows the original!).")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per photo on standard output.")] = False,
+    tls: Annotated[bool, typer.Option("--tls", help="Encrypt the connection to --server.")] = False,
+    ca: Annotated[Path | None, typer.Option(help="PEM file of the authorities to trust.")] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="VISARD_TOKEN", help="Bearer token; better given in the environment.")
+    ] = None,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one face.")] = 30.0,
+    encoded: Annotated[
+        bool, typer.Option("--encoded", help="Send faces to --server as JPEG, a tenth of the bytes; see `export`.")
+    ] = False,
+) -> None:
+    """Anonymise photos: every face found is swapped, or the photo is withheld and the reason reported."""
+    targets = usage(lambda: outputs.choose_targets(photos, output, crops=crops))
+    options = usage(
+        lambda: Options(
+            faces=faces,
+            direction=direction,
+            min_confidence=min_confidence,
+            output="crops" if crops else "photo",
+            identity=identity,
+            detector=detector,
+            persona_key=persona_key,
+        )
+    )
+    failures: list[Exception] = []
+    with ExitStack() as stack:
+        connection = connection_to(
+            stack, server, models, tls=tls, root_certificates=ca, token=token, deadline_s=deadline, encoded=encoded
+        )
+        client = stack.enter_context(Client(connection))
+        warn_untrained(client)
+        table = report.scores_table()
+        outcomes = stack.enter_context(report.progress_bar(err, len(photos), show=not as_json and len(photos) > 1))
+        for outcome in outcomes(client.anonymize_many(photos, options)):
+            source, target = photos[outcome.index], targets[outcome.index]
+            error = outcome.error
+            saved: list[Path] = []
+            if outcome.result is not None:
+                try:
+                    saved = outputs.save_result(outcome.result, source, target, side_by_side=side_by_side)
+                except VisardError as failure:
+                    error = failure
+            if error is not None:
+                failures.append(error)
+            if as_json:
+                sys.stdout.write(report.json_line(source, saved, outcome.result, error) + "\n")
+            else:
+                report.add_rows(table, source, outcome.result, error)
+                for path in saved:
+                    err.print(f"Image saved: {path}", highlight=False, soft_wrap=True)
+    if not as_json:
+        out.print(table)
+    if failures:
+        done = len(photos) - len(failures)
+        err.print(f"[bold red]{len(failures)} of {len(photos)} photos withheld[/], {done} anonymised", highlight=False)
+        raise typer.Exit(exit_code(failures[0]))

@@ -1,0 +1,51 @@
+"""The command `visard train prepare`: photographs in, aligned faces out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from visard_cli.console import say
+from visard_errors.extras import needs
+
+if TYPE_CHECKING:
+    from visard_training.data import Preparation
+
+EPILOG = "Example: visard train prepare photos/ faces/ --validation-share 0.15"
+
+
+def prepare(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with one folder per class (female, male), or with Training and Validation that have those; or "
+            "a CSV manifest: file, gender, optionally split and person, any further columns as groups.",
+            show_default=False,
+        ),
+    ],
+    cache: Annotated[Path, typer.Argument(help="Folder to fill. It will hold pictures of people.", show_default=False)],
+    validation_share: Annotated[
+        float, typer.Option(min=0.0, max=0.5, help="Share of the people of each gender to hold out.")
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(help="Decides who is held out.")] = 0,
+    detector: Annotated[
+        Literal["hog", "cnn"], typer.Option(help="dlib's face detector; 'cnn' finds more poses, much more slowly.")
+    ] = "hog",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
+) -> None:
+    """Align photographs once, for every training after it. Broken ones and those without a face are counted."""
+    with needs("train", "training"):
+        from visard_training.data import prepare_faces
+
+    report = prepare_faces(
+        source, cache, validation_share=validation_share, seed=seed, detector=detector, workers=workers
+    )
+    print_preparation(report)
+
+
+def print_preparation(report: Preparation) -> None:
+    """Say what became of the photographs."""
+    skipped = ", ".join(f"{n} {reason}" for reason, n in sorted(report.skipped.items())) or "none"
+    say(f"{report.n_faces} faces in {report.cache}; photos skipped: {skipped}")
