@@ -19,7 +19,7 @@ from visard_evaluation.drift import (
     head_pose,
     landmark_drift_percent,
 )
-from visard_evaluation.estimates import difference, mean, share
+from visard_evaluation.estimates import difference, mean, median, share
 from visard_evaluation.five_points import five_points, place_five_points, similarity
 from visard_evaluation.labels import LabelledPhoto
 from visard_evaluation.measures import in_order
@@ -69,6 +69,13 @@ def test_wilson_against_published_values():
     estimate = share([True] * 81 + [False] * (263 - 81))  # Newcombe (1998), table I
     assert (estimate.low, estimate.high) == pytest.approx((0.2553, 0.3662), abs=1e-4)
     assert share([]).value is share([]).low is None
+
+
+def test_median_lies_between_order_statistics():
+    estimate = median([9, 1, 4, 2, 6, 5])
+    assert (estimate.value, estimate.low, estimate.high) == (4.5, 1, 9)  # six coins: all alike with p = 2/64 < 5 %
+    assert median([3, 1, 2]).low is None
+    assert median([]).value is None
 
 
 def test_mean_and_student():

@@ -1,4 +1,4 @@
-"""Figures with the interval that their sample allows: shares, means, and differences of shares on the same photos.
+"""Figures with the interval that their sample allows: shares, means, medians, and differences of paired shares.
 
 All take their values for independent. It knows nothing about faces.
 """
@@ -54,6 +54,18 @@ def mean(values: Sequence[float]) -> Estimate:
         return Estimate(rounded(middle))
     half = float(stats.sem(values) * stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
     return Estimate(rounded(middle), rounded(max(0.0, middle - half)), rounded(middle + half))
+
+
+def median(values: Sequence[float]) -> Estimate:
+    """The median and the interval between order statistics (`scipy.stats.quantile_test`)."""
+    if not len(values):
+        return Estimate(None)
+    middle = float(np.median(values))
+    if len(values) < _FEWEST:
+        return Estimate(rounded(middle))
+    interval = stats.quantile_test(values, q=middle, p=0.5).confidence_interval(CONFIDENCE)
+    low, high = (None if math.isnan(end) else rounded(end) for end in (interval.low, interval.high))
+    return Estimate(rounded(middle), low, high)
 
 
 def difference(hits: Sequence[bool], control: Sequence[bool]) -> Estimate:

@@ -1,4 +1,4 @@
-"""The figures of some photos: what was found of each, reduced to shares and means with intervals, as a tree by name.
+"""The figures of some photos: what was found of each, reduced to shares, means and medians, as a tree by name.
 
 It knows nothing about which photos make a group, nor about how figures are shown.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from visard.result import Gender
-from visard_evaluation.estimates import Estimate, difference, mean, read_tree, share
+from visard_evaluation.estimates import Estimate, difference, mean, median, read_tree, share
 from visard_evaluation.naturalness import kernel_distance, reference_distance
 from visard_evaluation.search import people_of
 
@@ -177,7 +177,7 @@ def _kept(some: Sequence[Measures]) -> dict[str, Any]:
     return {
         "landmark_drift_percent": mean([m.landmark_drift_percent for m in some]),
         "pose_drift_degrees": {
-            angle: mean([getattr(m.pose_drift, angle) for m in some]) for angle in ("yaw", "pitch", "roll")
+            angle: median([getattr(m.pose_drift, angle) for m in some]) for angle in ("yaw", "pitch", "roll")
         },
         "expression_drift_percent": {
             "mouth_opening": mean([m.kept.mouth_opening for m in some]),

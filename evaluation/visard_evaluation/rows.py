@@ -260,7 +260,7 @@ _DRIFTS: tuple[tuple[str, str, tuple[str, ...], Kind], ...] = (
     *(
         (
             f"pose drift, {angle}",
-            f"Mean change of how far the head is turned {motion}, estimated from 14 landmarks by a generic head.{note}",
+            f"Median change of how far the head is turned {motion}, from 14 landmarks and a generic head.{note}",
             ("pose_drift_degrees", angle),
             "degrees",
         )

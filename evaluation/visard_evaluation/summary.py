@@ -74,7 +74,7 @@ def summarise(
     * `linkability.<recogniser>`: of the photos whose person has another one, the share whose nearest other photo is of
       the same person: `random` and `keyed` personas, `control` and `originals`;
     * beside every such share `…_minus_control`, how far it lies above that of the control on the same photos, −1..1;
-    * `landmark_drift_percent` and `pose_drift_degrees`, means;
+    * `landmark_drift_percent`, a mean, and `pose_drift_degrees`, medians;
     * `expression_drift_percent`, `light` and `skin_delta_e`, means (see `visard_evaluation.kept.Kept`);
     * `outside_face`, means of what changed there (see `visard_evaluation.measures.Outside`);
     * `second_classifier`, on request: `classifier_accuracy` and `swap_success` by another network;
