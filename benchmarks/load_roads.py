@@ -4,7 +4,7 @@
     shared memory   one aligned face, its pixels in memory that server and caller both map
     gateway         one aligned face through nginx as it ships: TLS, a key and limits
     SDK             one photo through the SDK, which decodes it, finds its faces, aligns, scores and blends them
-    REST            the same photo as a file through the REST door, the picture and its scores back
+    REST            the same photo as a file through the REST API, the picture and its scores back
 
 A road is a value that can be handed to another process; opening it gives a function that sends.
 """
@@ -121,7 +121,7 @@ class PhotoRoad(_SdkRoad):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RestRoad:
-    """Photos as files through the REST door; the answer is JSON, because only that says whether the faces flipped."""
+    """Photos as files through the REST API; the answer is JSON, because only that says whether the faces flipped."""
 
     name: str
     url: str

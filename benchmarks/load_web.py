@@ -1,4 +1,4 @@
-"""The REST door for a load: `visard web` as a process of its own, in front of a server that runs already."""
+"""The REST API for a load: `visard web` as a process of its own, in front of a server that runs already."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# The page and the REST door: `visard web` before models that run elsewhere. No model, no server, no torch inside, and
+# The page and the REST API: `visard web` before models that run elsewhere. No model, no server, no torch inside, and
 # nothing to write to but /dev/shm, which is memory.
 #
 #   docker build -f docker/web.Dockerfile -t visard-web .

@@ -1,4 +1,4 @@
-"""The page and the REST door behind the shipped gateway: nginx, a real `visard web`, nginx again, Triton."""
+"""The page and the REST API behind the shipped gateway: nginx, a real `visard web`, nginx again, Triton."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def marked(astronaut):
 
 
 def use(url, marked):
-    """Send the photo through every door and return every answer."""
+    """Send the photo by every route and return every answer."""
     files = {"photo": (f"{NAME.decode()}.jpg", marked, "image/jpeg")}
     with httpx.Client(base_url=url, timeout=60) as http:
         answers = [

@@ -1,4 +1,4 @@
-"""The REST door over a real socket, in front of a real Triton with tiny models."""
+"""The REST API over a real socket, in front of a real Triton with tiny models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The REST door is asked whatever its own OpenAPI description allows, and much that it does not.
+"""The REST API is asked whatever its own OpenAPI description allows, and much that it does not.
 
 Schemathesis makes the requests and holds every answer against the description: statuses, media types, headers, schemas,
 and that no answer says this server is broken.

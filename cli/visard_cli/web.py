@@ -1,4 +1,4 @@
-"""The command `visard web`: the upload page and the REST door, until Ctrl-C."""
+"""The command `visard web`: the upload page and the REST API, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def web(
     ] = None,
     detector: DetectorOption = "hog",
 ) -> None:
-    """Serve a page to anonymise photos with, and a REST door for programs.
+    """Serve a page to anonymise photos with, and a REST API for programs.
 
     Photos stay in memory: results for a few minutes under a name that nobody can guess, or until they are forgotten.
     Nothing is written to disk, and a restart forgets all.

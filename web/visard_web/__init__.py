@@ -1,4 +1,4 @@
-"""The upload page and the REST door over `visard.AsyncClient`: photographs in by HTTP, nothing written to disk.
+"""The upload page and the REST API over `visard.AsyncClient`: photographs in by HTTP, nothing written to disk.
 
     guard ─► read the body in memory ─► door: wait for a slot ─► AsyncClient ─► encode ─► answer, metrics
       │                                                             └─► (page only) kept a few minutes, then forgotten

@@ -1,4 +1,4 @@
-"""The app: doors, guard and errors put together."""
+"""The app: page, REST API, guard and errors put together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the REST door says of itself in its OpenAPI description: errors, bodies and examples. No behaviour."""
+"""What the REST API says of itself in its OpenAPI description: errors, bodies and examples. No behaviour."""
 
 from __future__ import annotations
 

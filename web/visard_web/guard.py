@@ -46,7 +46,7 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 
-_OPEN = ("/healthz", "/readyz", "/openapi.json")  # without a key: probes, and what the door looks like
+_OPEN = ("/healthz", "/readyz", "/openapi.json")  # without a key: probes, and what the API looks like
 _PAGE = ("/", "/static/", "/page/")
 _LINKED = ("/", "/static/", *_OPEN)  # where a link on another site may lead
 _UPLOADS = ("/v1/", "/page/photos")

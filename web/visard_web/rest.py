@@ -1,4 +1,4 @@
-"""The REST door: a photo comes, its anonymised form or its faces go back, nothing is kept."""
+"""The REST API: a photo comes, its anonymised form or its faces go back, nothing is kept."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Limits and doors of one web server.
+    """Limits of one web server, and who may use it.
 
     Attributes:
         max_bytes: largest upload; refused before it is read where its length is announced, else while it is read.

@@ -1,4 +1,4 @@
-"""The work behind both doors: one photo, through the SDK, off the event loop, as many at once as memory bears."""
+"""The work behind page and REST API: one photo, through the SDK, off the event loop, as many at once as memory bears."""
 
 from __future__ import annotations
 
