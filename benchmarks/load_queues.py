@@ -1,7 +1,7 @@
 """How long may the queues before the models be on a CPU? One repository with other queue lengths, in turns.
 
 A short queue refuses bursts that could have been served; a long one keeps faces until their callers have hung up, and
-computes them all the same. The length is that of the doors of all ensembles, the router's and the generators' queues.
+computes them all the same. The length is that of the first queues of all ensembles, the router's and the generators'.
 
     python benchmarks/load_queues.py                       4, 8, 16 and 256 (the length for a GPU): about eight minutes
     python benchmarks/load_queues.py --queues 8 --rounds 9

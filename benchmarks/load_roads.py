@@ -139,7 +139,7 @@ class RestRoad:
 
     @asynccontextmanager
     async def opened(self, *, patient: bool) -> AsyncIterator[Send]:
-        """Connect. A door that is full says so to everybody: nothing is sent twice."""
+        """Connect. A server that is full says so to everybody: nothing is sent twice."""
         import httpx
 
         del patient

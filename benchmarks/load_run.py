@@ -21,7 +21,7 @@ from load_loops import Load, Senders
 from load_report import CLOSED, OPEN, SKEW, Key
 from load_roads import FaceRoad, PhotoRoad, RestRoad, Road
 from load_server import Counters, read_counters
-from load_web import NoDoor, web_door
+from load_web import NoWebServer, web_api
 from numpy.typing import NDArray
 from perf_analyzer import Witness
 
@@ -204,16 +204,16 @@ def open_roads(
                     roads.append(FaceRoad(name=name, connection=replace(direct, shared_memory=True), faces=faces))
                 elif name == "gateway":
                     if target.embedded is None:
-                        raise NoDoor("it stands in front of an embedded server only; name yours in --server")
+                        raise NoWebServer("it stands in front of an embedded server only; name yours in --server")
                     roads.append(
                         FaceRoad(name=name, connection=stack.enter_context(_gateway(target.embedded)), faces=faces)
                     )
                 elif name == "sdk":
                     roads.append(PhotoRoad(name=name, connection=direct, photo=photo))
                 elif name == "rest":
-                    url = stack.enter_context(web_door(target.grpc_url))
+                    url = stack.enter_context(web_api(target.grpc_url))
                     roads.append(RestRoad(name=name, url=url, photo=photo, deadline_s=PATIENCE_S))
-            except (NoDoor, OSError, RuntimeError) as error:
+            except (NoWebServer, OSError, RuntimeError) as error:
                 say(f"{name} is left out: {error}")
         yield roads
 

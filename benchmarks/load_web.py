@@ -16,16 +16,16 @@ from typing import IO
 _START_S = 30
 
 
-class NoDoor(Exception):
+class NoWebServer(Exception):
     """The web server did not start; the message is what it said."""
 
 
 @contextmanager
-def web_door(server_url: str) -> Iterator[str]:
+def web_api(server_url: str) -> Iterator[str]:
     """Start it, without a limit per caller, because one caller stands for many here; gives its URL.
 
     Raises:
-        NoDoor: it did not start, for want of `visard[web]` for one.
+        NoWebServer: it did not start, for want of `visard[web]` for one.
     """
     program = Path(sys.executable).with_name("visard")
     command = [str(program), "web", "--port", "0", "--server", server_url, "--rate", "none"]
@@ -48,6 +48,6 @@ def _wait_for_url(process: subprocess.Popen[bytes], log: IO[str]) -> str:
                 urllib.request.urlopen(f"{found[0]}/healthz", timeout=1).close()
                 return found[0]
         if process.poll() is not None:
-            raise NoDoor(f"`visard web` did not start: {' '.join(said.split()) or 'it said nothing'}")
+            raise NoWebServer(f"`visard web` did not start: {' '.join(said.split()) or 'it said nothing'}")
         time.sleep(0.05)
-    raise NoDoor(f"`visard web` did not start within {_START_S} s")
+    raise NoWebServer(f"`visard web` did not start within {_START_S} s")

@@ -137,7 +137,7 @@ def test_compose_shows_the_world_the_gateway_only(services: dict[str, Any]) -> N
     published = {name: [port.get("host_ip") for port in service.get("ports", [])] for name, service in services.items()}
     assert published.pop("gateway") == [None, None, None]
     assert not published["web"]
-    assert list(services["web"]["networks"]) == ["door"]
+    assert list(services["web"]["networks"]) == ["edge"]
     assert all(address == "127.0.0.1" for addresses in published.values() for address in addresses)
     for name in ("triton-1", "triton-2"):
         assert not published[name]
@@ -163,7 +163,7 @@ def test_compose_gives_web_nothing_to_write_to_and_not_the_certificates_key(serv
     assert all(volume["type"] == "bind" and volume["read_only"] for volume in web["volumes"])
     assert {volume["target"] for volume in web["volumes"]} == {"/etc/visard/tls.crt", "/etc/visard/keys.map"}
     (server,) = [option for option in web["command"] if option.startswith("--server=")]
-    assert server == f"--server={services['gateway']['networks']['door']['aliases'][0]}:8443"
+    assert server == f"--server={services['gateway']['networks']['edge']['aliases'][0]}:8443"
     assert seconds(web["stop_grace_period"]) > DRAIN_S
 
 

@@ -86,7 +86,7 @@ def assert_problem(answer: httpx.Response, status: int, error: str) -> dict[str,
 # -- what passes -------------------------------------------------------------------------------------------------------
 
 
-def test_a_photo_goes_through_both_doors(
+def test_a_photo_goes_through_both_gateways(
     gateway: Gateway, program: httpx.Client, tiny_server: TritonServer, astronaut: Path
 ) -> None:
     answer = program.post(

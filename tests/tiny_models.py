@@ -217,8 +217,8 @@ def tiny_repository(
         for tensor in (*config.input, *config.output):
             if len(tensor.dims) == 3:
                 tensor.dims[:] = [size, size, 3]
-        at_the_door = config.HasField("dynamic_batching") and model.name not in AFTER_GENERATORS
-        if max_queue_size is not None and at_the_door:
+        first = config.HasField("dynamic_batching") and model.name not in AFTER_GENERATORS
+        if max_queue_size is not None and first:
             config.dynamic_batching.default_queue_policy.max_queue_size = max_queue_size
         if model.name == "gender_classifier":
             onnx.save(classifier(size=size), model / "1" / "model.onnx")

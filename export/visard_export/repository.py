@@ -40,7 +40,7 @@ CPU_MAX_BATCH = 4  # of one request: a CPU gains nothing from more, and all of a
 # half of a convolution. Raise `count` in the repository's configurations where there are more cores.
 CPU_INSTANCES = 2
 # What waits longer than this many faces take is given up by its caller before it is done, and the work is lost: better
-# refused at once, at the door of each ensemble: the router, or the generator where the caller gives the direction.
+# refused at once, at the first model of each ensemble: the router, or the generator where the caller says which.
 CPU_QUEUE = 4 * CPU_INSTANCES
 CPU_ROUTERS = CPU_INSTANCES + 1  # one face is classified while as many as there are instances are generated
 AFTER_GENERATORS = ("gender_classifier", "face_encoder")  # a face that was generated already must not be lost there

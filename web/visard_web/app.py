@@ -18,10 +18,10 @@ from starlette.staticfiles import StaticFiles
 from visard import AsyncClient, Options, VisardError
 from visard_web import page, probes, rest
 from visard_web.described import DESCRIPTION, PROBLEM
-from visard_web.door import Door, Rate
 from visard_web.guard import Guard
 from visard_web.identity import Identity
 from visard_web.keys import Keys
+from visard_web.limiter import ConcurrencyLimiter, Rate
 from visard_web.memory import give_back
 from visard_web.metrics import Metrics
 from visard_web.problems import CALLER_GONE, Gone, Problem, problem_of, problem_response, unusable
@@ -47,14 +47,14 @@ def create_app(connection: Connection, settings: Settings) -> FastAPI:
     Raises:
         DataError: the file with the API keys cannot be used.
     """
-    door = Door(in_work=settings.in_work, waiting=settings.waiting, wait_s=settings.wait_s)
+    limiter = ConcurrencyLimiter(in_work=settings.in_work, waiting=settings.waiting, wait_s=settings.wait_s)
     store = Store(keep_s=settings.keep_s, most=settings.keep_photos, most_bytes=settings.keep_bytes)
     work = Work(
         settings=settings,
         client=AsyncClient(connection),
-        door=door,
+        limiter=limiter,
         store=store,
-        metrics=Metrics(door, store),
+        metrics=Metrics(limiter, store),
         identity=Identity(Options(detector=settings.detector)),
     )
 
@@ -101,8 +101,8 @@ async def _sweep(work: Work) -> None:
     while True:
         await asyncio.sleep(_SWEEP_S)
         work.store.make_room()
-        now = work.door.entered, len(work.store)
-        if not work.door.present and now != (worked, kept):
+        now = work.limiter.entered, len(work.store)
+        if not work.limiter.present and now != (worked, kept):
             worked, kept = now
             await work.on_thread(give_back)
 

@@ -29,7 +29,7 @@ from visard_web.problems import CALLER_GONE, Gone, Problem, problem_response
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from visard_web.door import Rate
+    from visard_web.limiter import Rate
     from visard_web.metrics import Metrics
 
 _HEADERS = {

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 if TYPE_CHECKING:
     from visard import Result
-    from visard_web.door import Door
+    from visard_web.limiter import ConcurrencyLimiter
     from visard_web.store import Store
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -23,11 +23,11 @@ class Metrics:
     """Counters of one app.
 
     Args:
-        door: whose queue is shown.
+        limiter: whose queue is shown.
         store: whose photos are counted.
     """
 
-    def __init__(self, door: Door, store: Store) -> None:
+    def __init__(self, limiter: ConcurrencyLimiter, store: Store) -> None:
         self._registry = registry = CollectorRegistry()
         self._requests = Counter(
             "visard_requests",
@@ -62,8 +62,8 @@ class Metrics:
             buckets=[*range(10, 101, 10)],
         )
         for name, text, value in (
-            ("visard_queue_depth", "Requests that wait for a slot", lambda: door.present - door.working),
-            ("visard_in_work", "Requests that have one", lambda: door.working),
+            ("visard_queue_depth", "Requests that wait for a slot", lambda: limiter.present - limiter.working),
+            ("visard_in_work", "Requests that have one", lambda: limiter.working),
             ("visard_kept_photos", "Photos of the page in memory", lambda: len(store)),
             ("visard_kept_bytes", "Bytes of their pixels", lambda: store.size),
         ):

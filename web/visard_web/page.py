@@ -78,7 +78,7 @@ def router(work: Work) -> APIRouter:
 
     @routes.post("/page/photos")
     async def add(request: Request) -> JSONResponse:
-        async with work.door.place():
+        async with work.limiter.place():
             fields = await work.read_fields(request, raw=False)
             if fields.get("consent") != b"yes":
                 raise Problem(403, "NoConsent", "confirm first that you may change the photo of these people")
@@ -100,7 +100,7 @@ def router(work: Work) -> APIRouter:
 
     @routes.post("/page/photos/{name}/anonymize")
     async def anonymize(request: Request, name: str) -> JSONResponse:
-        async with work.door.place():
+        async with work.limiter.place():
             kept = work.store.get(name)
             asked = await _read_json(request, Choices, work)
             choices: list[Choice] = ["opposite"] * len(kept.found.faces)
@@ -202,7 +202,7 @@ _SCORES = (
 
 
 async def _picture(work: Work, encode: Any, format: ImageFormat) -> Large:
-    async with work.door.place():
+    async with work.limiter.place():
         return Large(await work.on_thread(encode), media_type=f"image/{format}")
 
 

@@ -152,7 +152,7 @@ def router(work: Work) -> APIRouter:
         request: Request,
         gender: Annotated[bool, Query(description="also say the apparent gender of each face")] = True,
     ) -> FoundFaces:
-        async with work.door.place():
+        async with work.limiter.place():
             fields = await work.read_fields(request, raw=True)
             found = await work.find(request, fields["photo"], gender=gender)
         height, width = found.photo.shape[:2]
@@ -184,7 +184,7 @@ def router(work: Work) -> APIRouter:
         media_type, format = _negotiate(request.headers.get("accept", ""), asked)
         key = None if persona_key is None else persona_key.encode("latin-1")  # the bytes that were sent
         options = work.options(**asked.model_dump(exclude={"format"}), persona_key=key)
-        async with work.door.place():
+        async with work.limiter.place():
             fields = await work.read_fields(request, raw=True)
             result = await work.anonymize(request, fields["photo"], options)
             if media_type == "application/json":

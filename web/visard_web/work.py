@@ -1,4 +1,4 @@
-"""The work behind page and REST API: one photo, through the SDK, off the event loop, as many at once as memory bears."""
+"""The work behind page and REST API: a photo, through the SDK, off the event loop, as many at once as memory bears."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from visard import AsyncClient, Found, Result
     from visard.pipeline import Choice
-    from visard_web.door import Door
     from visard_web.identity import Identity
+    from visard_web.limiter import ConcurrencyLimiter
     from visard_web.metrics import Metrics
     from visard_web.settings import Settings
     from visard_web.store import Store
@@ -38,7 +38,7 @@ class Work:
     Attributes:
         settings: the operator's.
         client: to the models.
-        door: the queue.
+        limiter: the queue.
         store: photos of the page.
         metrics: counters.
         identity: measures the distance of descriptors.
@@ -47,7 +47,7 @@ class Work:
 
     settings: Settings
     client: AsyncClient
-    door: Door
+    limiter: ConcurrencyLimiter
     store: Store
     metrics: Metrics
     identity: Identity
@@ -132,7 +132,7 @@ class Work:
         """Work once there is a slot; a caller who leaves also leaves the queue."""
 
         async def in_turn() -> T:
-            async with self.door.slot():
+            async with self.limiter.slot():
                 return await work()
 
         return await unless_gone(request, in_turn())

@@ -1,4 +1,4 @@
-"""How many may come in: a bounded queue before the work, and a rate for each caller.
+"""How many photos are worked on at once, how many requests wait for that, and how often each caller may ask.
 
 Whoever finds the queue full, or waits too long in it, is sent away with the time after which to come back. It knows
 nothing about photographs.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _RETRY_S = 5
 
 
-class Door:
+class ConcurrencyLimiter:
     """A queue of `waiting` places before `in_work` slots.
 
     Attributes:
