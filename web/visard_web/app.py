@@ -1,4 +1,4 @@
-"""The app: page, REST API, guard and errors put together."""
+"""The app: page, REST API, middleware and errors put together."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from starlette.staticfiles import StaticFiles
 from visard import AsyncClient, Options, VisardError
 from visard_web import page, probes, rest
 from visard_web.described import DESCRIPTION, PROBLEM
-from visard_web.guard import Guard
 from visard_web.identity import Identity
 from visard_web.keys import Keys
 from visard_web.limiter import ConcurrencyLimiter, Rate
 from visard_web.memory import give_back
 from visard_web.metrics import Metrics
+from visard_web.middleware import RequestMiddleware
 from visard_web.problems import CALLER_GONE, Gone, Problem, problem_of, problem_response, unusable
 from visard_web.store import Store
 from visard_web.work import Work
@@ -85,7 +85,7 @@ def create_app(connection: Connection, settings: Settings) -> FastAPI:
     app.include_router(page.router(work))
     app.mount("/static", StaticFiles(directory=page.STATIC), name="static")
     app.add_middleware(
-        Guard,
+        RequestMiddleware,
         rate=Rate(settings.rate),
         metrics=work.metrics,
         keys=None if settings.keys is None else Keys(settings.keys),
@@ -124,7 +124,7 @@ def _describe(app: FastAPI) -> dict[str, Any]:
 
 
 async def _answer(request: Request, error: Exception) -> Response:
-    """Turn whatever was raised into a problem, and tell the guard its class."""
+    """Turn whatever was raised into a problem, and tell the middleware its class."""
     if isinstance(error, VisardError):
         problem = problem_of(error)
     elif isinstance(error, Problem):

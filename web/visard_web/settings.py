@@ -27,7 +27,7 @@ class Settings:
         read_s: how long a caller may take to send a photo, and to take each piece of an answer.
         rate: uploads per caller, in the notation of the `limits` library; None for no limit.
         keys: file with the SHA-256 of the API keys that are let in; None lets everybody in.
-        hosts: further names under which the server may be called; see `visard_web.guard`.
+        hosts: further names under which the server may be called; see `visard_web.middleware`.
         detector: dlib's `hog` or `cnn`.
     """
 

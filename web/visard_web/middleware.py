@@ -58,7 +58,7 @@ _DRAIN_S = 10.0
 
 @dataclass(kw_only=True)
 class Exchange:
-    """One request and its answer, as the guard sees them.
+    """One request and its answer, as the middleware sees them.
 
     Attributes:
         request_id: the caller's own, where it is a sane one.
@@ -72,11 +72,11 @@ class Exchange:
     started: float = field(default_factory=time.perf_counter)
 
 
-class Guard:
+class RequestMiddleware:
     """ASGI middleware around the whole app.
 
     Args:
-        app: what it guards.
+        app: what it stands before.
         rate: how often each caller may upload.
         metrics: where requests are counted.
         keys: who is let in; None for everybody.
