@@ -338,7 +338,10 @@ def test_a_caller_who_leaves_frees_the_slot(slow_server, photo):
             )
         wait_until(lambda: 'status="499"' in http.get("/metrics").text)
         metrics = http.get("/metrics").text
-        assert 'visard_requests_total{error="Gone",method="POST",route="/v1/anonymize",status="499"} 1.0' in metrics
+        assert (
+            'visard_requests_total{error="ClientDisconnected",method="POST",route="/v1/anonymize",status="499"} 1.0'
+            in metrics
+        )
         assert "visard_in_work 0.0" in metrics
         assert 'flipped="yes"' not in metrics  # the work did not go on without its caller
 

@@ -24,7 +24,14 @@ from visard_web.limiter import ConcurrencyLimiter, Rate
 from visard_web.memory import give_back
 from visard_web.metrics import Metrics
 from visard_web.middleware import RequestMiddleware
-from visard_web.problems import CALLER_GONE, Gone, Problem, problem_of, problem_response, unusable
+from visard_web.problems import (
+    CLIENT_CLOSED_REQUEST,
+    ClientDisconnected,
+    Problem,
+    problem_of,
+    problem_response,
+    unusable,
+)
 from visard_web.store import Store
 from visard_web.work import Work
 
@@ -135,9 +142,9 @@ async def _answer(request: Request, error: Exception) -> Response:
         problem = Problem(
             error.status_code, _HTTP_ERRORS.get(error.status_code, "InvalidRequest"), error.detail, error.headers or {}
         )
-    elif isinstance(error, (ClientDisconnect, Gone)):
-        request.scope["visard"].error = "Gone"
-        return Response(status_code=CALLER_GONE)  # for the log: nobody reads it
+    elif isinstance(error, (ClientDisconnect, ClientDisconnected)):
+        request.scope["visard"].error = "ClientDisconnected"
+        return Response(status_code=CLIENT_CLOSED_REQUEST)  # for the log: nobody reads it
     else:
         problem = Problem(500, "InternalError", "this server has a defect: tell its operator")
     exchange = request.scope["visard"]
@@ -149,6 +156,7 @@ _HTTP_ERRORS = {404: "NotFound", 405: "MethodNotAllowed"}
 _HANDLERS = cast(
     "Any",
     dict.fromkeys(
-        (VisardError, Problem, RequestValidationError, HTTPException, ClientDisconnect, Gone, Exception), _answer
+        (VisardError, Problem, RequestValidationError, HTTPException, ClientDisconnect, ClientDisconnected, Exception),
+        _answer,
     ),
 )

@@ -24,7 +24,7 @@ from starlette.datastructures import Headers, MutableHeaders
 
 from visard_web.keys import Keys, presented_key
 from visard_web.log import LOGGER
-from visard_web.problems import CALLER_GONE, Gone, Problem, problem_response
+from visard_web.problems import CLIENT_CLOSED_REQUEST, ClientDisconnected, Problem, problem_response
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -119,8 +119,8 @@ class RequestMiddleware:
         except Problem as problem:
             exchange.error = problem.error
             await problem_response(problem, exchange.request_id)(scope, body.receive, answer)
-        except Gone:
-            exchange.error, exchange.status = "Gone", CALLER_GONE
+        except ClientDisconnected:
+            exchange.error, exchange.status = "ClientDisconnected", CLIENT_CLOSED_REQUEST
         except Exception:  # a defect; the app has answered it already where it could
             failed = True
             exchange.error = "InternalError"
@@ -168,7 +168,7 @@ class RequestMiddleware:
         seconds = time.perf_counter() - exchange.started
         route = getattr(scope.get("route"), "path", None) or ("/static" if "/static" in scope["path"] else "other")
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        status = 500 if failed else exchange.status or CALLER_GONE
+        status = 500 if failed else exchange.status or CLIENT_CLOSED_REQUEST
         self._metrics.count_request(route, method, status, exchange.error, seconds)
         LOGGER.info(
             "request",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
-from visard_web.problems import Gone
+from visard_web.problems import ClientDisconnected
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -33,5 +33,5 @@ class Large(Response):
             try:
                 await asyncio.wait_for(send(piece), self.piece_s)
             except asyncio.TimeoutError:
-                raise Gone from None
+                raise ClientDisconnected from None
         await send({"type": "http.response.body", "body": b""})

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 MEDIA_TYPE = "application/problem+json"
-CALLER_GONE = 499  # nginx' number, which HTTP has none for
+CLIENT_CLOSED_REQUEST = 499  # nginx' number, which HTTP has none for
 _RETRY_S = 5  # where a server that is away or full did not say when to come back
 
 # What an HTTP caller makes of each error; a subclass not named here takes its parent's status.
@@ -75,7 +75,7 @@ class Problem(Exception):
         return f"{self.error}: {self.detail}"
 
 
-class Gone(Exception):
+class ClientDisconnected(Exception):
     """The caller did not wait for the answer, or stopped reading it."""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from visard import Options, VisardError
 from visard_web.body import FORM, FORM_OVERHEAD, media_type, parse_form, read_body
-from visard_web.problems import Gone, Problem
+from visard_web.problems import ClientDisconnected, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -142,7 +142,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Work for a caller, whose body has been read, as long as the connection stands.
 
     Raises:
-        Gone: it broke; the work was cancelled, on the server too.
+        ClientDisconnected: it broke; the work was cancelled, on the server too.
     """
 
     async def gone() -> None:
@@ -153,7 +153,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     try:
         await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise Gone
+            raise ClientDisconnected
         return task.result()
     finally:
         for each in (task, watch):
