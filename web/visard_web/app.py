@@ -32,8 +32,8 @@ from visard_web.problems import (
     problem_response,
     unusable,
 )
+from visard_web.state import AppState
 from visard_web.store import Store
-from visard_web.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -56,7 +56,7 @@ def create_app(connection: Connection, settings: Settings) -> FastAPI:
     """
     limiter = ConcurrencyLimiter(in_work=settings.in_work, waiting=settings.waiting, wait_s=settings.wait_s)
     store = Store(keep_s=settings.keep_s, most=settings.keep_photos, most_bytes=settings.keep_bytes)
-    work = Work(
+    state = AppState(
         settings=settings,
         client=AsyncClient(connection),
         limiter=limiter,
@@ -67,16 +67,16 @@ def create_app(connection: Connection, settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
-        async with work.client:
-            work.identity.start()
-            await work.client.warm_up(work.options())
+        async with state.client:
+            state.identity.start()
+            await state.client.warm_up(state.options())
             with suppress(VisardError):  # not there yet; /readyz says so. Its protocol is loaded now
-                await work.client.models()
-            sweeper = asyncio.create_task(_sweep(work))
+                await state.client.models()
+            sweeper = asyncio.create_task(_sweep(state))
             yield
             sweeper.cancel()
-            work.identity.close()
-            work.threads.shutdown(wait=False, cancel_futures=True)
+            state.identity.close()
+            state.threads.shutdown(wait=False, cancel_futures=True)
 
     app = FastAPI(
         title="Visard",
@@ -87,14 +87,14 @@ def create_app(connection: Connection, settings: Settings) -> FastAPI:
         lifespan=running,
         exception_handlers=_HANDLERS,
     )
-    app.include_router(rest.router(work))
-    app.include_router(probes.router(work))
-    app.include_router(page.router(work))
+    app.include_router(rest.router(state))
+    app.include_router(probes.router(state))
+    app.include_router(page.router(state))
     app.mount("/static", StaticFiles(directory=page.STATIC), name="static")
     app.add_middleware(
         RequestMiddleware,
         rate=Rate(settings.rate),
-        metrics=work.metrics,
+        metrics=state.metrics,
         keys=None if settings.keys is None else Keys(settings.keys),
         hosts=settings.hosts,
     )
@@ -102,16 +102,16 @@ def create_app(connection: Connection, settings: Settings) -> FastAPI:
     return app
 
 
-async def _sweep(work: Work) -> None:
+async def _sweep(state: AppState) -> None:
     """Forget what is too old also when nobody asks, and give its memory back once nobody works."""
     worked = kept = 0
     while True:
         await asyncio.sleep(_SWEEP_S)
-        work.store.make_room()
-        now = work.limiter.entered, len(work.store)
-        if not work.limiter.present and now != (worked, kept):
+        state.store.make_room()
+        now = state.limiter.entered, len(state.store)
+        if not state.limiter.present and now != (worked, kept):
             worked, kept = now
-            await work.on_thread(give_back)
+            await state.on_thread(give_back)
 
 
 def _describe(app: FastAPI) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from visard_web.problems import Problem, unusable
 
 if TYPE_CHECKING:
     from visard import Found
+    from visard_web.state import AppState
     from visard_web.store import Kept
-    from visard_web.work import Work
 
 STATIC = Path(__file__).parent / "static"
 
@@ -50,7 +50,7 @@ class Names(BaseModel):
     ids: list[str] = []
 
 
-def router(work: Work) -> APIRouter:
+def router(state: AppState) -> APIRouter:
     """Make the page's routes."""
     routes = APIRouter(include_in_schema=False)
 
@@ -61,38 +61,38 @@ def router(work: Work) -> APIRouter:
     @routes.get("/page/about")
     async def about() -> JSONResponse:
         try:
-            passports = await work.client.passports()
+            passports = await state.client.passports()
         except VisardError:  # what the page says first must not depend on the models
             passports = {}
         untrained = sorted(model for model, passport in passports.items() if passport.get("trained") is False)
-        limits = work.settings
+        limits = state.settings
         return JSONResponse(
             {
                 "max_bytes": limits.max_bytes,
                 "max_pixels": limits.max_pixels,
                 "keeps_for_s": limits.keep_s,
                 "untrained": untrained,
-                "min_face_px": await work.on_thread(min_face_px),
+                "min_face_px": await state.on_thread(min_face_px),
             }
         )
 
     @routes.post("/page/photos")
     async def add(request: Request) -> JSONResponse:
-        async with work.limiter.place():
-            fields = await work.read_fields(request, raw=False)
+        async with state.limiter.place():
+            fields = await state.read_fields(request, raw=False)
             if fields.get("consent") != b"yes":
                 raise Problem(403, "NoConsent", "confirm first that you may change the photo of these people")
-            found = await work.find(request, fields["photo"])
+            found = await state.find(request, fields["photo"])
             if not found.faces:
                 raise NoFace("no face was found: choose a photo with an upright face that looks at the camera")
             height, width = found.photo.shape[:2]
             return JSONResponse(
                 {
-                    "id": work.store.add(found),
+                    "id": state.store.add(found),
                     "message": "Image saved",
                     "width": width,
                     "height": height,
-                    "expires_in_s": work.settings.keep_s,
+                    "expires_in_s": state.settings.keep_s,
                     "faces": faces_found(found),
                 },
                 status_code=201,
@@ -100,18 +100,18 @@ def router(work: Work) -> APIRouter:
 
     @routes.post("/page/photos/{name}/anonymize")
     async def anonymize(request: Request, name: str) -> JSONResponse:
-        async with work.limiter.place():
-            kept = work.store.get(name)
-            asked = await _read_json(request, Choices, work)
+        async with state.limiter.place():
+            kept = state.store.get(name)
+            asked = await _read_json(request, Choices, state)
             choices: list[Choice] = ["opposite"] * len(kept.found.faces)
             for face in asked.faces:
                 if face.index >= len(choices):
                     raise Problem(422, "InvalidRequest", f"there is no face {face.index}")
                 choices[face.index] = face.direction
-            result = await work.anonymize_found(request, kept.found, choices)
+            result = await state.anonymize_found(request, kept.found, choices)
             swapped = [index for index, choice in enumerate(choices) if choice != "leave"]
             kept.result, kept.swapped = result, {index: place for place, index in enumerate(swapped)}
-            work.store.make_room()
+            state.store.make_room()
             return JSONResponse(
                 {
                     "faces": [_choice_of(kept, index) for index in range(len(choices))],
@@ -121,42 +121,42 @@ def router(work: Work) -> APIRouter:
 
     @routes.get("/page/photos/{name}/before")
     async def before(name: str, format: ImageFormat = "jpeg") -> Large:
-        kept = work.store.get(name)
-        return await _picture(work, partial(kept.found.encode, format), format)
+        kept = state.store.get(name)
+        return await _picture(state, partial(kept.found.encode, format), format)
 
     @routes.get("/page/photos/{name}/after")
     async def after(name: str, format: ImageFormat = "png", download: bool = False) -> Large:
-        kept = work.store.get(name)
+        kept = state.store.get(name)
         result, photo = kept.result, kept.found.photo
         if result is None:
             raise _not_anonymized()
-        answer = await _picture(work, lambda: replace(result, photo=blend(photo, result.faces)).encode(format), format)
+        answer = await _picture(state, lambda: replace(result, photo=blend(photo, result.faces)).encode(format), format)
         if download:
             answer.headers["Content-Disposition"] = f'attachment; filename="anonymized.{_SUFFIX[format]}"'
         return answer
 
     @routes.get("/page/photos/{name}/faces/{index}")
     async def face_before(name: str, index: int) -> Large:
-        found = work.store.get(name).found
+        found = state.store.get(name).found
         if not 0 <= index < len(found.faces):
             raise Problem(404, "NotFound", f"there is no face {index}")
-        return await _picture(work, partial(found.encode_face, index), "png")
+        return await _picture(state, partial(found.encode_face, index), "png")
 
     @routes.get("/page/photos/{name}/faces/{index}/swapped")
     async def face_after(name: str, index: int) -> Large:
-        kept = work.store.get(name)
+        kept = state.store.get(name)
         if kept.result is None or index not in kept.swapped:
             raise _not_anonymized()
-        return await _picture(work, kept.result.faces[kept.swapped[index]].encode, "png")
+        return await _picture(state, kept.result.faces[kept.swapped[index]].encode, "png")
 
     @routes.delete("/page/photos/{name}")
     async def forget(name: str) -> Response:
-        work.store.forget([name])
+        state.store.forget([name])
         return Response(status_code=204)
 
     @routes.delete("/page/photos")
     async def forget_all(request: Request) -> Response:
-        work.store.forget((await _read_json(request, Names, work)).ids)
+        state.store.forget((await _read_json(request, Names, state)).ids)
         return Response(status_code=204)
 
     return routes
@@ -201,16 +201,16 @@ _SCORES = (
 )
 
 
-async def _picture(work: Work, encode: Any, format: ImageFormat) -> Large:
-    async with work.limiter.place():
-        return Large(await work.on_thread(encode), media_type=f"image/{format}")
+async def _picture(state: AppState, encode: Any, format: ImageFormat) -> Large:
+    async with state.limiter.place():
+        return Large(await state.on_thread(encode), media_type=f"image/{format}")
 
 
-async def _read_json(request: Request, model: type[Any], work: Work) -> Any:
+async def _read_json(request: Request, model: type[Any], state: AppState) -> Any:
     if media_type(request.headers.get("content-type", "")) != "application/json":
         raise Problem(415, "InvalidRequest", "send application/json")
     try:
-        return model.model_validate_json(await read_body(request, _JSON_BYTES, work.settings.read_s))
+        return model.model_validate_json(await read_body(request, _JSON_BYTES, state.settings.read_s))
     except ValidationError as error:
         raise unusable(error.errors(include_input=False, include_url=False)) from None
 

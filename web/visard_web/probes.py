@@ -11,7 +11,7 @@ from visard_web import metrics
 from visard_web.described import problems
 
 if TYPE_CHECKING:
-    from visard_web.work import Work
+    from visard_web.state import AppState
 
 
 class Live(BaseModel):
@@ -26,7 +26,7 @@ class Ready(BaseModel):
     status: Literal["ready"]
 
 
-def router(work: Work) -> APIRouter:
+def router(state: AppState) -> APIRouter:
     """Make the routes."""
     routes = APIRouter(tags=["operation"])
 
@@ -36,7 +36,7 @@ def router(work: Work) -> APIRouter:
 
     @routes.get("/readyz", summary="Whether the server with the models has them ready", responses=problems(503))
     async def readyz() -> Ready:
-        await work.ready()
+        await state.ready()
         return Ready(status="ready")
 
     @routes.get(
@@ -46,6 +46,6 @@ def router(work: Work) -> APIRouter:
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems(401)},
     )
     async def read_metrics() -> Response:
-        return Response(work.metrics.page(), headers={"Content-Type": metrics.CONTENT_TYPE})
+        return Response(state.metrics.page(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
     return routes

@@ -17,7 +17,7 @@ from visard_web.picture import Large
 from visard_web.problems import Problem
 
 if TYPE_CHECKING:
-    from visard_web.work import Work
+    from visard_web.state import AppState
 
 _BASE64_PIECE = 3 * 256 * 1024  # a multiple of three, so that the pieces' texts make up that of the whole
 
@@ -111,7 +111,7 @@ class Anonymized(BaseModel):
 
 
 class Asked(BaseModel):
-    """`visard.Options` as a query; the detector is the operator's."""
+    """`visard.Options` as a asked; the detector is the operator's."""
 
     faces: Literal["all", "largest"] = Field("all", description="'largest' leaves every other face visible")
     direction: Literal["opposite", "to_male", "to_female"] = Field(
@@ -137,7 +137,7 @@ PersonaKey = Annotated[
 ]
 
 
-def router(work: Work) -> APIRouter:
+def router(state: AppState) -> APIRouter:
     """Make the routes."""
     routes = APIRouter(prefix="/v1", tags=["photos"])
     errors = problems(400, 401, 403, 408, 413, 415, 421, 422, 429, 502, 503, 504)
@@ -152,9 +152,9 @@ def router(work: Work) -> APIRouter:
         request: Request,
         gender: Annotated[bool, Query(description="also say the apparent gender of each face")] = True,
     ) -> FoundFaces:
-        async with work.limiter.place():
-            fields = await work.read_fields(request, raw=True)
-            found = await work.find(request, fields["photo"], gender=gender)
+        async with state.limiter.place():
+            fields = await state.read_fields(request, raw=True)
+            found = await state.find(request, fields["photo"], gender=gender)
         height, width = found.photo.shape[:2]
         return FoundFaces(width=width, height=height, faces=[FoundFace(**face) for face in faces_found(found)])
 
@@ -183,15 +183,15 @@ def router(work: Work) -> APIRouter:
     async def anonymize(request: Request, asked: Annotated[Asked, Query()], persona_key: PersonaKey = None) -> Large:
         media_type, format = _negotiate(request.headers.get("accept", ""), asked)
         key = None if persona_key is None else persona_key.encode("latin-1")  # the bytes that were sent
-        options = work.options(**asked.model_dump(exclude={"format"}), persona_key=key)
-        async with work.limiter.place():
-            fields = await work.read_fields(request, raw=True)
-            result = await work.anonymize(request, fields["photo"], options)
+        options = state.options(**asked.model_dump(exclude={"format"}), persona_key=key)
+        async with state.limiter.place():
+            fields = await state.read_fields(request, raw=True)
+            result = await state.anonymize(request, fields["photo"], options)
             if media_type == "application/json":
                 encode = partial(_as_json, result, format)
             else:
                 encode = partial(result.encode, format)
-            answer = Large(await work.on_thread(encode), media_type=media_type)
+            answer = Large(await state.on_thread(encode), media_type=media_type)
         answer.headers["Visard-Faces-Found"] = str(result.faces_found)
         answer.headers["Visard-Faces-Visible"] = str(result.faces_found - len(result.faces))
         return answer

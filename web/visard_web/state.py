@@ -1,4 +1,4 @@
-"""The work behind page and REST API: a photo, through the SDK, off the event loop, as many at once as memory bears."""
+"""What the handlers share, and the work behind them: a photo, through the SDK, off the event loop, a few at once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-strea
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class AppState:
     """Everything that handlers share.
 
     Attributes:
@@ -135,10 +135,10 @@ class Work:
             async with self.limiter.slot():
                 return await work()
 
-        return await unless_gone(request, in_turn())
+        return await unless_disconnected(request, in_turn())
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Work for a caller, whose body has been read, as long as the connection stands.
 
     Raises:
