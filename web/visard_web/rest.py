@@ -110,7 +110,7 @@ class Anonymized(BaseModel):
     image: str | None = Field(None, description="the photo in base64; absent with output=crops")
 
 
-class Asked(BaseModel):
+class AnonymizeQuery(BaseModel):
     """`visard.Options` as a asked; the detector is the operator's."""
 
     faces: Literal["all", "largest"] = Field("all", description="'largest' leaves every other face visible")
@@ -180,10 +180,12 @@ def router(state: AppState) -> APIRouter:
             **problems(406),
         },
     )
-    async def anonymize(request: Request, asked: Annotated[Asked, Query()], persona_key: PersonaKey = None) -> Large:
-        media_type, format = _negotiate(request.headers.get("accept", ""), asked)
+    async def anonymize(
+        request: Request, query: Annotated[AnonymizeQuery, Query()], persona_key: PersonaKey = None
+    ) -> Large:
+        media_type, format = _negotiate(request.headers.get("accept", ""), query)
         key = None if persona_key is None else persona_key.encode("latin-1")  # the bytes that were sent
-        options = state.options(**asked.model_dump(exclude={"format"}), persona_key=key)
+        options = state.options(**query.model_dump(exclude={"format"}), persona_key=key)
         async with state.limiter.place():
             fields = await state.read_fields(request, raw=True)
             result = await state.anonymize(request, fields["photo"], options)
@@ -199,14 +201,14 @@ def router(state: AppState) -> APIRouter:
     return routes
 
 
-def _negotiate(accept: str, asked: Asked) -> tuple[str, ImageFormat]:
+def _negotiate(accept: str, query: AnonymizeQuery) -> tuple[str, ImageFormat]:
     """Decide what the answer is: its media type and the format of the picture in it.
 
     Raises:
         Problem: 406, nothing that is accepted can be made.
     """
-    formats: tuple[ImageFormat, ...] = ("jpeg", "png", "webp") if asked.format is None else (asked.format,)
-    offered = [] if asked.output == "crops" else [f"image/{format}" for format in formats]
+    formats: tuple[ImageFormat, ...] = ("jpeg", "png", "webp") if query.format is None else (query.format,)
+    offered = [] if query.output == "crops" else [f"image/{format}" for format in formats]
     offered.append("application/json")
     best = max(offered, key=lambda kind: _quality(accept, kind))  # the first of those that are liked as much
     if _quality(accept, best) <= 0:
