@@ -33,7 +33,7 @@ from visard_training.stylegan2 import StyleGAN2Architecture, StyleGAN2Generator
 from visard_training.stylegan2_checkpoints import load_stylegan2
 from visard_training.stylegan2_pairs import (
     MULTIPLES,
-    SevenSteps,
+    StyleGAN2Options,
     choose_versions,
     make_pairs,
     render,
@@ -43,7 +43,7 @@ from visard_training.stylegan2_pairs import (
 )
 
 SIZE, N_WS = 64, 10
-STEPS = SevenSteps(samples=12, psi=0.9, holdout=0.3)
+OPTIONS = StyleGAN2Options(samples=12, psi=0.9, holdout=0.3)
 TRIES = 6
 
 
@@ -130,7 +130,7 @@ def networks(astronaut: Path, tmp_path_factory: pytest.TempPathFactory) -> Netwo
 @pytest.fixture(scope="module")
 def made(networks: Networks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pairs")
-    make_pairs(networks.generator, networks.classifier, folder, STEPS, tries=TRIES, suffix=".png")
+    make_pairs(networks.generator, networks.classifier, folder, OPTIONS, tries=TRIES, suffix=".png")
     return folder
 
 
@@ -154,18 +154,18 @@ def test_pairs_are_what_their_rows_say(networks: Networks, made: Path) -> None:
     for i, pair in enumerate(pairs):
         assert classify(torch.from_numpy(female[i : i + 1]))[0, 0] == pytest.approx(pair.p_female, abs=1e-4)
         assert classify(torch.from_numpy(male[i : i + 1]))[0, 1] == pytest.approx(pair.p_male, abs=1e-4)
-        assert min(pair.p_female, pair.p_male) >= STEPS.min_certainty
+        assert min(pair.p_female, pair.p_male) >= OPTIONS.min_certainty
         assert pair.female_multiple < pair.male_multiple
         assert {pair.female_multiple, pair.male_multiple} <= set(MULTIPLES)
         assert len(finder().find(female[i])) == len(finder().find(male[i])) == 1
     assert {pair.split for pair in pairs} == {"train", "holdout"}
-    assert all(STEPS.samples <= int(pair.source) < STEPS.samples + TRIES for pair in pairs)  # new samples
+    assert all(OPTIONS.samples <= int(pair.source) < OPTIONS.samples + TRIES for pair in pairs)  # new samples
 
 
 def test_the_report_adds_up(made: Path) -> None:
     report = json.loads((made / "report.json").read_text())
     samples, outcomes = report["notes"]["samples"], [row["outcome"] for row in rows(made / "samples.csv")]
-    assert samples["samples"] == len(outcomes) == STEPS.samples
+    assert samples["samples"] == len(outcomes) == OPTIONS.samples
     assert samples["certain"] == samples["samples"] - outcomes.count("certain")
     assert samples["face found"] == samples["female"] + samples["male"]
     assert 0 < samples["female"] < samples["certain"]
@@ -183,12 +183,12 @@ def test_the_transition_goes_from_mean_to_mean(networks: Networks, made: Path) -
     centres = np.load(made / "centres.npz")
     for gender in ("female", "male"):
         seeds = [int(row["seed"]) for row in rows(made / "samples.csv") if row["outcome"] == gender]
-        w = np.stack([sample_w(generator, [seed], STEPS.psi)[0].numpy() for seed in seeds])
+        w = np.stack([sample_w(generator, [seed], OPTIONS.psi)[0].numpy() for seed in seeds])
         np.testing.assert_allclose(centres[gender], w.mean(0), atol=1e-5)
 
     delta = torch.from_numpy(centres["male"] - centres["female"]).float()
     pair = read_pairs(made)[0]
-    ws = sample_w(generator, [int(pair.source)], STEPS.psi) + pair.male_multiple * delta
+    ws = sample_w(generator, [int(pair.source)], OPTIONS.psi) + pair.male_multiple * delta
     expected = render(generator, ws[:, None].expand(-1, N_WS, -1))[0].numpy().astype(int)
     assert np.abs(np.asarray(Image.open(pair.male)).astype(int) - expected).max() <= 1
 
@@ -199,7 +199,7 @@ def test_versions_move_the_first_layers_only_on_request() -> None:
     w = sample_w(generator, [5], 0.9)
     of_layers = {}
     for layers in (None, 1, 3):
-        versions = render_versions(generator, [5], delta, SevenSteps(psi=0.9, layers=layers))
+        versions = render_versions(generator, [5], delta, StyleGAN2Options(psi=0.9, layers=layers))
         assert versions.shape == (1, 5, 512, 512, 3)
         for multiple, version in zip(MULTIPLES, versions[0], strict=True):
             ws = w[:, None].repeat(1, generator.architecture.n_ws, 1)
@@ -220,7 +220,7 @@ def test_a_seed_draws_what_it_draws_in_published_scripts(networks: Networks) -> 
 def test_the_same_settings_make_the_same_pairs_from_either_file_format(
     networks: Networks, made: Path, tmp_path: Path
 ) -> None:
-    make_pairs(networks.same_generator, networks.classifier, tmp_path, STEPS, tries=TRIES, suffix=".png")
+    make_pairs(networks.same_generator, networks.classifier, tmp_path, OPTIONS, tries=TRIES, suffix=".png")
     again, before = files(tmp_path), files(made)
     again.pop("report.json"), before.pop("report.json")  # it names the generator's digest
     assert again == before
@@ -228,7 +228,7 @@ def test_the_same_settings_make_the_same_pairs_from_either_file_format(
 
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(networks: Networks, made: Path, tmp_path: Path) -> None:
     def run(tries: int) -> None:
-        make_pairs(networks.generator, networks.classifier, tmp_path, STEPS, tries=tries, suffix=".png")
+        make_pairs(networks.generator, networks.classifier, tmp_path, OPTIONS, tries=tries, suffix=".png")
 
     run(3)
     for table, lost in (("samples.csv", 4), ("pairs.csv", 2)):  # as if killed in the middle of a batch, and of a row
@@ -266,25 +266,25 @@ def test_a_class_without_a_sample_is_told(networks: Networks, tmp_path: Path) ->
     with torch.no_grad():
         network.fc.bias.copy_(torch.tensor([100.0, -100.0]))
     save_checkpoint(tmp_path / "female.safetensors", network, trained=True, licence="CC0-1.0")
-    steps = SevenSteps(samples=2)
+    options = StyleGAN2Options(samples=2)
     with pytest.raises(DataError, match="certain male face"):
-        make_pairs(networks.generator, tmp_path / "female.safetensors", tmp_path / "pairs", steps, tries=1)
+        make_pairs(networks.generator, tmp_path / "female.safetensors", tmp_path / "pairs", options, tries=1)
 
 
 @pytest.mark.parametrize("wrong", [{"seed": -1}, {"samples": 1}, {"min_certainty": 0.5}, {"psi": 0}, {"holdout": 1}])
 def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        SevenSteps(**wrong)
+        StyleGAN2Options(**wrong)
 
 
 def test_more_layers_than_the_generator_has_are_refused(networks: Networks, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"layers must be 1\.\.10"):
-        make_pairs(networks.generator, networks.classifier, tmp_path, SevenSteps(layers=11), tries=1)
+        make_pairs(networks.generator, networks.classifier, tmp_path, StyleGAN2Options(layers=11), tries=1)
 
 
 def command(networks: Networks, folder: Path, *more: str) -> list[str]:
     networks_ = ["--generator", str(networks.generator), "--classifier", str(networks.classifier)]
-    steps = ["--samples", str(STEPS.samples), "--psi", str(STEPS.psi), "--holdout", str(STEPS.holdout)]
+    steps = ["--samples", str(OPTIONS.samples), "--psi", str(OPTIONS.psi), "--holdout", str(OPTIONS.holdout)]
     return ["pairs", str(folder), *networks_, *steps, "--tries", str(TRIES), *more]
 
 

@@ -48,7 +48,7 @@ Classify = Callable[[Tensor], Tensor]  # (N, 512, 512, 3) uint8 RGB → (N, 2) p
 
 
 @dataclass(frozen=True, kw_only=True)
-class SevenSteps:
+class StyleGAN2Options:
     """What decides about the pairs, besides the two networks.
 
     Attributes:
@@ -80,7 +80,7 @@ def make_pairs(
     generator: Path,
     classifier: Path,
     folder: Path,
-    steps: SevenSteps,
+    options: StyleGAN2Options,
     *,
     tries: int,
     batch_size: int = 10,
@@ -94,7 +94,7 @@ def make_pairs(
         generator: StyleGAN2 weights of either published family, trained on FFHQ-aligned faces.
         classifier: checkpoint of the gender classifier, the judge of every step.
         folder: the pairs, see `pairs`; `samples.csv` and `centres.npz` of steps 1 to 4 lie beside them.
-        steps: see there.
+        options: see there.
         tries: how many new samples step 5 starts from; may be raised to go on with a finished folder.
         batch_size: pictures rendered at once; five belong to one face in step 5.
         device: of the two networks, as torch names it.
@@ -110,11 +110,11 @@ def make_pairs(
     """
     network = load_stylegan2(generator).to(device)
     n_ws = network.architecture.n_ws
-    if steps.layers is not None and not 1 <= steps.layers <= n_ws:
-        raise DataError(f"layers must be 1..{n_ws} for '{generator}', not {steps.layers}")
+    if options.layers is not None and not 1 <= options.layers <= n_ws:
+        raise DataError(f"layers must be 1..{n_ws} for '{generator}', not {options.layers}")
     judge = load_classifier(classifier)
     classify = build_graph(judge.network()).to(device)
-    settings = {"generator": sha256_of(generator), "classifier": judge.sha256, **asdict(steps)}
+    settings = {"generator": sha256_of(generator), "classifier": judge.sha256, **asdict(options)}
     console = console or Console(stderr=True)
 
     with (
@@ -122,19 +122,19 @@ def make_pairs(
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,  # for the face detector, which leaves Python's lock
         torch.inference_mode(),
     ):
-        samples = judge_samples(network, classify, folder / SAMPLES_FILE, steps, batch_size, pool, console)
+        samples = judge_samples(network, classify, folder / SAMPLES_FILE, options, batch_size, pool, console)
         writer.note("samples", samples.survival)
-        delta = class_transition(network, samples, steps, folder / CENTRES_FILE)
+        delta = class_transition(network, samples, options, folder / CENTRES_FILE)
 
-        first = steps.seed + steps.samples
+        first = options.seed + options.samples
         batches = list(_batches(range(first, first + tries), max(1, batch_size // len(MULTIPLES))))
         for seeds in track(batches, "Making pairs (steps 5–7)", console=console):
             if all(str(seed) in writer.done for seed in seeds):
                 continue
-            versions = render_versions(network, seeds, delta, steps)  # step 5
+            versions = render_versions(network, seeds, delta, options)  # step 5
             judged = classify(versions.flatten(0, 1)).view(*versions.shape[:2], 2).cpu().numpy()  # step 6
             images = versions.cpu().numpy()
-            chosen = pool.map(partial(choose_versions, min_certainty=steps.min_certainty), images, judged)  # step 7
+            chosen = pool.map(partial(choose_versions, min_certainty=options.min_certainty), images, judged)  # step 7
             for seed, of_seed, p, sides in zip(seeds, images, judged, chosen, strict=True):
                 if str(seed) in writer.done:
                     continue
@@ -150,7 +150,7 @@ def make_pairs(
                     male_multiple=MULTIPLES[male],
                     p_female=float(p[female, 0]),
                     p_male=float(p[male, 1]),
-                    split=_split(seed, steps.holdout),
+                    split=_split(seed, options.holdout),
                 )
         return {"samples": samples.survival, "pairs": writer.survival}
 
@@ -172,7 +172,7 @@ def judge_samples(
     network: StyleGAN2Generator,
     classify: Classify,
     path: Path,
-    steps: SevenSteps,
+    options: StyleGAN2Options,
     batch_size: int,
     pool: ThreadPoolExecutor,
     console: Console,
@@ -180,15 +180,15 @@ def judge_samples(
     """Do steps 1 to 3; one row per sample is kept in `path`, and those that are there are not rendered again."""
     journal = AppendedCsv(path, ["seed", "p_female", "p_male", "outcome"])
     outcomes = {int(row["seed"]): row["outcome"] for row in journal.rows}
-    batches = list(_batches(range(steps.seed, steps.seed + steps.samples), batch_size))
+    batches = list(_batches(range(options.seed, options.seed + options.samples), batch_size))
     for seeds in track(batches, "Judging samples (steps 1–3)", console=console):
         if all(seed in outcomes for seed in seeds):
             continue
-        w = sample_w(network, seeds, steps.psi)  # step 1
+        w = sample_w(network, seeds, options.psi)  # step 1
         images = render(network, w[:, None].expand(-1, network.architecture.n_ws, -1))
         probabilities = classify(images).cpu().numpy()  # step 2
         judged = pool.map(
-            partial(sample_outcome, min_certainty=steps.min_certainty), images.cpu().numpy(), probabilities
+            partial(sample_outcome, min_certainty=options.min_certainty), images.cpu().numpy(), probabilities
         )
         for seed, p, outcome in zip(seeds, probabilities, judged, strict=True):
             if seed not in outcomes:
@@ -218,13 +218,13 @@ def sample_outcome(image: NDArray[np.uint8], probabilities: NDArray[np.floating[
     return "female" if probabilities[0] > probabilities[1] else "male"
 
 
-def class_transition(network: StyleGAN2Generator, samples: Samples, steps: SevenSteps, path: Path) -> Tensor:
+def class_transition(network: StyleGAN2Generator, samples: Samples, options: StyleGAN2Options, path: Path) -> Tensor:
     """Do step 4: from the mean w of women to the mean w of men.
 
     Args:
         network: maps the seeds to w once more, which costs next to nothing.
         samples: of steps 1 to 3.
-        steps: the truncation must be the one that the samples were judged with.
+        options: the truncation must be the one that the samples were judged with.
         path: a `.npz` for the two centres, to look at.
 
     Returns:
@@ -240,7 +240,7 @@ def class_transition(network: StyleGAN2Generator, samples: Samples, steps: Seven
                 f"none of {samples.survival['samples']} samples is a certain {gender} face: take more samples, a lower "
                 "min_certainty, or look whether the classifier fits these faces"
             )
-        sums = [sample_w(network, some, steps.psi).double().sum(0) for some in _batches(seeds, 1024)]
+        sums = [sample_w(network, some, options.psi).double().sum(0) for some in _batches(seeds, 1024)]
         centres[gender] = torch.stack(sums).sum(0) / len(seeds)
     np.savez(path, **{gender: centre.cpu().numpy() for gender, centre in centres.items()})
     return (centres["male"] - centres["female"]).float()
@@ -260,16 +260,18 @@ def sample_w(network: StyleGAN2Generator, seeds: Sequence[int], psi: float) -> T
     return w
 
 
-def render_versions(network: StyleGAN2Generator, seeds: Sequence[int], delta: Tensor, steps: SevenSteps) -> Tensor:
+def render_versions(
+    network: StyleGAN2Generator, seeds: Sequence[int], delta: Tensor, options: StyleGAN2Options
+) -> Tensor:
     """Do step 5: render each face at all multiples of Δ.
 
     Returns:
         (N, 5, 512, 512, 3) uint8 RGB, from female to male.
     """
     n_ws = network.architecture.n_ws
-    moved = (torch.arange(n_ws, device=delta.device) < (steps.layers or n_ws)).view(-1, 1)  # of each picture's w
+    moved = (torch.arange(n_ws, device=delta.device) < (options.layers or n_ws)).view(-1, 1)  # of each picture's w
     multiples = torch.tensor(MULTIPLES, device=delta.device).view(-1, 1, 1)
-    ws = sample_w(network, seeds, steps.psi)[:, None, None] + multiples * moved * delta  # (N, 5, n_ws, w_dim)
+    ws = sample_w(network, seeds, options.psi)[:, None, None] + multiples * moved * delta  # (N, 5, n_ws, w_dim)
     return render(network, ws.flatten(0, 1)).view(len(seeds), len(MULTIPLES), CROP_SIZE, CROP_SIZE, 3)
 
 

@@ -53,14 +53,16 @@ def pairs(
 ) -> None:
     """Make pairs to train the swapper on: the same face once female, once male. Goes on where it was stopped."""
     with needs("train", "training"):
-        from visard_training.stylegan2_pairs import SevenSteps, make_pairs
+        from visard_training.stylegan2_pairs import StyleGAN2Options, make_pairs
 
-    steps = SevenSteps(seed=seed, samples=samples, min_certainty=min_certainty, psi=psi, layers=layers, holdout=holdout)
+    options = StyleGAN2Options(
+        seed=seed, samples=samples, min_certainty=min_certainty, psi=psi, layers=layers, holdout=holdout
+    )
     report = make_pairs(
         generator,
         classifier,
         folder,
-        steps,
+        options,
         tries=tries,
         batch_size=batch_size,
         device=_device(device),
