@@ -111,7 +111,7 @@ class Anonymized(BaseModel):
 
 
 class AnonymizeQuery(BaseModel):
-    """`visard.Options` as a asked; the detector is the operator's."""
+    """`visard.Options` as a query; the detector is the operator's."""
 
     faces: Literal["all", "largest"] = Field("all", description="'largest' leaves every other face visible")
     direction: Literal["opposite", "to_male", "to_female"] = Field(
