@@ -1,7 +1,7 @@
 """One closed loop for every server: so many callers, each sending its next image when its last answer is back.
 
-Images are 512×512×3 bytes. Four roads: HTTP with a raw body, bare TCP, Triton's gRPC, and Triton with the pixels in
-shared memory. HTTP and TCP callers are threads on blocking sockets that read straight into one buffer, the leanest
+Images are 512×512×3 bytes. Four transports: HTTP with a raw body, bare TCP, Triton's gRPC, and Triton with the pixels
+in shared memory. HTTP and TCP callers are threads on blocking sockets that read straight into one buffer, the leanest
 client there is in Python; the other two are the SDK's own requests, answers and channel.
 """
 

@@ -1,6 +1,6 @@
 """What the gateway costs: faces per second and latency straight to Triton, through TLS, and with keys and limits too.
 
-Three roads to the same server take turns within one run, so that a slow minute of the machine slows all: directly to
+Three routes to the same server take turns within one run, so that a slow minute of the machine slows all: directly to
 Triton; through nginx with the shipped configuration less keys and limits; and through the shipped configuration. The
 models do next to nothing, so that the wire is what is measured; nginx, Triton and the load share the machine's cores.
 With real models the same milliseconds weigh less.
@@ -51,7 +51,7 @@ class OpenGateway(Gateway):
 
 
 @dataclass
-class Road:
+class Route:
     """One way to the models, and what was measured on it in each repeat."""
 
     connection: Connection
@@ -77,7 +77,7 @@ def main() -> None:
             gateways[name] = stack.enter_context(kind(folder=place, tritons=[triton], rate=10_000, burst=10_000))
         key = gateways["TLS, key and limits"].new_key("benchmark")
         gateways["TLS, key and limits"].reload()
-        roads = {"direct": Road(Connection(url=triton.grpc_url, max_in_flight=arguments.in_flight))}
+        routes = {"direct": Route(Connection(url=triton.grpc_url, max_in_flight=arguments.in_flight))}
         for name, gateway in gateways.items():
             connection = Connection(
                 url=gateway.grpc_url,
@@ -85,34 +85,34 @@ def main() -> None:
                 api_key=key,
                 max_in_flight=arguments.in_flight,
             )
-            roads[name] = Road(connection, gateway)
+            routes[name] = Route(connection, gateway)
         for repeat in range(arguments.repeats):
             for name in ORDERS[repeat % len(ORDERS)]:
-                road = roads[name]
-                used_s = road.gateway.cpu_seconds() if road.gateway else 0.0
-                rate, latencies = asyncio.run(served(road.connection, IMAGE, arguments.seconds, "to_male"))
-                road.rates.append(rate)
-                road.latencies += latencies
-                road.cpu_s += (road.gateway.cpu_seconds() if road.gateway else 0.0) - used_s
-            print(f"repeat {repeat + 1}: " + "   ".join(f"{name} {r.rates[-1]:.1f}/s" for name, r in roads.items()))
+                route = routes[name]
+                used_s = route.gateway.cpu_seconds() if route.gateway else 0.0
+                rate, latencies = asyncio.run(served(route.connection, IMAGE, arguments.seconds, "to_male"))
+                route.rates.append(rate)
+                route.latencies += latencies
+                route.cpu_s += (route.gateway.cpu_seconds() if route.gateway else 0.0) - used_s
+            print(f"repeat {repeat + 1}: " + "   ".join(f"{name} {r.rates[-1]:.1f}/s" for name, r in routes.items()))
 
     figures: dict[str, dict[str, float]] = {}
-    for name, road in roads.items():
-        p50, p99 = np.percentile(road.latencies, [50, 99]) * 1000
-        share = statistics.median(a / b for a, b in zip(road.rates, roads["direct"].rates, strict=True))
+    for name, route in routes.items():
+        p50, p99 = np.percentile(route.latencies, [50, 99]) * 1000
+        share = statistics.median(a / b for a, b in zip(route.rates, routes["direct"].rates, strict=True))
         figures[name] = {
-            "faces_per_second": round(statistics.median(road.rates), 1),
+            "faces_per_second": round(statistics.median(route.rates), 1),
             "over_direct": round(share, 4),
             "p50_ms": round(float(p50), 1),
             "p99_ms": round(float(p99), 1),
-            "gateway_cpu_ms_per_face": round(road.cpu_s / len(road.latencies) * 1000, 2),
+            "gateway_cpu_ms_per_face": round(route.cpu_s / len(route.latencies) * 1000, 2),
         }
         print(
             f"{name:20} {figures[name]['faces_per_second']:7.1f} faces/s {share:7.1%} of direct   "
             f"latency p50 {p50:.1f} ms, p99 {p99:.1f} ms   "
             f"nginx {figures[name]['gateway_cpu_ms_per_face']:.2f} ms of CPU per face"
         )
-    print(json.dumps({"roads": figures, "environment": {**environment(), "in_flight": arguments.in_flight}}))
+    print(json.dumps({"routes": figures, "environment": {**environment(), "in_flight": arguments.in_flight}}))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""Puts loads on every road to the models and says what came back: how many, how fast, how good, and why not.
+"""Puts loads on every transport to the models and says what came back: how many, how fast, how good, and why not.
 
     python benchmarks/load.py                        everything, on the embedded server with the demo models: 30 min
     python benchmarks/load.py --quick                fewer loads and short windows: two to four minutes
     python benchmarks/load.py --models models        your own models
     python benchmarks/load.py --server gpu:8001 --metrics http://gpu:8002/metrics --senders 4
                                                      a server that runs elsewhere, loaded by four processes
-    python benchmarks/load.py --roads grpc --callers 1,4,16 --loads 0.5,0.7,0.9,1,1.2,1.5,2
-                                                     one road, more closely
+    python benchmarks/load.py --transports grpc --callers 1,4,16 --loads 0.5,0.7,0.9,1,1.2,1.5,2
+                                                     one transport, more closely
 
 Each turn (`--repeats`, three) goes through all of it, so that a slow minute of the machine slows all of it, and ratios
 are taken within a turn:
 
     bare            the ceiling on a CPU: the same graphs with onnxruntime in one process, the faster of two layouts
-    closed loop     `--callers` under way on each road, each sending when its last answer is back: finds the capacity
+    closed loop     `--callers` under way on each transport, each sending when it is answered: finds the capacity
     open loop       Poisson arrivals at `--loads` (shares of the turn's capacity), sent whether or not earlier ones are
                     back. Latency counts from when a request was due, so that a stall is not hidden. Nothing is sent
                     twice. Good is what came back flipped and within the deadline
@@ -58,9 +58,9 @@ from load_report import (
     write_json,
     write_samples,
 )
-from load_roads import RequestFailed, Road
-from load_run import GRPC, PATIENCE_S, ROADS, TARGET_LOAD, TARGET_OVERLOAD, Plan, Run, Target, open_roads
+from load_run import GRPC, PATIENCE_S, TARGET_LOAD, TARGET_OVERLOAD, TRANSPORTS, Plan, Run, Target, open_transports
 from load_summary import headline, make_report, median_of, shown_times
+from load_transports import RequestFailed, Transport
 from load_wire import bytes_per_request
 from numpy.typing import NDArray
 from perf_analyzer import NoPerfAnalyzer, Witness, find_perf_analyzer, run_perf_analyzer
@@ -92,16 +92,16 @@ def main() -> None:
             faces = skew_pair(client, face)
         if len(faces) < 2:
             out.print("route skew is left out: the models do not call the sample's swap the other gender")
-        roads = stack.enter_context(open_roads(plan.roads, target, face, out.print))
-        wire = bytes_on(roads, out.print)
-        roads = [road for road in roads if road.name in wire]
+        transports = stack.enter_context(open_transports(plan.transports, target, face, out.print))
+        wire = bytes_on(transports, out.print)
+        transports = [transport for transport in transports if transport.name in wire]
         stages_ms = asyncio.run(client_stages(target.grpc_url, 3 if arguments.quick else 15))
         run = Run(plan, target, stack.enter_context(senders(arguments.senders)), out.print)
         for turn in range(plan.repeats):
             out.rule(f"turn {turn + 1} of {plan.repeats}")
-            run.one_turn(roads, faces, turn)
+            run.one_turn(transports, faces, turn)
             run.witness += witness(arguments, plan, target, face[0], out.print)
-    report = make_report(run, roads)
+    report = make_report(run, transports)
     report |= {"bytes_per_request": wire, "client_stages_ms": stages_ms, "cold_starts": cold}
     report |= {"environment": {**where, "models": model_digests(passports)}, "arguments": sys.argv[1:]}
     folder = arguments.output / f"{time.strftime('%Y%m%dT%H%M%S')}-{where['commit'][:8] or 'no-commit'}"
@@ -121,14 +121,17 @@ def parse_arguments() -> argparse.Namespace:
     where.add_argument("--server", help="host:port of a server that runs already, instead of an embedded one")
     where.add_argument("--metrics", help="with --server: URL of its Prometheus page, for the breakdown inside it")
     where.add_argument(
-        "--roads", type=_names, default=ROADS, help=f"ways to the models, among {', '.join(ROADS)} (default: all)"
+        "--transports",
+        type=_names,
+        default=TRANSPORTS,
+        help=f"ways to the models, among {', '.join(TRANSPORTS)} (default: all)",
     )
     loads = parser.add_argument_group("loads")
     loads.add_argument("--callers", type=_whole, help="closed loop: how many under way (default 1,2,4,8,16)")
     loads.add_argument(
         "--loads",
         type=_shares,
-        help="open loop: offered rate over capacity (default 0.5,0.7,0.9,1.2,1.5; the roads "
+        help="open loop: offered rate over capacity (default 0.5,0.7,0.9,1.2,1.5; the transports "
         "other than grpc take 0.7 and 1.5 of them)",
     )
     loads.add_argument(
@@ -165,8 +168,8 @@ def parse_arguments() -> argparse.Namespace:
         help="where perf_analyzer is downloaded to",
     )
     arguments = parser.parse_args()
-    if unknown := set(arguments.roads) - set(ROADS):
-        parser.error(f"there is no road {', '.join(sorted(unknown))}: choose among {', '.join(ROADS)}")
+    if unknown := set(arguments.transports) - set(TRANSPORTS):
+        parser.error(f"there is no transport {', '.join(sorted(unknown))}: choose among {', '.join(TRANSPORTS)}")
     if arguments.server and arguments.models:
         parser.error("--models is for the embedded server: leave it or --server out")
     return arguments
@@ -178,7 +181,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     window_s = arguments.window or (0.5 if quick else 2.0)
     callers = arguments.callers or ((1, arguments.in_flight) if quick else (1, 2, 4, 8, 16))
     return Plan(
-        roads=arguments.roads,
+        transports=arguments.transports,
         callers=tuple(sorted({1, arguments.in_flight, *callers})),
         loads=arguments.loads or ((TARGET_LOAD, TARGET_OVERLOAD) if quick else (0.5, 0.7, 0.9, 1.2, 1.5)),
         skews=(0.5, 0.0) if quick and arguments.skew is None else arguments.skew or (0.5, 0.1, 0.0),
@@ -217,14 +220,14 @@ def skew_pair(client: Client, face: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return face if swap.gender.argmax() == back.gender.argmax() else np.concatenate([face, swap.swapped[None]])
 
 
-def bytes_on(roads: list[Road], say: Callable[[str], None]) -> dict[str, tuple[int, int]]:
-    """Bytes of one request there and back on every road that lets us through; one that does not is said."""
+def bytes_on(transports: list[Transport], say: Callable[[str], None]) -> dict[str, tuple[int, int]]:
+    """Bytes of one request there and back on every transport that lets us through; one that does not is said."""
     wire = {}
-    for road in roads:
+    for transport in transports:
         try:
-            wire[road.name] = asyncio.run(bytes_per_request(road))
+            wire[transport.name] = asyncio.run(bytes_per_request(transport))
         except (VisardError, RequestFailed) as error:
-            say(f"{road.name} is left out: {error}")
+            say(f"{transport.name} is left out: {error}")
     return wire
 
 
@@ -267,16 +270,16 @@ def show(out: Console, run: Run, report: dict[str, Any]) -> None:
     out.print(loads_table(results, run.deadlines_s))
     if any(set(figures.outcomes) != {"flipped"} for figures in results.values()):
         out.print(outcomes_table(results))
-    for (road, kind, amount), times in shown_times(run).items():
-        out.print(server_table(f"{road}, {kind} loop at {amount:g}", times))
+    for (transport, kind, amount), times in shown_times(run).items():
+        out.print(server_table(f"{transport}, {kind} loop at {amount:g}", times))
     for start in report["cold_starts"]:
         out.print(
             "cold start: " + ", ".join(f"{name.removesuffix('_s')} {value:.2f} s" for name, value in start.items())
         )
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in report["client_stages_ms"].items())
     out.print(f"one photo in the client, nothing else under way, ms: {stages}")
-    for road, (sent, received) in report["bytes_per_request"].items():
-        out.print(f"bytes of one request: {road} {sent:,} there, {received:,} back")
+    for transport, (sent, received) in report["bytes_per_request"].items():
+        out.print(f"bytes of one request: {transport} {sent:,} there, {received:,} back")
     ours = results.get((GRPC, CLOSED, float(run.plan.in_flight)))
     if run.witness and ours:
         their_rate, their_p50, their_p99 = (
@@ -289,12 +292,12 @@ def show(out: Console, run: Run, report: dict[str, Any]) -> None:
         )
         out.print(f"{run.plan.in_flight} under way over gRPC: ours {mine}; perf_analyzer {theirs}")
     if run.bare:
-        shares = ", ".join(f"{road} {value:.1%}" for road, value in report["over_bare"].items())
+        shares = ", ".join(f"{transport} {value:.1%}" for transport, value in report["over_bare"].items())
         out.print(f"bare {report['bare_per_s']:.1f}/s; of it, with {run.plan.in_flight} under way: {shares}")
-    for (road, kind, amount), figures in results.items():
+    for (transport, kind, amount), figures in results.items():
         if figures.lag_ms > 0.1 * figures.latency_ms.get("p99", 0) > 0:
             out.print(
-                f"{road}, {load_name(kind, amount)}: sent up to {figures.lag_ms:.0f} ms late (p99); add --senders"
+                f"{transport}, {load_name(kind, amount)}: sent up to {figures.lag_ms:.0f} ms late (p99); add --senders"
             )
     for name, target in report["targets"].items():
         sign = "met   " if target["met"] else "MISSED"

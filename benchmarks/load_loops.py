@@ -1,4 +1,4 @@
-"""Closed and open loops over one road, in as many processes as the load needs.
+"""Closed and open loops over one transport, in as many processes as the load needs.
 
 In a closed loop a fixed number of callers send their next request when the last one is back. It finds what a server can
 do, and is blind to a stall, because nobody sends during it. In an open loop requests are due at moments drawn before
@@ -22,7 +22,7 @@ from multiprocessing import get_context
 import numpy as np
 from arrivals import poisson_schedule
 from load_figures import FLIPPED, UNFLIPPED, Sample, Timing, Turn
-from load_roads import FaceRoad, RequestFailed, Road, Send
+from load_transports import FaceTransport, RequestFailed, Send, Transport
 from numpy.typing import NDArray
 
 from visard import Connection
@@ -34,7 +34,7 @@ _START_IN_S = 0.5  # time for every process to be there when the load starts
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What is put on a road: either so many callers in a closed loop, or a rate in an open one."""
+    """What is put on a transport: either so many callers in a closed loop, or a rate in an open one."""
 
     callers: int = 0
     rate_per_s: float = 0.0
@@ -93,8 +93,10 @@ async def served(
     Raises:
         RuntimeError: a face did not come back, so that the rate would mean nothing.
     """
-    road = FaceRoad(name="", connection=connection, faces=image.reshape(1, *image.shape[-3:]), direction=direction)
-    async with road.opened(patient=False) as send:
+    transport = FaceTransport(
+        name="", connection=connection, faces=image.reshape(1, *image.shape[-3:]), direction=direction
+    )
+    async with transport.opened(patient=False) as send:
         await send(0)
         start = time.monotonic()
         samples: list[Sample] = await closed_loop(send, connection.max_in_flight, seconds, start)
@@ -116,14 +118,15 @@ class Senders:
         self.count = count
         self._pool = pool
 
-    def run(self, road: Road, load: Load, timing: Timing, seed: int) -> Turn:
-        """Put a load on a road, once."""
+    def run(self, transport: Transport, load: Load, timing: Timing, seed: int) -> Turn:
+        """Put a load on a transport, once."""
         if self._pool is None:
-            samples = _part(road, load, timing, seed, 0, 1, None)
+            samples = _part(transport, load, timing, seed, 0, 1, None)
         else:
             at = time.monotonic() + _START_IN_S
             parts = [
-                self._pool.submit(_part, road, load, timing, seed, part, self.count, at) for part in range(self.count)
+                self._pool.submit(_part, transport, load, timing, seed, part, self.count, at)
+                for part in range(self.count)
             ]
             samples = sorted(sample for part in parts for sample in part.result())
         return Turn(timing=timing, samples=samples, open_loop=load.rate_per_s > 0)
@@ -141,10 +144,10 @@ def senders(count: int) -> Iterator[Senders]:
 
 
 def _part(
-    road: Road, load: Load, timing: Timing, seed: int, part: int, parts: int, start_at_s: float | None
+    transport: Transport, load: Load, timing: Timing, seed: int, part: int, parts: int, start_at_s: float | None
 ) -> list[Sample]:
     async def run() -> list[Sample]:
-        async with road.opened(patient=load.callers > 0) as send:
+        async with transport.opened(patient=load.callers > 0) as send:
             await send(0)  # connects, and lets the server check what it checks once
             at = time.monotonic() if start_at_s is None else start_at_s
             if load.callers:

@@ -28,8 +28,8 @@ from google.protobuf import text_format
 from load_figures import Timing, figures
 from load_loops import Load, Senders, senders
 from load_report import console
-from load_roads import FaceRoad
 from load_run import DEADLINE, PATIENCE_S, TARGET_LOAD, TARGET_OVERLOAD
+from load_transports import FaceTransport
 from numpy.typing import NDArray
 from rich.table import Table
 from tritonclient.grpc import model_config_pb2
@@ -57,8 +57,10 @@ def measure(
     """One length, once; `face` is (1, 512, 512, 3) uint8."""
 
     def put(load: Load, deadline_s: float) -> Any:
-        road = FaceRoad(name="", connection=Connection(url=server.grpc_url, deadline_s=deadline_s), faces=face)
-        return figures([sending.run(road, load, timing, seed)], deadline_s)
+        transport = FaceTransport(
+            name="", connection=Connection(url=server.grpc_url, deadline_s=deadline_s), faces=face
+        )
+        return figures([sending.run(transport, load, timing, seed)], deadline_s)
 
     unloaded_ms = put(Load(callers=1), PATIENCE_S).latency_ms["p50"]
     deadline_s = DEADLINE * unloaded_ms / 1000

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 CLOSED, OPEN, SKEW = "closed", "open", "skew"
-Key = tuple[str, str, float]  # road; kind of load; callers, share of capacity, or share of the second generator
+Key = tuple[str, str, float]  # transport; kind of load; callers, share of capacity, or share of the second generator
 
 _HUES = ("#1b6ca8", "#d1495b", "#2e8b57", "#8a5fbf", "#c98a00")
 
@@ -23,17 +23,30 @@ _HUES = ("#1b6ca8", "#d1495b", "#2e8b57", "#8a5fbf", "#c98a00")
 def loads_table(results: Mapping[Key, Figures], deadlines_s: Mapping[str, float]) -> Table:
     """One row per load."""
     table = Table(title="Loads: rates per second, latency in ms from when a request was due", title_justify="left")
-    for name in ("road", "load", "offered", "back", "good", "p50", "p90", "p95", "p99", "p99.9", "max", "refused, p99"):
-        table.add_column(name, justify="left" if name in ("road", "load") else "right", no_wrap=True)
+    for name in (
+        "transport",
+        "load",
+        "offered",
+        "back",
+        "good",
+        "p50",
+        "p90",
+        "p95",
+        "p99",
+        "p99.9",
+        "max",
+        "refused, p99",
+    ):
+        table.add_column(name, justify="left" if name in ("transport", "load") else "right", no_wrap=True)
     table.add_column("settled", justify="right")
     before = None
-    for (road, kind, amount), figures in results.items():
-        if before not in (None, (road, kind)):
+    for (transport, kind, amount), figures in results.items():
+        if before not in (None, (transport, kind)):
             table.add_section()
-        before = road, kind
+        before = transport, kind
         latency = [_ms(figures.latency_ms.get(name)) for name in ("p50", "p90", "p95", "p99", "p99.9", "max")]
         table.add_row(
-            road if kind != OPEN else f"{road} (deadline {deadlines_s[road] * 1000:.0f} ms)",
+            transport if kind != OPEN else f"{transport} (deadline {deadlines_s[transport] * 1000:.0f} ms)",
             load_name(kind, amount),
             f"{figures.offered_per_s:.1f}",
             f"{figures.achieved_per_s:.1f}",
@@ -47,11 +60,13 @@ def loads_table(results: Mapping[Key, Figures], deadlines_s: Mapping[str, float]
 
 def outcomes_table(results: Mapping[Key, Figures]) -> Table:
     """How requests ended, for the loads where not every face came back flipped."""
-    table = Table("road", "load", "answered", "how requests ended", title="Failures by reason", title_justify="left")
-    for (road, kind, amount), figures in results.items():
+    table = Table(
+        "transport", "load", "answered", "how requests ended", title="Failures by reason", title_justify="left"
+    )
+    for (transport, kind, amount), figures in results.items():
         if set(figures.outcomes) != {"flipped"}:
             words = ", ".join(f"{name} {count}" for name, count in sorted(figures.outcomes.items()))
-            table.add_row(road, load_name(kind, amount), f"{figures.answered_share:.1%}", words)
+            table.add_row(transport, load_name(kind, amount), f"{figures.answered_share:.1%}", words)
     return table
 
 
@@ -91,12 +106,12 @@ def write_samples(path: Path, turns: Mapping[Key, Sequence[Turn]]) -> None:
     """Write every request of every load, for whoever wants other figures: gzipped CSV, seconds from a load's start."""
     with gzip.open(path, "wt", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["road", "kind", "amount", "turn", "due_s", "sent_s", "done_s", "outcome"])
-        for (road, kind, amount), repeats in turns.items():
+        writer.writerow(["transport", "kind", "amount", "turn", "due_s", "sent_s", "done_s", "outcome"])
+        for (transport, kind, amount), repeats in turns.items():
             for number, turn in enumerate(repeats, 1):
                 for sample in turn.samples:
                     moments = (f"{moment:.6f}" for moment in sample[:3])
-                    writer.writerow([road, kind, amount, number, *moments, sample.outcome])
+                    writer.writerow([transport, kind, amount, number, *moments, sample.outcome])
 
 
 def write_json(path: Path, report: Mapping[str, Any]) -> None:
@@ -110,17 +125,18 @@ def plot_latency(path: Path, results: Mapping[Key, Figures]) -> None:
 
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     closed, opened = figure.subplots(1, 2)
-    for number, road in enumerate(dict.fromkeys(road for road, kind, _ in results if kind in (CLOSED, OPEN))):
+    measured = dict.fromkeys(transport for transport, kind, _ in results if kind in (CLOSED, OPEN))
+    for number, transport in enumerate(measured):
         hue = _HUES[number % len(_HUES)]
-        loops = [figures for (of, kind, _), figures in results.items() if of == road and kind == CLOSED]
+        loops = [figures for (of, kind, _), figures in results.items() if of == transport and kind == CLOSED]
         loops = [figures for figures in loops if figures.latency_ms]
         rates = [figures.achieved_per_s for figures in loops]
-        closed.plot(rates, [figures.latency_ms["p50"] for figures in loops], "o-", color=hue, label=f"{road}, p50")
-        closed.plot(rates, [figures.latency_ms["p99"] for figures in loops], "s:", color=hue, label=f"{road}, p99")
-        loops = [figures for (of, kind, _), figures in results.items() if of == road and kind == OPEN]
+        closed.plot(rates, [figures.latency_ms["p50"] for figures in loops], "o-", color=hue, label=f"{transport}, p50")
+        closed.plot(rates, [figures.latency_ms["p99"] for figures in loops], "s:", color=hue, label=f"{transport}, p99")
+        loops = [figures for (of, kind, _), figures in results.items() if of == transport and kind == OPEN]
         if loops:
             offered = [figures.offered_per_s for figures in loops]
-            opened.plot(offered, [figures.good_per_s for figures in loops], "o-", color=hue, label=road)
+            opened.plot(offered, [figures.good_per_s for figures in loops], "o-", color=hue, label=transport)
             opened.axline((0, 0), slope=1, color="0.75", linewidth=1)
     closed.set(xlabel="faces back per second", ylabel="latency, ms", yscale="log", title="Closed loop: more callers")
     opened.set(

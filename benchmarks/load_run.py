@@ -1,4 +1,4 @@
-"""One run of `load.py`: which roads there are, and turns in which every load is put on every road.
+"""One run of `load.py`: which transports there are, and turns in which every load is put on every transport.
 
 It knows the order of things; how a load is put is `load_loops`, what it says is `load_figures`.
 """
@@ -19,8 +19,8 @@ from bare import CORES, LAYOUTS, bare_rate
 from load_figures import Figures, Timing, Turn, achieved, figures, goodput, ideal_latencies_s, percentile, stable
 from load_loops import Load, Senders
 from load_report import CLOSED, OPEN, SKEW, Key
-from load_roads import FaceRoad, PhotoRoad, RestRoad, Road
 from load_server import Counters, read_counters
+from load_transports import FaceTransport, PhotoTransport, RestTransport, Transport
 from load_web import NoWebServer, web_api
 from numpy.typing import NDArray
 from perf_analyzer import Witness
@@ -30,9 +30,9 @@ from visard_errors import VisardError
 from visard_server.embedded import SAMPLE_PHOTO
 from visard_server.triton import TritonServer
 
-GRPC = "grpc"  # the road that headline figures and targets stand on
+GRPC = "grpc"  # the transport that headline figures and targets stand on
 SHARED_MEMORY = "shared-memory"
-ROADS = (GRPC, SHARED_MEMORY, "gateway", "sdk", "rest")
+TRANSPORTS = (GRPC, SHARED_MEMORY, "gateway", "sdk", "rest")
 
 TARGET_LOAD, TARGET_OVERLOAD = 0.7, 1.5  # shares of the capacity that the targets speak of
 DEADLINE = 10  # times the unloaded latency, where none is given: what a caller waits before he gives up
@@ -43,7 +43,7 @@ PATIENCE_S = 120.0  # deadline in closed loops, where nobody gives up
 class Plan:
     """What is measured, and for how long."""
 
-    roads: tuple[str, ...]
+    transports: tuple[str, ...]
     callers: tuple[int, ...]
     loads: tuple[float, ...]
     skews: tuple[float, ...]
@@ -85,13 +85,13 @@ class Run:
         self._sending = sending
         self._say = report_line
 
-    def put(self, road: Road, kind: str, amount: float, load: Load, turn: int) -> Turn:
-        """Put a load on a road until it has settled, or has been tried enough, and keep what came of it."""
+    def put(self, transport: Transport, kind: str, amount: float, load: Load, turn: int) -> Turn:
+        """Put a load on a transport until it has settled, or has been tried enough, and keep what came of it."""
         timing = self.plan.opened if kind == OPEN else self.plan.closed
-        key = road.name, kind, amount
+        key = transport.name, kind, amount
         before = self._read()
         for attempt in range(self.plan.tries):
-            result = self._sending.run(road, load, timing, self.plan.seed + 1000 * turn + attempt)
+            result = self._sending.run(transport, load, timing, self.plan.seed + 1000 * turn + attempt)
             if stable(result):
                 break
         after = self._read()
@@ -102,77 +102,79 @@ class Run:
         return result
 
     def results(self) -> dict[Key, Figures]:
-        """Sum up every load, by road and kind."""
+        """Sum up every load, by transport and kind."""
         order = {name: index for index, name in enumerate((CLOSED, OPEN, SKEW))}
-        keys = sorted(self.turns, key=lambda key: (self.plan.roads.index(key[0]), order[key[1]], key[2]))
+        keys = sorted(self.turns, key=lambda key: (self.plan.transports.index(key[0]), order[key[1]], key[2]))
         return {key: figures(self.turns[key], self.deadlines_s.get(key[0], PATIENCE_S)) for key in keys}
 
-    def capacities(self, road: str) -> list[float]:
-        """Faces per second that a road carried at most, in each turn."""
-        loops = [turns for (of, kind, _), turns in self.turns.items() if of == road and kind == CLOSED]
+    def capacities(self, transport: str) -> list[float]:
+        """Faces per second that a transport carried at most, in each turn."""
+        loops = [turns for (of, kind, _), turns in self.turns.items() if of == transport and kind == CLOSED]
         return [max(achieved(turn) for turn in repeat) for repeat in zip(*loops, strict=True)]
 
-    def over_bare(self, road: str) -> list[float]:
+    def over_bare(self, transport: str) -> list[float]:
         """Faces per second at `in_flight` over those of the bare loop, in each turn; empty where there is no loop."""
-        served = self.turns.get((road, CLOSED, float(self.plan.in_flight)), [])
+        served = self.turns.get((transport, CLOSED, float(self.plan.in_flight)), [])
         return [achieved(turn) / bare for turn, bare in zip(served, self.bare, strict=False)]
 
-    def goodput_over_capacity(self, road: str, share: float) -> list[float]:
+    def goodput_over_capacity(self, transport: str, share: float) -> list[float]:
         """Goodput in an open loop over the capacity, in each turn."""
-        turns = self.turns.get((road, OPEN, share), [])
-        deadline_s = self.deadlines_s.get(road, PATIENCE_S)
-        return [goodput(turn, deadline_s) / most for turn, most in zip(turns, self.capacities(road), strict=False)]
+        turns = self.turns.get((transport, OPEN, share), [])
+        deadline_s = self.deadlines_s.get(transport, PATIENCE_S)
+        return [goodput(turn, deadline_s) / most for turn, most in zip(turns, self.capacities(transport), strict=False)]
 
-    def ideal_p99_s(self, road: str, share: float) -> float:
+    def ideal_p99_s(self, transport: str, share: float) -> float:
         """99th percentile of an open loop's latency if this machine's cores lost nothing between two faces."""
-        turns = self.turns.get((road, OPEN, share), [])
+        turns = self.turns.get((transport, OPEN, share), [])
         latencies = [
-            ideal_latencies_s(turn, most, CORES) for turn, most in zip(turns, self.capacities(road), strict=False)
+            ideal_latencies_s(turn, most, CORES) for turn, most in zip(turns, self.capacities(transport), strict=False)
         ]
         return percentile(list(chain.from_iterable(latencies)), 99)
 
-    def one_turn(self, roads: list[Road], faces: NDArray[np.uint8], turn: int) -> None:
+    def one_turn(self, transports: list[Transport], faces: NDArray[np.uint8], turn: int) -> None:
         """Measure everything once; `faces` are (N, 512, 512, 3), the second one, if any, for the other generator."""
         if self.target.embedded is not None:
             repository, seconds = self.target.embedded.repository, self.plan.closed.measured_s / 2
             rates = [bare_rate(repository, faces[:1], seconds, loops) for loops in LAYOUTS]
             self.bare.append(max(rates))
             self._say("bare " + ", ".join(f"{rate:.1f}/s" for rate in rates))
-        for road in roads if turn % 2 == 0 else roads[::-1]:  # nobody always comes after the same
+        for transport in transports if turn % 2 == 0 else transports[::-1]:  # nobody always comes after the same
             said = []
             for callers in self.plan.callers:
-                result = self.put(road, CLOSED, float(callers), Load(callers=callers), turn)
+                result = self.put(transport, CLOSED, float(callers), Load(callers=callers), turn)
                 said.append(f"{callers}: {achieved(result):.1f}/s")
             capacity = max(
-                achieved(turns[-1]) for (of, kind, _), turns in self.turns.items() if (of, kind) == (road.name, CLOSED)
+                achieved(turns[-1])
+                for (of, kind, _), turns in self.turns.items()
+                if (of, kind) == (transport.name, CLOSED)
             )
-            if road.name not in self.deadlines_s:
-                self.deadlines_s[road.name] = self.plan.deadline_s or DEADLINE * self._unloaded_s(road.name)
-            deadline_s = self.deadlines_s[road.name]
-            for share in self._loads(road.name):
+            if transport.name not in self.deadlines_s:
+                self.deadlines_s[transport.name] = self.plan.deadline_s or DEADLINE * self._unloaded_s(transport.name)
+            deadline_s = self.deadlines_s[transport.name]
+            for share in self._loads(transport.name):
                 if capacity <= 0:
                     break
                 load = Load(rate_per_s=share * capacity)
-                result = self.put(_with_deadline(road, deadline_s), OPEN, share, load, turn)
+                result = self.put(_with_deadline(transport, deadline_s), OPEN, share, load, turn)
                 said.append(f"{share:.0%}: {goodput(result, deadline_s):.1f}/s good")
-            self._say(f"{road.name}   " + "   ".join(said))
-        for road in roads:
-            if isinstance(road, FaceRoad) and road.name == GRPC and len(faces) > 1:
+            self._say(f"{transport.name}   " + "   ".join(said))
+        for transport in transports:
+            if isinstance(transport, FaceTransport) and transport.name == GRPC and len(faces) > 1:
                 for share in self.plan.skews:
-                    skewed = replace(road, faces=faces, second_share=share)
+                    skewed = replace(transport, faces=faces, second_share=share)
                     self.put(skewed, SKEW, share, Load(callers=self.plan.in_flight), turn)
 
-    def _unloaded_s(self, road: str) -> float:
+    def _unloaded_s(self, transport: str) -> float:
         """Median latency of the first turn's fewest callers, warm-up included: there may be few of them."""
-        samples = self.turns[road, CLOSED, float(self.plan.callers[0])][0].samples
+        samples = self.turns[transport, CLOSED, float(self.plan.callers[0])][0].samples
         answered = [each.latency_s for each in samples if each.answered]
         if not answered:
-            raise VisardError(f"{road}: no face came back, {Counter(each.outcome for each in samples)}")
+            raise VisardError(f"{transport}: no face came back, {Counter(each.outcome for each in samples)}")
         return percentile(answered, 50)
 
-    def _loads(self, road: str) -> tuple[float, ...]:
-        """Every share on the road that headlines stand on, the targets' alone on the others."""
-        if road == GRPC:
+    def _loads(self, transport: str) -> tuple[float, ...]:
+        """Every share on the transport that headlines stand on, the targets' alone on the others."""
+        if transport == GRPC:
             return self.plan.loads
         return tuple(share for share in self.plan.loads if share in (TARGET_LOAD, TARGET_OVERLOAD))
 
@@ -180,42 +182,44 @@ class Run:
         return read_counters(self.target.metrics_url) if self.target.metrics_url else {}
 
 
-def _with_deadline(road: Road, deadline_s: float) -> Road:
-    if isinstance(road, RestRoad):
-        return replace(road, deadline_s=deadline_s)
-    assert isinstance(road, FaceRoad | PhotoRoad)
-    return replace(road, connection=replace(road.connection, deadline_s=deadline_s))
+def _with_deadline(transport: Transport, deadline_s: float) -> Transport:
+    if isinstance(transport, RestTransport):
+        return replace(transport, deadline_s=deadline_s)
+    assert isinstance(transport, FaceTransport | PhotoTransport)
+    return replace(transport, connection=replace(transport.connection, deadline_s=deadline_s))
 
 
 @contextmanager
-def open_roads(
+def open_transports(
     names: tuple[str, ...], target: Target, faces: NDArray[np.uint8], say: Callable[[str], None]
-) -> Iterator[list[Road]]:
-    """Set up every road; one that cannot be had here is said and left out."""
+) -> Iterator[list[Transport]]:
+    """Set up every transport; one that cannot be had here is said and left out."""
     direct = Connection(url=target.grpc_url, deadline_s=PATIENCE_S)
     photo = SAMPLE_PHOTO.read_bytes()
     with ExitStack() as stack:
-        roads: list[Road] = []
+        transports: list[Transport] = []
         for name in names:
             try:
                 if name == GRPC:
-                    roads.append(FaceRoad(name=name, connection=direct, faces=faces))
+                    transports.append(FaceTransport(name=name, connection=direct, faces=faces))
                 elif name == SHARED_MEMORY:
-                    roads.append(FaceRoad(name=name, connection=replace(direct, shared_memory=True), faces=faces))
+                    transports.append(
+                        FaceTransport(name=name, connection=replace(direct, shared_memory=True), faces=faces)
+                    )
                 elif name == "gateway":
                     if target.embedded is None:
                         raise NoWebServer("it stands in front of an embedded server only; name yours in --server")
-                    roads.append(
-                        FaceRoad(name=name, connection=stack.enter_context(_gateway(target.embedded)), faces=faces)
+                    transports.append(
+                        FaceTransport(name=name, connection=stack.enter_context(_gateway(target.embedded)), faces=faces)
                     )
                 elif name == "sdk":
-                    roads.append(PhotoRoad(name=name, connection=direct, photo=photo))
+                    transports.append(PhotoTransport(name=name, connection=direct, photo=photo))
                 elif name == "rest":
                     url = stack.enter_context(web_api(target.grpc_url))
-                    roads.append(RestRoad(name=name, url=url, photo=photo, deadline_s=PATIENCE_S))
+                    transports.append(RestTransport(name=name, url=url, photo=photo, deadline_s=PATIENCE_S))
             except (NoWebServer, OSError, RuntimeError) as error:
                 say(f"{name} is left out: {error}")
-        yield roads
+        yield transports
 
 
 @contextmanager

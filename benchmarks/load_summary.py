@@ -8,9 +8,9 @@ from typing import Any
 
 from load_figures import Figures
 from load_report import CLOSED, OPEN, Key
-from load_roads import Road
 from load_run import GRPC, SHARED_MEMORY, TARGET_LOAD, TARGET_OVERLOAD, Run
 from load_server import ModelTimes, times_between
+from load_transports import Transport
 
 TARGET_P99 = 4.0  # times the unloaded latency, at TARGET_LOAD
 TARGET_GOODPUT = 0.9  # of capacity, at TARGET_OVERLOAD
@@ -18,29 +18,31 @@ TARGET_BARE = 0.95
 TARGET_SHARED_MEMORY = 0.98
 
 
-def make_report(run: Run, roads: list[Road]) -> dict[str, Any]:
+def make_report(run: Run, transports: list[Transport]) -> dict[str, Any]:
     """Everything that was found, ready for JSON."""
     results = run.results()
     served = results.get((GRPC, CLOSED, float(run.plan.in_flight)))
     return {
         "targets": targets(run, results),
-        "capacity_per_s": {road.name: round(median_of(run.capacities(road.name)), 2) for road in roads},
+        "capacity_per_s": {
+            transport.name: round(median_of(run.capacities(transport.name)), 2) for transport in transports
+        },
         "bare_per_s": round(median_of(run.bare), 2),
         "over_bare": {
-            road.name: round(median_of(run.over_bare(road.name)), 4)
-            for road in roads
-            if run.bare and road.name in (GRPC, SHARED_MEMORY, "gateway")  # the others do more than serve
+            transport.name: round(median_of(run.over_bare(transport.name)), 4)
+            for transport in transports
+            if run.bare and transport.name in (GRPC, SHARED_MEMORY, "gateway")  # the others do more than serve
         },
         "in_flight": run.plan.in_flight,
         "served": None if served is None else served.to_dict(),
-        "deadlines_ms": {road: round(deadline * 1000, 1) for road, deadline in run.deadlines_s.items()},
+        "deadlines_ms": {transport: round(deadline * 1000, 1) for transport, deadline in run.deadlines_s.items()},
         "loads": [
-            {"road": road, "kind": kind, "amount": amount, **figures.to_dict()}
-            for (road, kind, amount), figures in results.items()
+            {"transport": transport, "kind": kind, "amount": amount, **figures.to_dict()}
+            for (transport, kind, amount), figures in results.items()
         ],
         "server": [
-            {"road": road, "kind": kind, "amount": amount, "models": [each.to_dict() for each in times]}
-            for (road, kind, amount), times in server_times(run).items()
+            {"transport": transport, "kind": kind, "amount": amount, "models": [each.to_dict() for each in times]}
+            for (transport, kind, amount), times in server_times(run).items()
             if times
         ],
         "perf_analyzer": [each.to_dict() for each in run.witness],
@@ -76,7 +78,7 @@ def targets(run: Run, results: dict[Key, Figures]) -> dict[str, dict[str, Any]]:
 
 def headline(report: dict[str, Any]) -> dict[str, Any]:
     """The figures by which runs are compared; latency is that of the open loop at 70 % of capacity."""
-    loads = {(load["road"], load["kind"], load["amount"]): load for load in report["loads"]}
+    loads = {(load["transport"], load["kind"], load["amount"]): load for load in report["loads"]}
     loaded = loads.get((GRPC, OPEN, TARGET_LOAD)) or loads.get((GRPC, CLOSED, float(report["in_flight"]))) or {}
     environment_ = {name: value for name, value in report["environment"].items() if name not in ("versions", "models")}
     return {

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
-from load_roads import Road
+from load_transports import Transport
 
 _CHUNK = 1 << 16
 
@@ -56,10 +56,13 @@ async def relay(host: str, port: int) -> AsyncIterator[Relayed]:
                 await writer.wait_closed()
 
 
-async def bytes_per_request(road: Road, requests: int = 5) -> tuple[int, int]:
+async def bytes_per_request(transport: Transport, requests: int = 5) -> tuple[int, int]:
     """Mean bytes to the server and back for one request, on a connection that stands already."""
-    host, _, port = road.address.rpartition(":")
-    async with relay(host, int(port)) as counted, road.at(f"127.0.0.1:{counted.port}").opened(patient=True) as send:
+    host, _, port = transport.address.rpartition(":")
+    async with (
+        relay(host, int(port)) as counted,
+        transport.at(f"127.0.0.1:{counted.port}").opened(patient=True) as send,
+    ):
         await send(0)
         before = replace(counted)
         for number in range(requests):

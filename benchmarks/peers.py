@@ -71,7 +71,7 @@ class Peer:
     Attributes:
         title: how tables call it.
         script: its file in `peers/`.
-        road: how its answers are asked for.
+        transport: how its answers are asked for.
         options: what the script is told besides port and models.
         workloads: what it can do.
         environment: name of the virtual environment that it shares with its like.
@@ -79,18 +79,18 @@ class Peer:
 
     title: str
     script: str
-    road: Literal["http", "tcp", "grpc", "shared memory"]
+    transport: Literal["http", "tcp", "grpc", "shared memory"]
     environment: str
     options: tuple[str, ...] = ()
     workloads: tuple[Workload, ...] = ("identity", "photos")
 
 
 PEERS = {
-    "socket": Peer(title="bare TCP, no server", script="serve_socket.py", road="tcp", environment="visard"),
+    "socket": Peer(title="bare TCP, no server", script="serve_socket.py", transport="tcp", environment="visard"),
     "notebook": Peer(
         title="notebook: PyTorch, weights per image",
         script="serve_torch.py",
-        road="tcp",
+        transport="tcp",
         environment="visard",
         options=("--cold",),
         workloads=("photos",),
@@ -98,25 +98,25 @@ PEERS = {
     "torch": Peer(
         title="PyTorch eager, warm",
         script="serve_torch.py",
-        road="tcp",
+        transport="tcp",
         environment="visard",
         workloads=("photos",),
     ),
-    "fastapi": Peer(title="FastAPI + onnxruntime", script="serve_fastapi.py", road="http", environment="fastapi"),
-    "litserve": Peer(title="LitServe", script="serve_litserve.py", road="http", environment="litserve"),
-    "ray": Peer(title="Ray Serve", script="serve_ray.py", road="http", environment="ray"),
-    "bentoml": Peer(title="BentoML", script="serve_bentoml.py", road="http", environment="bentoml"),
+    "fastapi": Peer(title="FastAPI + onnxruntime", script="serve_fastapi.py", transport="http", environment="fastapi"),
+    "litserve": Peer(title="LitServe", script="serve_litserve.py", transport="http", environment="litserve"),
+    "ray": Peer(title="Ray Serve", script="serve_ray.py", transport="http", environment="ray"),
+    "bentoml": Peer(title="BentoML", script="serve_bentoml.py", transport="http", environment="bentoml"),
     "bentoml-batching": Peer(
         title="BentoML, adaptive batching",
         script="serve_bentoml.py",
-        road="http",
+        transport="http",
         environment="bentoml",
         options=("--batching",),
     ),
-    "pytriton": Peer(title="PyTriton", script="serve_pytriton.py", road="grpc", environment="visard"),
-    "visard": Peer(title="Visard, gRPC", script="serve_visard.py", road="grpc", environment="visard"),
+    "pytriton": Peer(title="PyTriton", script="serve_pytriton.py", transport="grpc", environment="visard"),
+    "visard": Peer(title="Visard, gRPC", script="serve_visard.py", transport="grpc", environment="visard"),
     "visard-shared": Peer(
-        title="Visard, shared memory", script="serve_visard.py", road="shared memory", environment="visard"
+        title="Visard, shared memory", script="serve_visard.py", transport="shared memory", environment="visard"
     ),
 }
 
@@ -313,7 +313,7 @@ class Bench:
 
     def ask_once(self, peer: Peer, port: int) -> bytes:
         """Send one image."""
-        if peer.road in ("http", "tcp"):
+        if peer.transport in ("http", "tcp"):
             caller = self.caller(peer, port)
             try:
                 return bytes(caller(self.image.tobytes()))
@@ -333,11 +333,11 @@ class Bench:
 
     def caller(self, peer: Peer, port: int) -> Any:
         """One connection of a peer that is asked over a socket."""
-        return HttpCaller(port) if peer.road == "http" else SocketCaller(port, ANSWER_BYTES[self.workload])
+        return HttpCaller(port) if peer.transport == "http" else SocketCaller(port, ANSWER_BYTES[self.workload])
 
     def connection(self, peer: Peer, port: int, in_flight: int) -> Connection:
         """How the SDK reaches a Triton."""
-        shared = peer.road == "shared memory"
+        shared = peer.transport == "shared memory"
         return Connection(url=f"127.0.0.1:{port}", max_in_flight=in_flight, shared_memory=shared)
 
     def wait_until_ready(self, peer: Peer, port: int, processes: Processes) -> None:
@@ -357,7 +357,7 @@ class Bench:
 
     def drive(self, peer: Peer, port: int, in_flight: int) -> Load:
         """Load a running peer."""
-        if peer.road in ("http", "tcp"):
+        if peer.transport in ("http", "tcp"):
             return drive_threads(lambda: self.caller(peer, port), self.image.tobytes(), in_flight, self.seconds)
         model, name = self.model(peer)
         return drive_triton(self.connection(peer, port, in_flight), model, self.image, in_flight, self.seconds, name)

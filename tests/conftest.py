@@ -45,7 +45,7 @@ def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServ
 
 @pytest.fixture(scope="session")
 def writing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """The same with generators that write the personas that reach them into what they draw, open for every road."""
+    """The same with generators that write the personas that reach them into what they draw, over every transport."""
     from tiny_models import tiny_repository
     from visard_server.triton import TritonServer
 

@@ -30,8 +30,8 @@ from load_figures import (
     stable,
 )
 from load_loops import Load, closed_loop, open_loop, senders
-from load_roads import FaceRoad
 from load_server import parse_counters, times_between
+from load_transports import FaceTransport
 from load_wire import bytes_per_request
 from perf_analyzer import parse_report
 
@@ -335,18 +335,18 @@ def test_perf_analyzer_s_report_is_read():
 
 def test_bytes_are_counted_on_the_wire(tiny_server):
     face = np.full((1, 512, 512, 3), 60, np.uint8)
-    road = FaceRoad(name="grpc", connection=Connection(url=tiny_server.grpc_url), faces=face)
-    there, back = asyncio.run(bytes_per_request(road))
+    transport = FaceTransport(name="grpc", connection=Connection(url=tiny_server.grpc_url), faces=face)
+    there, back = asyncio.run(bytes_per_request(transport))
     assert face.nbytes < there < face.nbytes * 1.01
     assert face.nbytes < back < face.nbytes * 1.01
 
 
 def test_several_processes_share_one_schedule(tiny_server):
     face = np.full((1, 512, 512, 3), 60, np.uint8)
-    road = FaceRoad(name="grpc", connection=Connection(url=tiny_server.grpc_url), faces=face)
+    transport = FaceTransport(name="grpc", connection=Connection(url=tiny_server.grpc_url), faces=face)
     timing = Timing(warm_up_s=0.2, window_s=0.2)
     with senders(2) as sending:
-        result = sending.run(road, Load(rate_per_s=30.0), timing, seed=5)
+        result = sending.run(transport, Load(rate_per_s=30.0), timing, seed=5)
     assert [each.due_s for each in result.samples] == poisson_schedule(30, timing.end_s, 5).tolist()
     assert {each.outcome for each in result.samples} == {FLIPPED}
 
@@ -357,7 +357,7 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("load")
     models = tiny_repository(folder / "models")
     command = [sys.executable, ROOT / "benchmarks" / "load.py", "--models", models, "--quick", "--no-perf-analyzer"]
-    command += ["--roads", "grpc,sdk", "--window", "0.3", "--repeats", "2", "--loads", "0.5", "--skew", "0.5"]
+    command += ["--transports", "grpc,sdk", "--window", "0.3", "--repeats", "2", "--loads", "0.5", "--skew", "0.5"]
     command += ["--in-flight", "2", "--deadline-ms", "60000", "--output", folder / "results"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -367,11 +367,11 @@ def report(tmp_path_factory):
 
 def test_a_run_measures_every_load_and_says_it_in_one_line(report):
     full, line, results = report
-    loads = {(load["road"], load["kind"], load["amount"]) for load in full["loads"]}
+    loads = {(load["transport"], load["kind"], load["amount"]) for load in full["loads"]}
     assert {("grpc", "closed", 1), ("grpc", "open", 0.5), ("grpc", "skew", 0.5), ("sdk", "closed", 1)} <= loads
-    assert all(set(load["outcomes"]) <= {"flipped"} for load in full["loads"] if load["road"] == "grpc")
+    assert all(set(load["outcomes"]) <= {"flipped"} for load in full["loads"] if load["transport"] == "grpc")
     assert line["images_per_second"] == full["served"]["achieved_per_s"] > 0
-    (opened,) = (load for load in full["loads"] if load["kind"] == "open" and load["road"] == "grpc")
+    (opened,) = (load for load in full["loads"] if load["kind"] == "open" and load["transport"] == "grpc")
     assert opened["latency_ms"]["p99"] > 0
     assert line["served_over_bare"] == full["over_bare"]["grpc"] > 0
     assert line["environment"]["cores"] > 0

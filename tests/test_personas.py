@@ -26,8 +26,8 @@ from visard_preprocess.photo import read_photo
 
 KEY = "a key that nobody guesses"
 BASE = int.from_bytes(blake2b(KEY.encode(), digest_size=4, person=b"visard persona").digest(), "big") >> 1
-ROADS = pytest.mark.parametrize(
-    "road", [{}, {"shared_memory": True}, {"encoded": True}], ids=["grpc", "shm", "encoded"]
+TRANSPORTS = pytest.mark.parametrize(
+    "transport", [{}, {"shared_memory": True}, {"encoded": True}], ids=["grpc", "shm", "encoded"]
 )
 
 
@@ -104,10 +104,10 @@ def test_an_empty_key_is_refused():
 # --- what arrives ---
 
 
-@ROADS
-def test_personas_arrive_unchanged_on_every_road(writing_server, road):
+@TRANSPORTS
+def test_personas_arrive_unchanged_over_every_transport(writing_server, transport):
     numbers = [2**31 - 1, 0, 1_234_567_890, 42]
-    with Client(Connection(url=writing_server.grpc_url, **road)) as client:
+    with Client(Connection(url=writing_server.grpc_url, **transport)) as client:
         for direction in ("opposite", "to_male", ["to_female", "opposite", "to_male", "opposite"]):
             swaps = client.swap(levels(60, 190, 40, 200), direction, numbers)
             assert written_personas(np.stack([swap.swapped for swap in swaps])) == numbers
@@ -149,11 +149,11 @@ def test_a_face_keeps_its_persona_whatever_is_chosen_for_the_others(client, two_
     assert written(client.anonymize_found(found, ["opposite"] * 2)) != [BASE, BASE + 1]
 
 
-@ROADS
-def test_another_attempt_sends_the_same_persona(proxy, road):
+@TRANSPORTS
+def test_another_attempt_sends_the_same_persona(proxy, transport):
     proxy.faults = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED]
     proxy.lost = [grpc.StatusCode.UNAVAILABLE]
-    with Client(Connection(url=proxy.url, **road)) as client:
+    with Client(Connection(url=proxy.url, **transport)) as client:
         (swap,) = client.swap(levels(60))
     sent = proxy.personas()
     assert len(sent) == 4

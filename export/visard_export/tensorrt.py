@@ -2,7 +2,7 @@
 
 The network is strongly typed: every tensor has the type that the ONNX graph gives it, so the engine is in the
 precision that `visard_export.onnx` has asserted. An engine fits one GPU model and one TensorRT version only. The other
-road, which needs no such file, is the TensorRT accelerator in the configurations of the `gpu` profile.
+way, which needs no such file, is the TensorRT accelerator in the configurations of the `gpu` profile.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The roads to the models: what one request is, and how its answer is judged.
+"""The transports to the models: what one request is, and how its answer is judged.
 
     gRPC            one aligned face, its pixels inside the message
     shared memory   one aligned face, its pixels in memory that server and caller both map
@@ -6,7 +6,7 @@
     SDK             one photo through the SDK, which decodes it, finds its faces, aligns, scores and blends them
     REST            the same photo as a file through the REST API, the picture and its scores back
 
-A road is a value that can be handed to another process; opening it gives a function that sends.
+A transport is a value that can be handed to another process; opening it gives a function that sends.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PATTERN = 1000  # requests after which the order of the faces repeats
 _UNBOUNDED = 1024  # requests under way: more than any server here takes before it refuses
 
 
-class Road(Protocol):
+class Transport(Protocol):
     """One way to the models."""
 
     @property
@@ -44,8 +44,8 @@ class Road(Protocol):
     def address(self) -> str:
         """Where it leads, host:port."""
 
-    def at(self, address: str) -> Road:
-        """The same road to another address."""
+    def at(self, address: str) -> Transport:
+        """The same transport to another address."""
 
     def opened(self, *, patient: bool) -> AbstractAsyncContextManager[Send]:
         """Connect; gives the function that sends.
@@ -57,8 +57,8 @@ class Road(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _SdkRoad:
-    """A road that the SDK travels."""
+class _SdkTransport:
+    """A transport that the SDK has."""
 
     name: str
     connection: Connection
@@ -69,12 +69,12 @@ class _SdkRoad:
         return self.connection.url
 
     def at(self, address: str) -> Self:
-        """The same road to another address."""
+        """The same transport to another address."""
         return replace(self, connection=replace(self.connection, url=address))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FaceRoad(_SdkRoad):
+class FaceTransport(_SdkTransport):
     """Aligned faces, one per request.
 
     Attributes:
@@ -103,7 +103,7 @@ class FaceRoad(_SdkRoad):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PhotoRoad(_SdkRoad):
+class PhotoTransport(_SdkTransport):
     """Whole photos through the SDK."""
 
     photo: bytes = field(repr=False)
@@ -120,7 +120,7 @@ class PhotoRoad(_SdkRoad):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class RestRoad:
+class RestTransport:
     """Photos as files through the REST API; the answer is JSON, because only that says whether the faces flipped."""
 
     name: str
@@ -133,8 +133,8 @@ class RestRoad:
         """Where it leads."""
         return self.url.removeprefix("http://")
 
-    def at(self, address: str) -> Road:
-        """The same road to another address."""
+    def at(self, address: str) -> Transport:
+        """The same transport to another address."""
         return replace(self, url=f"http://{address}")
 
     @asynccontextmanager
