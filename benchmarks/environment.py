@@ -34,12 +34,12 @@ def environment() -> dict[str, Any]:
     }
 
 
-def model_digests(passports: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Take from the passports of a server's models what tells one set of weights from another."""
+def model_digests(provenance: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Take from the provenance of a server's models what tells one set of weights from another."""
     wanted = ("sha256", "checkpoint_sha256", "onnx_sha256", "precision", "trained")
     return {
-        model: {name: value for name, value in passport.items() if name in wanted or name.endswith("sha256")}
-        for model, passport in passports.items()
+        model: {name: value for name, value in origin.items() if name in wanted or name.endswith("sha256")}
+        for model, origin in provenance.items()
     }
 
 

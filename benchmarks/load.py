@@ -88,7 +88,7 @@ def main() -> None:
             target = Target(grpc_url=server.grpc_url, metrics_url=server.metrics_url, embedded=server)
         face = aligned_faces(SAMPLE_PHOTO)[:1]
         with Client(Connection(url=target.grpc_url, deadline_s=PATIENCE_S)) as client:
-            passports = client.passports()
+            provenance = client.provenance()
             faces = skew_pair(client, face)
         if len(faces) < 2:
             out.print("route skew is left out: the models do not call the sample's swap the other gender")
@@ -103,7 +103,7 @@ def main() -> None:
             run.witness += witness(arguments, plan, target, face[0], out.print)
     report = make_report(run, transports)
     report |= {"bytes_per_request": wire, "client_stages_ms": stages_ms, "cold_starts": cold}
-    report |= {"environment": {**where, "models": model_digests(passports)}, "arguments": sys.argv[1:]}
+    report |= {"environment": {**where, "models": model_digests(provenance)}, "arguments": sys.argv[1:]}
     folder = arguments.output / f"{time.strftime('%Y%m%dT%H%M%S')}-{where['commit'][:8] or 'no-commit'}"
     show(out, run, report)
     write(folder, run, report)

@@ -137,7 +137,7 @@ def test_untrained_models_are_announced_loudly(exported, astronaut, tmp_path):
     assert size_of(tmp_path / "out.png") == (512, 512)
 
 
-def test_check_shows_passports_of_a_repository(exported):
+def test_check_shows_provenance_of_a_repository(exported):
     run = visard("check", "--models", exported)
     assert run.returncode == 0, run.stderr
     for word in ("dlib", "gender_classifier", "persona.safetensors", "persona"):

@@ -252,9 +252,9 @@ def test_a_closed_client_says_so(tiny_server):
         client.swap(gradients(1))
 
 
-def test_models_and_passports(client):
+def test_models_and_provenance(client):
     assert all(client.models().values())
-    assert client.passports() == {}  # tiny models were not exported
+    assert client.provenance() == {}  # tiny models were not exported
 
 
 # --- the server misbehaves ---

@@ -123,7 +123,7 @@ def test_second_classifier_in_onnx(tmp_path, portraits):
     second = SecondClassifier(tmp_path / "c.onnx")
     expected = expected_gender(portraits[0])
     assert second.genders(portraits[0]) == ["male" if male > female else "female" for female, male in expected]
-    assert second.passport() == {"file": "c.onnx", "sha256": sha256_of(tmp_path / "c.onnx")}
+    assert second.provenance() == {"file": "c.onnx", "sha256": sha256_of(tmp_path / "c.onnx")}
 
 
 def test_second_classifier_in_safetensors(portraits):

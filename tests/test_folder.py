@@ -488,7 +488,7 @@ def test_a_server_that_stays_away_ends_the_run(photos, tiny_server, tmp_path):
 def test_a_server_that_fails_and_recovers_costs_nothing(photos, undisturbed, tiny_server, tmp_path):
     faults = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED] * 6
     with GrpcProxy(tiny_server.grpc_url, faults=[grpc.StatusCode.UNIMPLEMENTED, *faults]) as proxy:
-        # The first fault is for the passports: not said, as without. One face may meet all the others.
+        # The first fault is for the provenance: not said, as without. One face may meet all the others.
         connection = Connection(url=proxy.url, max_attempts=10)
         anonymise_folder(photos, tmp_path / "out", Settings(), connection=connection, workers=1)
         assert not proxy.faults
@@ -508,7 +508,7 @@ def test_a_server_that_comes_back_with_other_models_is_refused():
         async def models(self):
             return {"anonymizer": True}
 
-        async def passports(self):
+        async def provenance(self):
             return {"generator_to_male": {"checkpoint_sha256": self.served, "precision": "fp32"}}
 
     async def swap():

@@ -40,11 +40,11 @@ def tensors(configured: Iterable[Any]) -> list[tuple[str, str, tuple[int, ...]]]
     ]
 
 
-def test_the_repository_serves_the_contract_and_its_passports() -> None:
-    assert CONFIGS.keys() == {*MODELS, *ENCODED_MODELS, "passport"}
+def test_the_repository_serves_the_contract_and_its_provenance() -> None:
+    assert CONFIGS.keys() == {*MODELS, *ENCODED_MODELS, "provenance"}
     assert set(ENCODED_MODELS) == set(repository.ENCODED_MODELS)
-    assert tensors(CONFIGS["passport"].output) == [("passport", "BYTES", (1,))]
-    assert not CONFIGS["passport"].input
+    assert tensors(CONFIGS["provenance"].output) == [("provenance", "BYTES", (1,))]
+    assert not CONFIGS["provenance"].input
 
 
 @pytest.mark.parametrize(("model", "spec"), {**MODELS, **ENCODED_MODELS}.items())

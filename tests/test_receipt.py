@@ -17,7 +17,7 @@ from visard_errors import DataError, OutputError
 from visard_folder.journal import FaceRecord, Journal, Record
 from visard_folder.receipt import make_keys, verify_receipt, write_receipt
 
-PASSPORT = {
+PROVENANCE = {
     "checkpoint": "private name.pth",
     "checkpoint_sha256": "aa" * 32,
     "model_sha256": "bb" * 32,
@@ -84,7 +84,7 @@ def receipt(target, keys, counts):
         keys[0],
         counts=counts,
         settings={"policy": "blur", "min_confidence": 0.75, "identity": True, "detector": "hog"},
-        models={"generator_to_male": PASSPORT},
+        models={"generator_to_male": PROVENANCE},
         manifests=[target / ".visard" / "manifest.csv"],
         seconds=12.34567,
     )

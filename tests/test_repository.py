@@ -59,7 +59,7 @@ def fake_versions(folder: Path) -> Path:
     for model in EXPORTED_MODELS:
         (folder / model).mkdir(parents=True)
         (folder / model / "model.onnx").write_bytes(model.encode())
-        (folder / model / "passport.json").write_text("{}")
+        (folder / model / "provenance.json").write_text("{}")
     return folder
 
 
@@ -108,27 +108,27 @@ def test_exported_generator_does_something_mild(exported):
     assert 1 < difference.mean() < 30
 
 
-def test_passport_tells_where_a_model_comes_from(exported, paths):
-    passport = json.loads((exported / "generator_to_male" / "1" / "passport.json").read_text())
-    assert passport["checkpoint"] == "persona.safetensors"
-    assert passport["checkpoint_sha256"] == sha256_of(paths.to_male)
-    assert passport["model_sha256"] == sha256_of(exported / "generator_to_male" / "1" / "model.onnx")
-    assert passport["trained"] is False
-    assert passport["architecture"]["trunk"]["head"] == "persona"
-    assert passport["precision_histogram"]["compute"]["Conv"] == {"FLOAT16": 10}
-    assert passport["parity"].keys() == {"fp32", "fp16"}
-    assert passport["parity"]["fp32"]["mean_grey"] <= 0.02
-    assert passport["created"].endswith("+00:00")
-    assert passport["versions"].keys() == {"visard", "torch", "onnx", "onnxruntime"}
-    assert str(paths.to_male.parent) not in json.dumps(passport)
+def test_provenance_tells_where_a_model_comes_from(exported, paths):
+    provenance = json.loads((exported / "generator_to_male" / "1" / "provenance.json").read_text())
+    assert provenance["checkpoint"] == "persona.safetensors"
+    assert provenance["checkpoint_sha256"] == sha256_of(paths.to_male)
+    assert provenance["model_sha256"] == sha256_of(exported / "generator_to_male" / "1" / "model.onnx")
+    assert provenance["trained"] is False
+    assert provenance["architecture"]["trunk"]["head"] == "persona"
+    assert provenance["precision_histogram"]["compute"]["Conv"] == {"FLOAT16": 10}
+    assert provenance["parity"].keys() == {"fp32", "fp16"}
+    assert provenance["parity"]["fp32"]["mean_grey"] <= 0.02
+    assert provenance["created"].endswith("+00:00")
+    assert provenance["versions"].keys() == {"visard", "torch", "onnx", "onnxruntime"}
+    assert str(paths.to_male.parent) not in json.dumps(provenance)
 
 
 def test_new_weights_become_the_next_version(exported, paths, tmp_path):
     before = contents(exported)
     number = export_version(exported, "generator_to_male", paths.to_female, faces=aligned_faces())
     assert number == 2
-    passport = json.loads((exported / "generator_to_male" / "2" / "passport.json").read_text())
-    assert passport["checkpoint"] == "persona.safetensors"
+    provenance = json.loads((exported / "generator_to_male" / "2" / "provenance.json").read_text())
+    assert provenance["checkpoint"] == "persona.safetensors"
     after = contents(exported)
     assert {name: after[name] for name in before} == before
 
@@ -162,7 +162,7 @@ def profiled(request, tmp_path_factory) -> tuple[str, Path]:
 
 def test_every_model_has_a_configuration_and_a_version(profiled):
     _, repository = profiled
-    assert {folder.name for folder in repository.iterdir()} == {*MODELS, "passport"}
+    assert {folder.name for folder in repository.iterdir()} == {*MODELS, "provenance"}
     for folder in repository.iterdir():
         assert (folder / "config.pbtxt").is_file()
         assert (folder / "1").is_dir()
@@ -190,14 +190,14 @@ def test_cpu_profile(tmp_path):
     assert counts == {"gender_router": 3, **dict.fromkeys(EXPORTED_MODELS, 2)}
     for model in EXPORTED_MODELS:
         assert read_config(repository, model).parameters["intra_op_thread_count"].string_value == "1"
-    assert read_config(repository, "passport").max_batch_size == 0  # no batching stays no batching
-    assert [group.count for group in read_config(repository, "passport").instance_group] == [1]
+    assert read_config(repository, "provenance").max_batch_size == 0  # no batching stays no batching
+    assert [group.count for group in read_config(repository, "provenance").instance_group] == [1]
     assert read_config(repository, "generator_to_male").backend == "onnxruntime"
 
 
 def test_models_for_faces_that_travel_as_files_are_there_where_they_are_wanted(tmp_path):
     repository = fake_repository(tmp_path / "repository", encoded=True)
-    assert {folder.name for folder in repository.iterdir()} == {*MODELS, *ENCODED_MODELS, "passport"}
+    assert {folder.name for folder in repository.iterdir()} == {*MODELS, *ENCODED_MODELS, "provenance"}
     room = {
         model: read_config(repository, model).dynamic_batching.default_queue_policy.max_queue_size
         for model in ("face_decoder", "face_encoder")

@@ -38,10 +38,10 @@ from tiny_models import (
 from visard import Client, Connection
 from visard.wire import (
     build_encoded_request,
-    build_passports_request,
+    build_provenance_request,
     build_request,
     parse_encoded_swap,
-    parse_passports,
+    parse_provenance,
     parse_response,
 )
 from visard_errors import MissingExtra, RepositoryError, ServerError
@@ -260,13 +260,13 @@ def test_an_encoded_grey_picture_is_taken_as_rgb(encoded: Any) -> None:
     assert np.abs(picture - expected_swap(PICTURE[None])[0]).mean() < 1
 
 
-def test_passports_are_answered_through_inference(tmp_path: Path) -> None:
-    repository = tiny_repository(tmp_path / "models", only={"passport", "gender_classifier"})
-    passport = '{"trained": false, "origin": "Zürich"}'
-    (repository / "gender_classifier" / "1" / "passport.json").write_text(passport, encoding="utf-8")
+def test_provenance_is_answered_through_inference(tmp_path: Path) -> None:
+    repository = tiny_repository(tmp_path / "models", only={"provenance", "gender_classifier"})
+    written = '{"trained": false, "origin": "Zürich"}'
+    (repository / "gender_classifier" / "1" / "provenance.json").write_text(written, encoding="utf-8")
     with TritonServer(repository) as server:
-        passports = parse_passports(connect(server).ModelInfer(build_passports_request()))
-    assert passports == {"gender_classifier": {"trained": False, "origin": "Zürich"}}
+        provenance = parse_provenance(connect(server).ModelInfer(build_provenance_request()))
+    assert provenance == {"gender_classifier": {"trained": False, "origin": "Zürich"}}
 
 
 def test_models_are_listed(tiny_server: TritonServer) -> None:
@@ -279,7 +279,7 @@ def test_models_are_listed(tiny_server: TritonServer) -> None:
         "gender_router",
         "generator_to_female",
         "generator_to_male",
-        "passport",
+        "provenance",
     ]
     assert all(model.ready and model.version == "1" for model in models)
 
@@ -462,7 +462,7 @@ DIRECT = {"anonymizer_to_male", "generator_to_male", "gender_classifier"}
 
 @pytest.mark.parametrize("port", ["grpc_port", "http_port", "metrics_port"])
 def test_a_taken_port_is_named(tmp_path: Path, port: str) -> None:
-    repository = tiny_repository(tmp_path / "models", only={"passport"})
+    repository = tiny_repository(tmp_path / "models", only={"provenance"})
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -482,7 +482,7 @@ def test_a_port_lost_while_the_models_load_is_replaced(tmp_path: Path, monkeypat
             return (taken.getsockname()[1], *calls[-1][1:]) if len(calls) == 1 else calls[-1]
 
         monkeypatch.setattr(visard_server.triton, "_choose_ports", lose_the_first)
-        with TritonServer(tiny_repository(tmp_path / "models", only={"passport"})) as server:
+        with TritonServer(tiny_repository(tmp_path / "models", only={"provenance"})) as server:
             assert server.grpc_url == f"127.0.0.1:{calls[1][0]}"
             assert [model.ready for model in server.models()] == [True]
 
@@ -492,7 +492,7 @@ def test_a_port_lost_while_the_models_load_is_replaced(tmp_path: Path, monkeypat
     [
         ("gender_classifier/1/model.onnx", "junk", r"model 'gender_classifier'.*Protobuf parsing failed"),
         ("generator_to_male/config.pbtxt", "pixels: 3", r"model 'generator_to_male'.*no field named \"pixels\""),
-        ("passport/1/model.py", "def broken(", r"model 'passport'.*SyntaxError: '\(' was never closed"),
+        ("provenance/1/model.py", "def broken(", r"model 'provenance'.*SyntaxError: '\(' was never closed"),
     ],
 )
 def test_a_model_that_does_not_load_is_named_with_its_reason(
@@ -520,8 +520,8 @@ def test_an_empty_repository_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_server_that_does_not_get_ready_in_time_is_ended(tmp_path: Path) -> None:
-    repository = tiny_repository(tmp_path / "models", only={"passport"})
-    (repository / "passport" / "1" / "model.py").write_text("import time; time.sleep(60)", encoding="utf-8")
+    repository = tiny_repository(tmp_path / "models", only={"provenance"})
+    (repository / "provenance" / "1" / "model.py").write_text("import time; time.sleep(60)", encoding="utf-8")
     with pytest.raises(ServerError, match=r"not ready within 1 s"):
         TritonServer(repository, startup_timeout_s=1).start()
     assert not processes_of(repository)
@@ -667,7 +667,7 @@ def test_a_crashed_triton_is_started_anew_and_a_face_under_way_is_answered(tmp_p
 
 
 def test_a_triton_that_crashes_again_and_again_is_given_up(tmp_path: Path) -> None:
-    with TritonServer(tiny_repository(tmp_path / "models", only={"passport"})) as server:
+    with TritonServer(tiny_repository(tmp_path / "models", only={"provenance"})) as server:
         for _ in range(3):
             crash(server)
             wait_until(lambda: is_live(server))
@@ -678,7 +678,7 @@ def test_a_triton_that_crashes_again_and_again_is_given_up(tmp_path: Path) -> No
 
 
 def test_wait_says_when_the_server_ended_by_itself(tmp_path: Path) -> None:
-    with TritonServer(tiny_repository(tmp_path / "models", only={"passport"})) as server:
+    with TritonServer(tiny_repository(tmp_path / "models", only={"provenance"})) as server:
         os.kill(server._process.pid, signal.SIGKILL)
         with pytest.raises(ServerError, match="ended by itself"):
             server.wait()

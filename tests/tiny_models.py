@@ -202,7 +202,7 @@ def tiny_repository(
     Returns:
         `folder`.
     """
-    ignored = shutil.ignore_patterns("__pycache__", "*.onnx", "passport.json", "README.md")
+    ignored = shutil.ignore_patterns("__pycache__", "*.onnx", "provenance.json", "README.md")
     shutil.copytree(MODEL_REPOSITORY, folder, ignore=ignored)
     for model in folder.iterdir():
         if (only and model.name not in only) or (model.name in ENCODED_MODELS and not encoded):

@@ -43,15 +43,15 @@ def check(
         table.add_row(part, found or "[yellow]missing[/]", "" if found else escape(remedy))
     out.print(table)
     if models is not None:
-        from visard_export.repository import read_passports
+        from visard_export.repository import read_provenance
 
-        out.print(report.passports_table(read_passports(models)))
+        out.print(report.provenance_table(read_provenance(models)))
     if server is not None:
         with Client(usage(lambda: Connection(url=server))) as client:
             ready = client.models()
             missing = [model for model, there in ready.items() if not there]
             out.print(f"{server}: {len(ready) - len(missing)} of {len(ready)} models ready", highlight=False)
-            out.print(report.passports_table(client.passports()))
+            out.print(report.provenance_table(client.provenance()))
         if missing:
             raise ServerError(f"{server} lacks {', '.join(missing)}: export the models again and restart it")
 

@@ -107,14 +107,14 @@ def warn_untrained(client: Client) -> dict[str, dict[str, Any]]:
     """Say loudly where a server's models have random weights.
 
     Returns:
-        The passports that say so, see `Client.passports`; none where the server does not tell.
+        The models' provenance, see `Client.provenance`; none where the server does not tell.
     """
     try:
-        passports = client.passports()
+        provenance = client.provenance()
     except ServerRefused:
         err.print("[yellow]This server does not say where its models come from.[/]")
         return {}
-    untrained = [model for model, passport in passports.items() if passport.get("trained") is False]
+    untrained = [model for model, origin in provenance.items() if origin.get("trained") is False]
     if untrained:
         err.print(
             Panel(
@@ -124,4 +124,4 @@ def warn_untrained(client: Client) -> dict[str, dict[str, Any]]:
                 border_style="bold red",
             )
         )
-    return passports
+    return provenance

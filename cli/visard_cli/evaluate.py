@@ -101,7 +101,7 @@ def evaluate(
         from visard_evaluation.html import write_html  # before the work: a missing extra is known at once
     with ExitStack() as stack:
         client = stack.enter_context(Client(console.connection_to(stack, server, models)))
-        passports = console.warn_untrained(client)
+        provenance = console.warn_untrained(client)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         bar = stack.enter_context(Progress(*columns, console=console.err))
         found = measure(
@@ -116,8 +116,8 @@ def evaluate(
             "visard": metadata.version("visard"),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "models": {
-                model: {key: passport.get(key) for key in ("trained", "checkpoint_sha256")}
-                for model, passport in passports.items()
+                model: {key: origin.get(key) for key in ("trained", "checkpoint_sha256")}
+                for model, origin in provenance.items()
             },
         }
     title = f"How well {'the results of ' if results else ''}“{folder.name or folder.resolve().name}” "

@@ -52,7 +52,7 @@ def export(
 
     with needs("export", "exporting models"):
         from visard_export.export import export_repository
-        from visard_export.repository import read_passports
+        from visard_export.repository import read_provenance
 
     verification = np.concatenate([aligned_faces(photo) for photo in face_photos or [SAMPLE_PHOTO]])
     with err.status("Exporting") as status:
@@ -68,4 +68,4 @@ def export(
             report=status.update,
         )
     out.print(f"Model repository ready: {target}", highlight=False, soft_wrap=True)
-    out.print(report.passports_table(read_passports(target)))
+    out.print(report.provenance_table(read_provenance(target)))

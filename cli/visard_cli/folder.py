@@ -169,7 +169,7 @@ def folder(
         urls = [url.strip() for url in server.split(",")] if server else [None]
         connections = [connection_to(stack, url, models, deadline_s=_DEADLINE_S) for url in urls]
         with Client(connections[0], workers=1) as client:
-            passports = warn_untrained(client)
+            provenance = warn_untrained(client)
         options: dict[str, Any] = {
             "people": people,
             "key": None if hash_key_file is None else _read_key(hash_key_file),
@@ -194,7 +194,7 @@ def folder(
             receipt,
             counts={name: summary[name] for name in ("outcomes", "verdicts", "treatments", "errors")},
             settings=asdict(settings),
-            models=passports,
+            models=provenance,
             manifests=[Path(path) for path in summary["manifest"]],
             seconds=summary["seconds"],
         )

@@ -74,19 +74,19 @@ def progress_bar(console: Console, total: int, *, show: bool) -> Iterator[Any]:
         yield counted
 
 
-def passports_table(passports: dict[str, dict[str, Any]]) -> Table:
+def provenance_table(provenance: dict[str, dict[str, Any]]) -> Table:
     """Where each model comes from, a row per model."""
-    table = Table(title="Model passports", title_justify="left")
+    table = Table(title="Where the models come from", title_justify="left")
     for heading in ("model", "trained", "architecture", "precision", "checkpoint", "sha256"):
         table.add_column(heading, overflow="fold")
-    for model, passport in sorted(passports.items()):
-        trained, sizes = passport.get("trained"), dict(passport.get("architecture", {}))
+    for model, origin in sorted(provenance.items()):
+        trained, sizes = origin.get("trained"), dict(origin.get("architecture", {}))
         table.add_row(
             model,
             "not said" if trained is None else "yes" if trained else "[red]no[/]",
             ", ".join(f"{key} {value}" for key, value in sizes.get("trunk", sizes).items()),
-            str(passport.get("precision", "")),
-            str(passport.get("checkpoint", "")),
-            str(passport.get("checkpoint_sha256", ""))[:12],
+            str(origin.get("precision", "")),
+            str(origin.get("checkpoint", "")),
+            str(origin.get("checkpoint_sha256", ""))[:12],
         )
     return table

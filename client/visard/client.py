@@ -39,14 +39,14 @@ from visard.wire import (
     Direction,
     Swap,
     build_encoded_request,
-    build_passports_request,
+    build_provenance_request,
     build_request,
     check_images,
     check_metadata,
     check_personas,
     error_from_status,
     parse_encoded_swap,
-    parse_passports,
+    parse_provenance,
     parse_response,
     parse_retry_after_s,
     parse_swap,
@@ -268,9 +268,9 @@ class AsyncClient:
 
         return dict(zip(MODELS, await asyncio.gather(*map(ready, MODELS)), strict=True))
 
-    async def passports(self) -> dict[str, dict[str, Any]]:
-        """Ask where the served models come from: model name → the passport that its export wrote."""
-        return parse_passports(await self._call("ModelInfer", build_passports_request(), _METADATA_DEADLINE_S))
+    async def provenance(self) -> dict[str, dict[str, Any]]:
+        """Ask where the served models come from: model name → what its export wrote about it."""
+        return parse_provenance(await self._call("ModelInfer", build_provenance_request(), _METADATA_DEADLINE_S))
 
     async def warm_up(self, options: Options | None = None) -> None:
         """Load what the first photos would load, on every worker: Python stands still while dlib reads its models."""
@@ -522,9 +522,9 @@ class Client:
         """Ask which models of the contract the server has ready."""
         return self._run(self._client.models())
 
-    def passports(self) -> dict[str, dict[str, Any]]:
-        """Ask where the served models come from; see `AsyncClient.passports`."""
-        return self._run(self._client.passports())
+    def provenance(self) -> dict[str, dict[str, Any]]:
+        """Ask where the served models come from; see `AsyncClient.provenance`."""
+        return self._run(self._client.provenance())
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         if self._loop.is_closed():

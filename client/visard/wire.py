@@ -347,15 +347,15 @@ def _other_shape(model: str, spec: TensorSpec, datatype: str, shape: tuple[int, 
     )
 
 
-def build_passports_request() -> Any:
-    """Write the request for the passports of a server's models: plain inference, which every gateway lets through."""
+def build_provenance_request() -> Any:
+    """Write the request for the provenance of a server's models: plain inference, which every gateway lets through."""
     from tritonclient.grpc import service_pb2
 
-    return service_pb2.ModelInferRequest(model_name="passport")
+    return service_pb2.ModelInferRequest(model_name="provenance")
 
 
-def parse_passports(response: Any) -> dict[str, dict[str, Any]]:
-    """Read model name → passport."""
+def parse_provenance(response: Any) -> dict[str, dict[str, Any]]:
+    """Read model name → provenance."""
     return dict(json.loads(response.raw_output_contents[0][_LENGTH.size :]))
 
 

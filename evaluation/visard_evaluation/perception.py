@@ -78,6 +78,6 @@ class Perception:
             features: NDArray[np.float64] = torch.cat(means[2:], dim=1).double().numpy()
         return features
 
-    def passport(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """The digest of the weights."""
         return {"network": "VGG16, stlpips-pytorch 0.0.2", "sha256": self._sha256}

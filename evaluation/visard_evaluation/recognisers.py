@@ -53,7 +53,7 @@ class Recogniser(Protocol):
     def describe(self, views: Sequence[View]) -> NDArray[np.float64]:
         """Describe pictures: N of them → (N, D) float64."""
 
-    def passport(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """What a report says about the recogniser itself, ready for JSON."""
 
 
@@ -69,7 +69,7 @@ class DlibRecogniser:
 
         return finder().descriptors([(view.aligned, view.landmarks) for view in views])
 
-    def passport(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """Threshold."""
         return {"threshold": self.threshold}
 
@@ -138,7 +138,7 @@ class OnnxRecogniser:
         descriptors: NDArray[np.float64] = output.astype(np.float64) / lengths
         return descriptors
 
-    def passport(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """Threshold, input and the file's digest."""
         return {
             "threshold": self.threshold,

@@ -46,7 +46,7 @@ class SecondClassifier:
             raise CheckpointError(f"the second classifier '{self._file}' answers {answers.shape}, not (N, 2)")
         return [ApparentGender.from_probabilities(each).label for each in answers]
 
-    def passport(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """The file's name and digest."""
         return {"file": self._file.name, "sha256": self._sha256}
 

@@ -126,11 +126,11 @@ def summarise(
         "people": len(set(people)),
         "linkable": sum(count for count in Counter(people).values() if count > 1),
         "linked_chance": _linked_chance(people),
-        "recognisers": {recogniser.name: recogniser.passport() for recogniser in judges.recognisers},
+        "recognisers": {recogniser.name: recogniser.provenance() for recogniser in judges.recognisers},
     }
     for name, judge in (("second_classifier", judges.second_classifier), ("perception", judges.perception)):
         if judge is not None:
-            figures["settings"][name] = judge.passport()
+            figures["settings"][name] = judge.provenance()
     return Evaluation(figures=figures, measures=measures, identities=identities)
 
 

@@ -1,7 +1,7 @@
 """The demo weights, and random ones of any size for tests and benchmarks.
 
 Random weights show that the pipeline runs, not what it can do: they call themselves untrained in their metadata, and
-that word travels into the passport of every model made from them.
+that word travels into the provenance of every model made from them.
 """
 
 from __future__ import annotations

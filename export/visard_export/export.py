@@ -20,8 +20,8 @@ from visard_export.checkpoints import Checkpoint, load_classifier, load_generato
 from visard_export.graphs import build_graph
 from visard_export.networks.persona import Direction
 from visard_export.onnx import OPSET, export_onnx
-from visard_export.passport import Passport
 from visard_export.precision import Precision
+from visard_export.provenance import Provenance
 from visard_export.repository import (
     ENGINE_FILE,
     EXPORTED_MODELS,
@@ -122,7 +122,7 @@ def export_version(
 def _export(
     model: str, checkpoint: Checkpoint, folder: Path, faces: NDArray[np.uint8], precision: Precision, profile: Profile
 ) -> None:
-    """Fill a version folder with a verified model and its passport."""
+    """Fill a version folder with a verified model and its provenance."""
     network = checkpoint.network()
     direction: Direction = "to_female" if model.endswith("to_female") else "to_male"
     reference = build_graph(network, direction=direction)
@@ -134,7 +134,7 @@ def _export(
     if precision == "fp16":
         histogram = export_onnx(build_graph(network, "fp16", direction), path)
         parity["fp16"] = verify(reference, path, faces, "fp16")
-    Passport(
+    Provenance(
         model=model,
         checkpoint=checkpoint.file_name,
         checkpoint_sha256=checkpoint.sha256,

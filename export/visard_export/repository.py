@@ -33,7 +33,7 @@ ENCODED_MODELS = (
 MODEL_FILE = "model.onnx"
 ENGINE_FILE = "model.plan"
 CONFIG_FILE = "config.pbtxt"
-PASSPORT_FILE = "passport.json"
+PROVENANCE_FILE = "provenance.json"
 
 CPU_MAX_BATCH = 4  # of one request: a CPU gains nothing from more, and all of a batch waits for its last face
 # Two instances of one thread each use two cores better than one instance of two threads: nobody waits for the other
@@ -52,7 +52,7 @@ def assemble(versions: Path, repository: Path, *, profile: Profile = "cpu", enco
     """Build a repository out of the static one and a folder of exported models.
 
     Args:
-        versions: has one folder for each of `EXPORTED_MODELS` with its model and passport; they are moved.
+        versions: has one folder for each of `EXPORTED_MODELS` with its model and provenance; they are moved.
         repository: the folder to make.
         profile: `cpu`, `gpu` or `tensorrt`.
         encoded: with the models for faces that travel as files.
@@ -136,21 +136,21 @@ def is_repository(folder: Path) -> bool:
     return (folder / "anonymizer" / CONFIG_FILE).is_file() and all(child.name in known for child in folder.iterdir())
 
 
-def read_passports(repository: Path) -> dict[str, dict[str, Any]]:
-    """Read model → passport of the version that Triton serves, the highest.
+def read_provenance(repository: Path) -> dict[str, dict[str, Any]]:
+    """Read model → provenance of the version that Triton serves, the highest.
 
     Raises:
         RepositoryError: the folder is no repository of Visard.
     """
     if not repository.is_dir() or not is_repository(repository):
         raise RepositoryError(f"'{repository}' is not a model repository of Visard: `visard export` makes one")
-    passports = {}
+    provenance = {}
     for model in EXPORTED_MODELS:
         newest = max(
             (path for path in (repository / model).iterdir() if path.name.isdigit()), key=lambda p: int(p.name)
         )
-        passports[model] = json.loads((newest / PASSPORT_FILE).read_text(encoding="utf-8"))
-    return passports
+        provenance[model] = json.loads((newest / PROVENANCE_FILE).read_text(encoding="utf-8"))
+    return provenance
 
 
 def publish(repository: Path, target: Path) -> None:
@@ -183,7 +183,7 @@ def add_version(repository: Path, model: str, version: Path, report: Callable[[s
     Args:
         repository: made by `export_repository`.
         model: one of `EXPORTED_MODELS`.
-        version: has the model and its passport; it is copied.
+        version: has the model and its provenance; it is copied.
         report: takes a line of progress.
 
     Returns:

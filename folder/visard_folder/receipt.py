@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 FORMAT = "visard-receipt/1"  # signed with the rest: a signature of something else is no receipt
 
-# Of a model's passport: everything that identifies it, but not what its file is called.
-_PASSPORT_KEYS = ("checkpoint_sha256", "model_sha256", "network", "architecture", "trained", "licence", "precision")
+# Of a model's provenance: everything that identifies it, but not what its file is called.
+_PROVENANCE_KEYS = ("checkpoint_sha256", "model_sha256", "network", "architecture", "trained", "licence", "precision")
 _LONGEST_WORD = 64  # settings are words and numbers; anything longer, or with a separator in it, may be a path
 
 
@@ -84,7 +84,7 @@ def write_receipt(
         key: PEM file of the Ed25519 private key.
         counts: `Journal.summary`: `outcomes` of the photos, `verdicts` and `treatments` of the faces, and `errors`.
         settings: of the run: words, numbers and truth values by name, no paths and no names of people.
-        models: the server's passports by model.
+        models: the server's provenance by model.
         manifests: the files that list every photo; bound by name and digest.
         seconds: wall time of the run.
 
@@ -104,7 +104,7 @@ def write_receipt(
         "seconds": round(seconds, 3),
         "settings": {name: _harmless(name, value) for name, value in settings.items()},
         "thresholds": _thresholds(),
-        "models": {model: {name: passport.get(name) for name in _PASSPORT_KEYS} for model, passport in models.items()},
+        "models": {model: {name: origin.get(name) for name in _PROVENANCE_KEYS} for model, origin in models.items()},
         "counts": {name: dict(counts[name]) for name in ("outcomes", "verdicts", "treatments", "errors")},
         "rates": _rates(counts),
         "manifests": {manifest.name: _digest(manifest) for manifest in manifests},

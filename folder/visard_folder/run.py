@@ -189,11 +189,11 @@ def same_models(now: dict[str, str] | None, before: dict[str, str] | None, serve
     return True
 
 
-def model_versions(passports: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def model_versions(provenance: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Model name → its weights and precision: what of the models the results depend on."""
     return {
-        name: f"{str(passport.get('checkpoint_sha256'))[:16]} {passport.get('precision')}"
-        for name, passport in sorted(passports.items())
+        name: f"{str(origin.get('checkpoint_sha256'))[:16]} {origin.get('precision')}"
+        for name, origin in sorted(provenance.items())
     }
 
 
@@ -229,7 +229,7 @@ class _Server:
     async def read_models(self) -> dict[str, str] | None:
         """Model name → its weights and precision, as far as the results depend on them; None where it is not said."""
         try:
-            return model_versions(await self._client.passports())
+            return model_versions(await self._client.provenance())
         except ServerRefused:
             return None
 

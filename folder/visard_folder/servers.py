@@ -33,7 +33,7 @@ _LOST = 5  # deadlines of one request, or servers lost over it, until it is give
 def versions(client: Client) -> dict[str, str] | None:
     """What a server serves, see `model_versions`; None where it does not say."""
     try:
-        return model_versions(client.passports())
+        return model_versions(client.provenance())
     except ServerRefused:
         return None
 

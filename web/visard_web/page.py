@@ -61,10 +61,10 @@ def router(state: AppState) -> APIRouter:
     @routes.get("/page/about")
     async def about() -> JSONResponse:
         try:
-            passports = await state.client.passports()
+            provenance = await state.client.provenance()
         except VisardError:  # what the page says first must not depend on the models
-            passports = {}
-        untrained = sorted(model for model, passport in passports.items() if passport.get("trained") is False)
+            provenance = {}
+        untrained = sorted(model for model, origin in provenance.items() if origin.get("trained") is False)
         limits = state.settings
         return JSONResponse(
             {

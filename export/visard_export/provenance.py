@@ -1,4 +1,4 @@
-"""The passport: where an exported model comes from and how faithful it is, as JSON beside the model.
+"""The provenance: where an exported model comes from and how faithful it is, as JSON beside the model.
 
 It names the weights file without its folder, so that it may be shown to anyone who may use the server.
 """
@@ -13,12 +13,12 @@ from pathlib import Path
 from visard_export.checkpoints import Architecture
 from visard_export.onnx import PrecisionHistogram
 from visard_export.precision import Precision
-from visard_export.repository import PASSPORT_FILE
+from visard_export.repository import PROVENANCE_FILE
 from visard_export.verify import Parity
 
 
 @dataclass(frozen=True, kw_only=True)
-class Passport:
+class Provenance:
     """One exported model.
 
     Attributes:
@@ -54,6 +54,6 @@ class Passport:
     created: str
 
     def write(self, folder: Path) -> None:
-        """Write the passport into a model's version folder."""
+        """Write the provenance into a model's version folder."""
         text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
-        (folder / PASSPORT_FILE).write_text(text + "\n", encoding="utf-8")
+        (folder / PROVENANCE_FILE).write_text(text + "\n", encoding="utf-8")
