@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from visard_training.stylegan2 import StyleGAN2Architecture, StyleGAN2Generator
+from visard_training.pairs.stylegan2 import StyleGAN2Architecture, StyleGAN2Generator
 
 TINY = StyleGAN2Architecture(mapping=(12, 16, 16, 16), channels=(8, 6, 4))
 

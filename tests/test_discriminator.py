@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from visard_training.discriminator import DiscriminatorArchitecture, MultiScaleDiscriminator
+from visard_training.swapper.discriminator import DiscriminatorArchitecture, MultiScaleDiscriminator
 
 SMALL = DiscriminatorArchitecture(ndf=4, n_layers=2, n_scales=2)
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from visard_errors import CheckpointError
 from visard_export.graphs import ClassifierGraph
 from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
-from visard_training.losses import (
+from visard_training.swapper.losses import (
     ClassifierFeatures,
     PerceptualLoss,
     VGG19Features,

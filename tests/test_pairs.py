@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from visard_errors import DataError
-from visard_training.pairs import Pair, PairWriter, choose_pair, read_pairs
+from visard_training.pairs.folder import Pair, PairWriter, choose_pair, read_pairs
 
 FILTERS = ("face found", "certain")
 

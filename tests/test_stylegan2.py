@@ -25,8 +25,8 @@ from stylegan2_files import (
     write_rosinality,
 )
 from visard_errors import CheckpointError
-from visard_training.stylegan2 import StyleGAN2Architecture, StyleGAN2Generator, modulated_convolution, upsample
-from visard_training.stylegan2_checkpoints import load_stylegan2
+from visard_training.pairs.stylegan2 import StyleGAN2Architecture, StyleGAN2Generator, modulated_convolution, upsample
+from visard_training.pairs.stylegan2_checkpoints import load_stylegan2
 
 BLUR = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 16
 

@@ -28,10 +28,10 @@ from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
 from visard_preprocess.align import finder
 from visard_preprocess.geometry import crop
 from visard_preprocess.photo import read_photo
-from visard_training.pairs import read_pairs
-from visard_training.stylegan2 import StyleGAN2Architecture, StyleGAN2Generator
-from visard_training.stylegan2_checkpoints import load_stylegan2
-from visard_training.stylegan2_pairs import (
+from visard_training.pairs.folder import read_pairs
+from visard_training.pairs.stylegan2 import StyleGAN2Architecture, StyleGAN2Generator
+from visard_training.pairs.stylegan2_checkpoints import load_stylegan2
+from visard_training.pairs.stylegan2_pairs import (
     MULTIPLES,
     StyleGAN2Options,
     choose_versions,

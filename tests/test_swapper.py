@@ -25,12 +25,12 @@ from visard_export.checkpoints import load_generator, save_checkpoint
 from visard_export.graphs import build_graph
 from visard_export.networks.pix2pixhd import Head, Pix2PixHDArchitecture, Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
-from visard_training.batches import PairImages, Sampler, vary
-from visard_training.discriminator import DiscriminatorArchitecture
-from visard_training.generator import SwapModel
-from visard_training.pairs import PairWriter, read_pairs
-from visard_training.state import load_state
-from visard_training.swapper import LossWeights, SwapperOptions, rate_factor, train_swapper
+from visard_training.pairs.folder import PairWriter, read_pairs
+from visard_training.runs.state import load_state
+from visard_training.swapper.batches import PairImages, Sampler, vary
+from visard_training.swapper.discriminator import DiscriminatorArchitecture
+from visard_training.swapper.generator import SwapModel
+from visard_training.swapper.training import LossWeights, SwapperOptions, rate_factor, train_swapper
 
 SIZE = 32
 SMALL = Pix2PixHDArchitecture(ngf=4, n_downsampling=1, n_blocks=1)

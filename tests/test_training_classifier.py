@@ -27,12 +27,12 @@ from visard_errors import CheckpointError, DataError
 from visard_export.checkpoints import load_classifier, save_checkpoint
 from visard_export.graphs import build_graph
 from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
-from visard_training import augmentation
-from visard_training.classifier import ClassifierOptions, _face_weights, train_classifier
-from visard_training.classifier_report import calibrate, served_probabilities, split_report
-from visard_training.data import read_faces
-from visard_training.pixels import Pixels, classifier_pixels, normalise
-from visard_training.state import generator
+from visard_training.classifier.pixels import Pixels, classifier_pixels, normalise
+from visard_training.classifier.report import calibrate, served_probabilities, split_report
+from visard_training.classifier.training import ClassifierOptions, _face_weights, train_classifier
+from visard_training.data import augmentation
+from visard_training.data.faces import read_faces
+from visard_training.runs.state import generator
 
 TOY = ClassifierOptions(width=2, size=33, epochs=2, batch_size=4, learning_rate=0.05)
 SILENT = Console(quiet=True)
@@ -133,8 +133,8 @@ def test_a_killed_run_comes_to_the_same_weights(toy_run, toy_faces, tmp_path):
     output, report = toy_run
     options = "ClassifierOptions(width=2, size=33, epochs=2, batch_size=4, learning_rate=0.05, save_every=1)"
     script = (
-        "from pathlib import Path; from visard_training.classifier import *; import torch, time;"
-        "from visard_training import augmentation as a; flip = a.flip;"
+        "from pathlib import Path; from visard_training.classifier.training import *; import torch, time;"
+        "from visard_training.data import augmentation as a; flip = a.flip;"
         "a.flip = lambda *given: (time.sleep(0.5), flip(*given))[1];"  # time enough to be killed in
         f"torch.set_num_threads({torch.get_num_threads()});"
         f"train_classifier([Path({str(toy_faces)!r})], Path({str(tmp_path)!r}), {options})"
@@ -362,7 +362,7 @@ def test_on_two_processes_the_weights_stay_one(toy_faces, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
-        "from visard_training.classifier import *\n"
+        "from visard_training.classifier.training import *\n"
         "options = ClassifierOptions(width=2, size=33, epochs=1, batch_size=4, learning_rate=0.05)\n"
         f"train_classifier([Path({str(toy_faces)!r})], Path({str(tmp_path / 'run')!r}), options)\n"
         "options = ClassifierOptions(width=2, size=33, batch_size=3)\n"

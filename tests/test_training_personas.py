@@ -16,14 +16,12 @@ from visard_export.demo import plain_atlas
 from visard_preprocess.align import finder
 from visard_preprocess.geometry import crop
 from visard_preprocess.photo import read_photo
-from visard_training import persona_generator
-from visard_training.donors import tone_of
-from visard_training.persona_batches import Lessons, put_before, relight
-from visard_training.persona_frame import ATLAS_FILE, SHAPES_FILE, Frame, write_personas
-from visard_training.persona_generator import PersonaTrainingOptions, train_persona_generator
-from visard_training.persona_targets import FaceParts, face_parts, targets
-from visard_training.personas import PersonaOptions
-from visard_training.shapes import (
+from visard_training.personas import training as persona_training
+from visard_training.personas.atlas import PersonaOptions
+from visard_training.personas.donors import tone_of
+from visard_training.personas.frame import ATLAS_FILE, SHAPES_FILE, Frame, write_personas
+from visard_training.personas.lessons import Lessons, put_before, relight
+from visard_training.personas.shapes import (
     MIRROR,
     N_MODES,
     OPEN_MODE,
@@ -37,6 +35,8 @@ from visard_training.shapes import (
     turned,
     with_forehead,
 )
+from visard_training.personas.targets import FaceParts, face_parts, targets
+from visard_training.personas.training import PersonaTrainingOptions, train_persona_generator
 
 
 @pytest.fixture(scope="module")
@@ -276,14 +276,14 @@ QUIET = Console(quiet=True)
 
 
 def test_training_goes_on_to_the_same_weights(tmp_path, personas, monkeypatch):
-    monkeypatch.setattr(persona_generator, "make_lessons", lambda *args, **options: lessons())
+    monkeypatch.setattr(persona_training, "make_lessons", lambda *args, **options: lessons())
     whole = train_persona_generator([], personas, tmp_path / "whole", OPTIONS, console=QUIET)
     cut = Cut(tmp_path / "cut", stop_at=8)
-    monkeypatch.setattr(persona_generator.functional, "binary_cross_entropy_with_logits", cut.interrupt)
+    monkeypatch.setattr(persona_training.functional, "binary_cross_entropy_with_logits", cut.interrupt)
     with pytest.raises(KeyboardInterrupt):
         train_persona_generator([], personas, tmp_path / "cut", OPTIONS, console=QUIET)
     monkeypatch.undo()
-    monkeypatch.setattr(persona_generator, "make_lessons", lambda *args, **options: lessons())
+    monkeypatch.setattr(persona_training, "make_lessons", lambda *args, **options: lessons())
     resumed = train_persona_generator([], personas, tmp_path / "cut", OPTIONS, console=QUIET)
     first, second = load_generator(whole), load_generator(resumed)
     assert first.trained
@@ -310,18 +310,18 @@ def test_training_learns(tmp_path, personas, monkeypatch):
     made = lessons(1)
     made.fields[:] = 20
     made.masks[:] = 255
-    monkeypatch.setattr(persona_generator, "make_lessons", lambda *args, **options: made)
+    monkeypatch.setattr(persona_training, "make_lessons", lambda *args, **options: made)
     options = PersonaTrainingOptions(steps=120, traits_steps=1, batch_size=2, ngf=2, n_downsampling=2, n_blocks=1)
     path = train_persona_generator([], personas, tmp_path / "run", options, console=QUIET)
     network = load_generator(path).network()
     with torch.no_grad():
         out = network.trunk(torch.zeros(1, 6, 128, 128))[0]
     assert out[4:].mean() > 1  # the masks open
-    assert 5 < float(out[3].mean()) * persona_generator.PERSONA_SCALE * 512 < 35  # mirrored pictures agree on y alone
+    assert 5 < float(out[3].mean()) * persona_training.PERSONA_SCALE * 512 < 35  # mirrored pictures agree on y alone
 
 
 def test_another_trainings_state_is_refused(tmp_path, personas, monkeypatch):
-    monkeypatch.setattr(persona_generator, "make_lessons", lambda *args, **options: lessons())
+    monkeypatch.setattr(persona_training, "make_lessons", lambda *args, **options: lessons())
     train_persona_generator([], personas, tmp_path / "run", OPTIONS, console=QUIET)
     other = PersonaTrainingOptions(**{**vars(OPTIONS), "seed": 1})
     with pytest.raises(CheckpointError, match="other options or faces"):

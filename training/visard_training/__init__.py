@@ -1,5 +1,11 @@
-"""How the models come about: faces prepared, a classifier trained, pairs made, generators trained on them.
+"""How the models come about, a stage in each sub-package, in the order of the data.
 
-The files in the order of the data: `data`, `classifier`, `stylegan2` and `stylegan2_pairs`, `pairs`, then
-`discriminator`, `losses` and `swapper`. Nothing imports this package; it knows no server.
+    data         photographs of people ─► aligned faces
+    classifier   aligned faces ─► the gender classifier
+    personas     aligned faces ─► faces of nobody, and the generator that puts them in a face's place
+    pairs        a StyleGAN2 ─► the same face once female, once male
+    swapper      pairs ─► a generator for one direction
+
+Below them lies `runs`, what every training shares. The stages do not know each other, except that all take faces of
+`data` and that `swapper` reads what `pairs` wrote. Nothing here knows a server.
 """

@@ -13,7 +13,7 @@ from visard_cli.train.prepare import print_preparation
 from visard_errors.extras import needs
 
 if TYPE_CHECKING:
-    from visard_training.classifier_report import ClassifierReport
+    from visard_training.classifier.report import ClassifierReport
 
 EPILOG = (
     "Example: visard train classifier faces/ -o runs/classifier --width 32 --augmentation strong --epochs 30 "
@@ -67,7 +67,12 @@ def classifier(
 ) -> None:
     """Train the gender classifier; the defaults are the published recipe. Writes weights, figures and plots."""
     with needs("train", "training"):
-        from visard_training.classifier import RESULT_FILE, ClassifierOptions, main_process_first, train_classifier
+        from visard_training.classifier.training import (
+            RESULT_FILE,
+            ClassifierOptions,
+            main_process_first,
+            train_classifier,
+        )
 
     options = usage(
         lambda: ClassifierOptions(
@@ -101,7 +106,7 @@ def classifier(
 def _prepared(source: Path, folder: Path) -> Path:
     """The cache itself, or the one that is made of a source."""
     with needs("train", "training"):
-        from visard_training.data import FACES_FILE, prepare_faces
+        from visard_training.data.faces import FACES_FILE, prepare_faces
 
     if (source / FACES_FILE).is_file():
         return source

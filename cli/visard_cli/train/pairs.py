@@ -53,7 +53,7 @@ def pairs(
 ) -> None:
     """Make pairs to train the swapper on: the same face once female, once male. Goes on where it was stopped."""
     with needs("train", "training"):
-        from visard_training.stylegan2_pairs import StyleGAN2Options, make_pairs
+        from visard_training.pairs.stylegan2_pairs import StyleGAN2Options, make_pairs
 
     options = StyleGAN2Options(
         seed=seed, samples=samples, min_certainty=min_certainty, psi=psi, layers=layers, holdout=holdout

@@ -21,7 +21,7 @@ def persona_faces(
 ) -> None:
     """Give every face a female and a male persona: further faces for the classifier, in which hair tells nothing."""
     with needs("train", "training"):
-        from visard_training.persona_faces import make_persona_faces
+        from visard_training.personas.faces import make_persona_faces
 
     n = make_persona_faces(data, generator, output, seed=seed)
     say(f"{n} faces in {output}")

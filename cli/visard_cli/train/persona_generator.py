@@ -47,7 +47,7 @@ def persona_generator(
 ) -> None:
     """Train the generator that puts a persona in a face's place, for both directions at once."""
     with needs("train", "training"):
-        from visard_training.persona_generator import PersonaTrainingOptions, train_persona_generator
+        from visard_training.personas.training import PersonaTrainingOptions, train_persona_generator
 
     options = usage(
         lambda: PersonaTrainingOptions(

@@ -37,7 +37,7 @@ def personas(
 ) -> None:
     """Make faces of nobody, each the average of many generated portraits."""
     with needs("train", "training"):
-        from visard_training.personas import SHEET_FILE, PersonaOptions, make_personas
+        from visard_training.personas.atlas import SHEET_FILE, PersonaOptions, make_personas
 
     options = usage(lambda: PersonaOptions(count=count, donors=donors_each, push=push, skin=skin, seed=seed))
     make_personas(donors, [*donors, *(shapes or ())], output, options, report=say)

@@ -11,7 +11,7 @@ from visard_cli.console import say
 from visard_errors.extras import needs
 
 if TYPE_CHECKING:
-    from visard_training.data import Preparation
+    from visard_training.data.faces import Preparation
 
 EPILOG = "Example: visard train prepare photos/ faces/ --validation-share 0.15"
 
@@ -37,7 +37,7 @@ def prepare(
 ) -> None:
     """Align photographs once, for every training after it. Broken ones and those without a face are counted."""
     with needs("train", "training"):
-        from visard_training.data import prepare_faces
+        from visard_training.data.faces import prepare_faces
 
     report = prepare_faces(
         source, cache, validation_share=validation_share, seed=seed, detector=detector, workers=workers

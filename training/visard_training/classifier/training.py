@@ -38,14 +38,15 @@ from visard_errors import CheckpointError, DataError
 from visard_export.checkpoints import load_classifier, save_checkpoint
 from visard_export.graphs import CLASSIFIER_SIZE
 from visard_export.networks.resnet18 import MAX_WIDTH, ResNet18, ResNet18Architecture
-from visard_training import augmentation, classifier_report
-from visard_training.classifier_report import Epoch
-from visard_training.data import GENDERS, Sample, check_classes, read_faces
-from visard_training.pixels import Pixels, classifier_pixels, normalise
-from visard_training.state import generator, load_state, replace_atomically, save_state
+from visard_training.classifier import report as classifier_report
+from visard_training.classifier.pixels import Pixels, classifier_pixels, normalise
+from visard_training.classifier.report import Epoch
+from visard_training.data import augmentation
+from visard_training.data.faces import GENDERS, Sample, check_classes, read_faces
+from visard_training.runs.state import generator, load_state, replace_atomically, save_state
 
 if TYPE_CHECKING:
-    from visard_training.classifier_report import ClassifierReport
+    from visard_training.classifier.report import ClassifierReport
 
 STATE_FILE, RESULT_FILE, BEST_FILE, LAST_FILE = (
     "state.pt",
@@ -74,7 +75,7 @@ class ClassifierOptions:
         balance: `none`, `sampler` (both classes are drawn equally often) or `weights` (the rarer one counts more).
         balance_by: column of the manifest whose rarer groups, such as of ethnicity, are drawn or count more as well: by
             the square root of their rarity, so that a handful of faces is not learned by heart.
-        augmentation: `flip`, or `strong`: see `augmentation`.
+        augmentation: `flip`, or `strong`: see `data.augmentation`.
         size: edge of the pictures trained on. The served network sees 224; smaller is faster, for weights that a
             second training starts from.
         mixed_precision: `bf16` where the processor is faster in it.

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visard_preprocess.geometry import CROP_SIZE
-from visard_training.data import Gender
-from visard_training.persona_frame import Frame
-from visard_training.shapes import (
+from visard_training.data.faces import Gender
+from visard_training.personas.frame import Frame
+from visard_training.personas.shapes import (
     OPEN_MOUTH,
     Shape,
     cheeks_and_nose,

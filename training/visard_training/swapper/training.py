@@ -27,10 +27,12 @@ from visard_errors import CheckpointError, DataError
 from visard_export.checkpoints import load_classifier, sha256_of
 from visard_export.networks.pix2pixhd import IMAGE_SIZE, Pix2PixHDArchitecture, Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18
-from visard_training.batches import Direction, PairImages, Sampler, vary
-from visard_training.discriminator import DiscriminatorArchitecture, MultiScaleDiscriminator
-from visard_training.generator import SwapModel, export_generator, initial_network
-from visard_training.losses import (
+from visard_training.pairs.folder import read_pairs
+from visard_training.runs.state import load_state, save_state
+from visard_training.swapper.batches import Direction, PairImages, Sampler, vary
+from visard_training.swapper.discriminator import DiscriminatorArchitecture, MultiScaleDiscriminator
+from visard_training.swapper.generator import SwapModel, export_generator, initial_network
+from visard_training.swapper.losses import (
     ClassifierFeatures,
     PerceptualLoss,
     VGG19Features,
@@ -38,9 +40,7 @@ from visard_training.losses import (
     lsgan_loss,
     reconstruction_loss,
 )
-from visard_training.pairs import read_pairs
-from visard_training.state import load_state, save_state
-from visard_training.swapper_report import grey_levels, write_grid, write_losses
+from visard_training.swapper.report import grey_levels, write_grid, write_losses
 
 STATE_FILE, SAMPLES_FOLDER = "state.pt", "samples"
 LOG_STEPS = 25  # a row of the losses is the mean of at most so many steps
@@ -170,7 +170,7 @@ def train_swapper(
     """Train a generator, or go on where an earlier call with the same options and output was interrupted.
 
     Args:
-        folder: of pairs, see `pairs`.
+        folder: of pairs, see `pairs.folder`.
         output: a folder of this training's own, made if missing: decoded pairs, state, losses, samples, checkpoints.
         options: how to train.
         vgg: torchvision's VGG19 weights for the perceptual loss.

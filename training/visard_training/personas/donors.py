@@ -16,8 +16,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from visard_errors import DataError
-from visard_training.data import GENDERS, Gender, Sample, read_faces
-from visard_training.shapes import OPEN_MOUTH, Shape, cheeks_and_nose, mirrored, mouth_gap, turned, with_forehead
+from visard_training.data.faces import GENDERS, Gender, Sample, read_faces
+from visard_training.personas.shapes import (
+    OPEN_MOUTH,
+    Shape,
+    cheeks_and_nose,
+    mirrored,
+    mouth_gap,
+    turned,
+    with_forehead,
+)
 
 TONE_LIMITS = (60.0, 48.0)  # CIE L* of cheeks and nose in good light below which skin is of middle and of dark tone
 OLD_AGE = 50  # years from which a face counts as old

@@ -19,7 +19,7 @@ from visard_errors import CheckpointError
 from visard_export.checkpoints import read_tensors
 from visard_export.graphs import CLASSIFIER_SIZE, IMAGENET_DEVIATION, IMAGENET_MEAN, resize_matrix
 from visard_export.networks.resnet18 import ResNet18
-from visard_training.discriminator import Features
+from visard_training.swapper.discriminator import Features
 
 STAGE_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)  # of the five perceptual stages, shallow to deep
 

@@ -36,9 +36,9 @@ from visard_export.checkpoints import load_classifier, sha256_of
 from visard_export.graphs import build_graph
 from visard_preprocess.align import finder
 from visard_preprocess.geometry import CROP_SIZE
-from visard_training.pairs import AppendedCsv, PairWriter, Split, Suffix, choose_pair
-from visard_training.stylegan2 import StyleGAN2Generator
-from visard_training.stylegan2_checkpoints import load_stylegan2
+from visard_training.pairs.folder import AppendedCsv, PairWriter, Split, Suffix, choose_pair
+from visard_training.pairs.stylegan2 import StyleGAN2Generator
+from visard_training.pairs.stylegan2_checkpoints import load_stylegan2
 
 MULTIPLES = (-1.0, -0.5, 0.0, 0.5, 1.0)  # of Δ, from female to male
 FILTERS = ("certain", "face found")
@@ -93,7 +93,7 @@ def make_pairs(
     Args:
         generator: StyleGAN2 weights of either published family, trained on FFHQ-aligned faces.
         classifier: checkpoint of the gender classifier, the judge of every step.
-        folder: the pairs, see `pairs`; `samples.csv` and `centres.npz` of steps 1 to 4 lie beside them.
+        folder: the pairs, see `pairs.folder`; `samples.csv` and `centres.npz` of steps 1 to 4 lie beside them.
         options: see there.
         tries: how many new samples step 5 starts from; may be raised to go on with a finished folder.
         batch_size: pictures rendered at once; five belong to one face in step 5.

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from visard_errors import DataError, PhotoError
 from visard_preprocess.photo import read_photo
-from visard_training.augmentation import degrade, flip, relight, turn
-from visard_training.pairs import Pair
-from visard_training.state import generator
+from visard_training.data.augmentation import degrade, flip, relight, turn
+from visard_training.pairs.folder import Pair
+from visard_training.runs.state import generator
 
 Direction = Literal["to_male", "to_female"]
 

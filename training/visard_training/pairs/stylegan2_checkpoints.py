@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from visard_errors import CheckpointError
-from visard_training.stylegan2 import BLUR, MAPPING_LEARNING_RATE, StyleGAN2Architecture, StyleGAN2Generator
+from visard_training.pairs.stylegan2 import BLUR, MAPPING_LEARNING_RATE, StyleGAN2Architecture, StyleGAN2Generator
 
 MAX_BYTES = 2 * 1024**3  # the published 1024² networks have 127 to 380 MB
 MAX_NAMES = 12  # how many names an error message lists

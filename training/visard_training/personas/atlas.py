@@ -20,10 +20,10 @@ from PIL import Image
 
 from visard_export.networks.persona import AGES, EXPRESSIONS, TILE_SHAPE, TONES, Atlas
 from visard_preprocess.geometry import CROP_SIZE
-from visard_training.data import GENDERS, Gender, read_faces
-from visard_training.donors import FEWEST_DONORS, Donor, mean_shape, nearest, read_donors
-from visard_training.persona_frame import Frame, write_personas
-from visard_training.shapes import (
+from visard_training.data.faces import GENDERS, Gender, read_faces
+from visard_training.personas.donors import FEWEST_DONORS, Donor, mean_shape, nearest, read_donors
+from visard_training.personas.frame import Frame, write_personas
+from visard_training.personas.shapes import (
     OUTLINE,
     Shape,
     ShapeModel,
@@ -34,7 +34,7 @@ from visard_training.shapes import (
     sample,
     with_forehead,
 )
-from visard_training.state import write_atomically
+from visard_training.runs.state import write_atomically
 
 REPORT_FILE, SHEET_FILE = "report.json", "personas.jpg"
 

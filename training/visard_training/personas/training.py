@@ -24,9 +24,9 @@ from visard_export.checkpoints import save_checkpoint
 from visard_export.networks.persona import TONES, TRAITS_SIZE, PersonaGenerator, TraitsNetwork
 from visard_export.networks.pix2pixhd import IMAGE_SIZE, Pix2PixHDArchitecture, Pix2PixHDGenerator
 from visard_export.persona_graph import PERSONA_SCALE, SURROUNDINGS_SCALE, position_planes
-from visard_training.persona_batches import UNKNOWN, Batch, Lessons, make_lessons
-from visard_training.persona_frame import read_atlas
-from visard_training.state import generator, load_state, replace_atomically, save_state
+from visard_training.personas.frame import read_atlas
+from visard_training.personas.lessons import UNKNOWN, Batch, Lessons, make_lessons
+from visard_training.runs.state import generator, load_state, replace_atomically, save_state
 
 STATE_FILE, RESULT_FILE = "state.pt", "persona.safetensors"
 SIZE = 128  # side at which the trunk works
@@ -94,7 +94,7 @@ def train_persona_generator(
     """Train, or go on where an earlier call with the same options and output was interrupted.
 
     Args:
-        caches: prepared faces, see `visard_training.data`; their split `train` is used.
+        caches: prepared faces, see `visard_training.data.faces`; their split `train` is used.
         personas: what `visard train personas` made.
         output: folder of this run.
         options: how to train.

@@ -1,0 +1,1 @@
+"""Trains the gender classifier, and measures it."""

@@ -1,0 +1,1 @@
+"""Photographs of people into aligned faces, and how trainings vary them."""

@@ -1,0 +1,1 @@
+"""Pairs to train swappers on: the same face once female, once male."""

@@ -1,0 +1,1 @@
+"""Trains a generator for one direction on pairs, as pix2pixHD was published."""
