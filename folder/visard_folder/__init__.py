@@ -2,7 +2,7 @@
 
 The files in the order of the data: `walk` (find and read), `photo` (one photo, by `policy` and `people`; `leaks` proves
 the result), `run` (many at once), `write` and `journal` (what became of each), `manifest` and `annotations` (the end).
-`ray_engine`, `servers` and `stores` do the same on a cluster.
+`pool` asks the servers. `ray_engine` and `stores` do the same on a cluster.
 """
 
 from visard_folder.annotations import Annotations

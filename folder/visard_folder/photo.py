@@ -2,20 +2,22 @@
 
     read ─► decode ─► find ─► align ─► (swap) ─► judge ─► [second pass: (swap) ─► judge] ─► blend ─► encode ─► prove
 
-`steps` writes this once, as a generator that yields what it wants swapped: whoever drives it brings the server, one
-photo at a time (`anonymise`) or many at once on an event loop (`visard_folder.run`). Whatever is wrong with a photo
-ends in its record, never in an exception.
+`steps` writes this once, as a generator that yields what it wants swapped: whoever drives it brings the server.
+`anonymise` drives it on an event loop, where many photos are under way at once. Whatever is wrong with a photo ends in
+its record, never in an exception.
 
 It knows nothing about servers, folders or journals.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 from collections import defaultdict
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -30,7 +32,8 @@ from visard_folder.leaks import prove_clean
 from visard_folder.policy import Policy, Treatment, Verdict, judge, judge_again, pixelate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
+    from concurrent.futures import Executor
 
     from visard.result import FaceResult, Gender
     from visard_folder.people import People
@@ -108,21 +111,20 @@ class Product:
 Steps = Generator[SwapRequest, tuple[Swap, ...], Product]
 
 
-def anonymise(
-    read: Callable[[], bytes],
-    path: str,
-    settings: Settings,
-    swap: Callable[[NDArray[np.uint8], Direction, tuple[int, ...]], tuple[Swap, ...]],
-    *,
-    people: People | None = None,
-    key: bytes | None = None,
-    persona_key: str | bytes | None = None,
+async def anonymise(
+    work: Steps, swap: Callable[[SwapRequest], Awaitable[tuple[Swap, ...]]], threads: Executor
 ) -> Product:
-    """Anonymise one photo with a function that swaps aligned faces and waits for the answer; see `steps`."""
-    work = steps(read, path, settings, people=people, key=key, persona_key=persona_key)
-    step = advance(work)
+    """Take one photo through all its steps.
+
+    Args:
+        work: what `steps` gave.
+        swap: brings the answer to what it asks for.
+        threads: do everything else.
+    """
+    on_thread = partial(asyncio.get_running_loop().run_in_executor, threads)
+    step = await on_thread(advance, work)
     while isinstance(step, SwapRequest):
-        step = advance(work, swap(step.aligned, step.direction, step.personas))
+        step = await on_thread(advance, work, await swap(step))
     return step
 
 

@@ -9,6 +9,7 @@ A record reaches the journal only after its image stands under its final name.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import pickle
@@ -28,13 +29,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import visard_errors
-from visard.client import Client
 from visard.connection import Connection
-from visard_errors import MissingExtra, OutputError, ServerError, ServerRefused, UnreadablePhoto, VisardError
+from visard.wire import Direction
+from visard_errors import MissingExtra, OutputError, ServerRefused, UnreadablePhoto, VisardError
 from visard_folder.journal import Journal, Record
-from visard_folder.photo import Product, Settings, anonymise
+from visard_folder.photo import Product, Settings, anonymise, steps
+from visard_folder.pool import Models, Pool, agreed_models
 from visard_folder.run import Backlog, Watcher, conclude, run_settings
-from visard_folder.servers import Servers, agreed_versions
 from visard_folder.stores import ATOMIC_STORES, Store, StoreJournal, is_url, upload
 from visard_folder.walk import Found, check_apart, walk
 from visard_folder.write import Writer, folds_case
@@ -48,9 +49,8 @@ if TYPE_CHECKING:
 
 _CHUNK = 8  # photos per call of an actor: few, because a call that is lost is done again
 _CHUNKS_PER_ACTOR = 3  # one at work, two on their way
-_THREADS = 2  # per actor, and so per core: one waits for a server while the other computes
+_AT_ONCE = 2  # photos per actor, and so per core: one waits for a server while the other computes
 _DEATHS = 3  # of workers that never gave an answer: it is not the photos
-_LOOK_S = 15.0  # between the driver's looks at the servers
 _OBJECT_STORE_BYTES = 200 * 2**20  # of a cluster of our own; only names and records are in it
 
 # What an actor answers for a photo: its record and stamp, or the class and words of an error that ends the run.
@@ -67,7 +67,7 @@ class Job:
         drafts: folder for what is being written, on the disk of a target that is a folder.
         settings: what to do with every photo.
         connections: the servers; every face goes to the next that is there.
-        models: what they all serve, as `model_versions` writes it.
+        models: what they all serve.
         people: who stays visible, where not everybody is hidden.
         key: for the hashes.
         persona_key: for the personas.
@@ -79,7 +79,7 @@ class Job:
     drafts: str
     settings: Settings
     connections: tuple[Connection, ...]
-    models: dict[str, str] | None
+    models: Models
     people: People | None = field(default=None, repr=False)
     key: bytes | None = field(default=None, repr=False)
     persona_key: str | bytes | None = field(default=None, repr=False)
@@ -134,7 +134,7 @@ def anonymise_on_ray(
     if annotations is not None:
         annotations.check()
     with ExitStack() as stack:
-        models = agreed_versions(connections)
+        models = asyncio.run(agreed_models(connections))
         wanted = run_settings(settings, people, key, models)
         if write_to is None:
             journal = stack.enter_context(Journal(Path(target), wanted, force=force))
@@ -148,7 +148,7 @@ def anonymise_on_ray(
             journal = stack.enter_context(StoreJournal(write_to, journal_folder, wanted, force=force))
             journal_drafts = ""
         cores = stack.enter_context(_cluster(address, workers, connections))
-        stack.enter_context(_looking_after(connections, watcher.notice))
+        stack.enter_context(_watching(connections, settings.direction, models, watcher.notice))
         job = Job(
             source=source if read_from else str(Path(source).resolve()),
             target=target if write_to else str(Path(target).resolve()),
@@ -248,28 +248,19 @@ def start_local(folder: str, workers: int | None = None) -> None:
 
 
 @contextmanager
-def _looking_after(connections: Sequence[Connection], notice: Callable[[str], None]) -> Iterator[None]:
+def _watching(
+    connections: Sequence[Connection], direction: Direction, models: Models, notice: Callable[[str], None]
+) -> Iterator[None]:
     """Tell the user which servers are away, while the actors wait for them."""
     ended = threading.Event()
 
-    def look() -> None:
-        away: set[str] = set()
-        with ExitStack() as stack:
-            clients = {connection.url: stack.enter_context(Client(connection, workers=1)) for connection in connections}
-            while not ended.wait(_LOOK_S):
-                for url, client in clients.items():
-                    try:
-                        client.models()
-                    except ServerError as error:
-                        if url not in away:
-                            notice(f"a server is away, waiting for it: {error}")
-                        away.add(url)
-                    else:
-                        if url in away:
-                            notice(f"{url} is back")
-                        away.discard(url)
+    async def watch() -> None:
+        async with Pool(connections, direction, models, notice=notice) as pool:
+            watching = asyncio.ensure_future(pool.watch())
+            await asyncio.to_thread(ended.wait)
+            watching.cancel()
 
-    thread = threading.Thread(target=look, name="servers", daemon=True)
+    thread = threading.Thread(target=lambda: asyncio.run(watch()), name="servers", daemon=True)
     thread.start()
     try:
         yield
@@ -450,8 +441,10 @@ class _Actor:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="photo")
-        self._servers = Servers(job.connections, job.settings.direction, job.models, job.patience_s)
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="photo")
+        self._servers = Pool(job.connections, job.settings.direction, job.models, patience_s=job.patience_s)
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="servers", daemon=True).start()
         self._places: tuple[Callable[[Found], bytes], Callable[[Product, Found], Record]] | None = None
 
     def __call__(self, batch: Any) -> Any:
@@ -462,25 +455,36 @@ class _Actor:
             self._places = self._places or _places(self._job)
         except VisardError as error:
             return pa.table({"answers": [pickle.dumps([(type(error).__name__, str(error))])]})
-        return pa.table({"answers": [pickle.dumps(list(self._threads.map(self._photo, chunk))) for chunk in chunks]})
+        answers = [asyncio.run_coroutine_threadsafe(self._photos(chunk), self._loop).result() for chunk in chunks]
+        return pa.table({"answers": [pickle.dumps(answer) for answer in answers]})
 
-    def _photo(self, found: Found) -> Answer:
+    async def _photos(self, chunk: list[Found]) -> list[Answer]:
+        places = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(found: Found) -> Answer:
+            async with places:
+                return await self._photo(found)
+
+        return await asyncio.gather(*map(one, chunk))
+
+    async def _photo(self, found: Found) -> Answer:
         job = self._job
         assert self._places is not None  # noqa: S101 - see above
         read, write = self._places
+        work = steps(
+            partial(read, found),
+            found.path,
+            job.settings,
+            people=job.people,
+            key=job.key,
+            persona_key=job.persona_key,
+        )
         try:
-            product = anonymise(
-                partial(read, found),
-                found.path,
-                job.settings,
-                self._servers.swap,
-                people=job.people,
-                key=job.key,
-                persona_key=job.persona_key,
-            )
-            return write(product, found), found.stamp
+            product = await anonymise(work, self._servers.swap, self._threads)
+            record = await asyncio.get_running_loop().run_in_executor(self._threads, write, product, found)
         except VisardError as error:
             return type(error).__name__, str(error)
+        return record, found.stamp
 
 
 def _places(job: Job) -> tuple[Callable[[Found], bytes], Callable[[Product, Found], Record]]:

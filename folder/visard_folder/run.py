@@ -12,7 +12,6 @@ import asyncio
 import hashlib
 import hmac
 import os
-import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,18 +21,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from visard.client import AsyncClient
 from visard.connection import Connection
-from visard.wire import ENSEMBLES, Swap
-from visard_errors import DeadlineExceeded, Overloaded, ServerError, ServerRefused, ServerUnavailable
 from visard_folder.journal import Journal, Record, output_errors
 from visard_folder.manifest import write_manifest
-from visard_folder.photo import Settings, Steps, SwapRequest, advance, steps
+from visard_folder.photo import Settings, Steps, anonymise, steps
+from visard_folder.pool import Models, Pool, agreed_models
 from visard_folder.walk import Found, check_apart, walk
 from visard_folder.write import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator
 
     from visard_folder.annotations import Annotations
     from visard_folder.people import People
@@ -41,8 +38,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _WRITERS = 4  # threads that mostly wait for the disk
-_PAUSE_S, _PAUSE_MAX_S = 0.5, 15.0  # between two looks for a server that is away
-_ATTEMPTS = 8  # a photo whose faces failed so often at a server that was there is not going to be served
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,14 +104,15 @@ def anonymise_folder(
         annotations.check()
 
     async def run() -> dict[str, Any]:
-        async with AsyncClient(connection, workers=1) as client:
-            server = _Server(client, settings, patience_s, watcher.notice)
-            server.models = await server.read_models()
-            with Journal(target, run_settings(settings, people, key, server.models), force=force) as journal:
-                backlog = Backlog(partial(walk, source), journal, watcher)
-                photo_steps = partial(steps, settings=settings, people=people, key=key, persona_key=persona_key)
-                await _Engine(backlog, journal, photo_steps, server, workers or _cores(), watcher).run()
-                return conclude(journal, backlog, annotations, watcher)
+        models = await agreed_models([connection])
+        with Journal(target, run_settings(settings, people, key, models), force=force) as journal:
+            backlog = Backlog(partial(walk, source), journal, watcher)
+            photo_steps = partial(steps, settings=settings, people=people, key=key, persona_key=persona_key)
+            async with Pool(
+                [connection], settings.direction, models, patience_s=patience_s, notice=watcher.notice
+            ) as pool:
+                await _Engine(backlog, journal, photo_steps, pool, workers or _cores(), watcher).run()
+            return conclude(journal, backlog, annotations, watcher)
 
     return {**asyncio.run(run()), "seconds": round(time.monotonic() - started, 1)}
 
@@ -176,30 +172,7 @@ def conclude(journal: Journal, backlog: Backlog, annotations: Annotations | None
     }
 
 
-def same_models(now: dict[str, str] | None, before: dict[str, str] | None, server: str) -> bool:
-    """Whether a server that came back serves what it served; not yet, where it does not say so any more.
-
-    Raises:
-        ServerRefused: it serves other models, and results would depend on when they were made.
-    """
-    if now is None and before is not None:
-        return False
-    if now != before:
-        raise ServerRefused(f"{server} came back with other models: finish with the former, or use --force")
-    return True
-
-
-def model_versions(provenance: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Model name → its weights and precision: what of the models the results depend on."""
-    return {
-        name: f"{str(origin.get('checkpoint_sha256'))[:16]} {origin.get('precision')}"
-        for name, origin in sorted(provenance.items())
-    }
-
-
-def run_settings(
-    settings: Settings, people: People | None, key: bytes | None, models: dict[str, str] | None
-) -> dict[str, Any]:
+def run_settings(settings: Settings, people: People | None, key: bytes | None, models: Models) -> dict[str, Any]:
     """What the results depend on. Of people and key no more than shows that they are the same.
 
     Who becomes whom is left out: that is a draw, and its key is stored nowhere.
@@ -212,84 +185,6 @@ def run_settings(
     }
 
 
-class _Server:
-    """A server that is waited for when it is away."""
-
-    def __init__(
-        self, client: AsyncClient, settings: Settings, patience_s: float | None, notice: Callable[[str], None]
-    ) -> None:
-        self.models: dict[str, str] | None = None
-        self._client = client
-        self._ensemble = ENSEMBLES[settings.direction]
-        self._patience_s = patience_s
-        self._notice = notice
-        self._waiting = asyncio.Lock()
-        self._returns = 0
-
-    async def read_models(self) -> dict[str, str] | None:
-        """Model name → its weights and precision, as far as the results depend on them; None where it is not said."""
-        try:
-            return model_versions(await self._client.provenance())
-        except ServerRefused:
-            return None
-
-    async def swap(self, request: SwapRequest) -> tuple[Swap, ...]:
-        """Swap faces, however long the server is away in between. Asking twice is safe: the answer is the same."""
-        failures = 0
-        pause = _PAUSE_S
-        while True:
-            returns = self._returns
-            try:
-                return await self._client.swap(request.aligned, request.direction, request.personas)
-            except Overloaded:
-                await asyncio.sleep(random.uniform(0.5, 1.0) * pause)  # noqa: S311
-                pause = min(2 * pause, _PAUSE_MAX_S)
-            except (ServerUnavailable, DeadlineExceeded) as error:
-                failures += 1
-                if failures == _ATTEMPTS:
-                    raise
-                await self._wait(returns, error)
-            except ServerRefused as error:  # a server at its start lacks the models that it is about to have
-                if await self._ready():
-                    raise
-                await self._wait(returns, error)
-
-    async def _wait(self, returns: int, error: ServerError) -> None:
-        """Wait until the server answers again; one photo looks for it, the others wait for that one."""
-        async with self._waiting:
-            if self._returns != returns:
-                return
-            started = time.monotonic()
-            pause = _PAUSE_S
-            announced = False
-            while not await self._is_back():
-                if not announced:
-                    self._notice(f"the server is away, waiting for it: {error}")
-                    announced = True
-                if self._patience_s is not None and time.monotonic() - started > self._patience_s:
-                    raise error
-                await asyncio.sleep(random.uniform(0.5, 1.0) * pause)  # noqa: S311
-                pause = min(1.5 * pause, _PAUSE_MAX_S)
-            if announced:
-                self._notice("the server is back")
-            self._returns += 1
-
-    async def _is_back(self) -> bool:
-        if not await self._ready():
-            return False
-        try:
-            models = await self.read_models()
-        except ServerError:
-            return False
-        return same_models(models, self.models, "the server")
-
-    async def _ready(self) -> bool:
-        try:
-            return (await self._client.models())[self._ensemble]
-        except ServerError:
-            return False
-
-
 class _Engine:
     """One run over one folder."""
 
@@ -298,13 +193,13 @@ class _Engine:
         backlog: Backlog,
         journal: Journal,
         photo_steps: Callable[[Callable[[], bytes], str], Steps],
-        server: _Server,
+        servers: Pool,
         workers: int,
         watcher: Watcher,
     ) -> None:
         self._backlog = backlog
         self._steps = photo_steps
-        self._server = server
+        self._servers = servers
         self._watcher = watcher
         # Enough that neither the cores nor the server wait for each other, as few as that, because each holds pixels.
         self._window = 2 * workers + 4
@@ -338,12 +233,8 @@ class _Engine:
             photos.close()
 
     async def _photo(self, found: Found) -> None:
-        work = self._steps(found.read, found.path)
-        step = await _on(self._cores, partial(advance, work))
-        while isinstance(step, SwapRequest):
-            swaps = await self._server.swap(step)
-            step = await _on(self._cores, partial(advance, work, swaps))
-        self._watcher.photo(await _on(self._disk, partial(self._writer.store, step, found)))
+        product = await anonymise(self._steps(found.read, found.path), self._servers.swap, self._cores)
+        self._watcher.photo(await _on(self._disk, partial(self._writer.store, product, found)))
 
 
 def _cores() -> int:
