@@ -18,11 +18,11 @@ from visard import NoFace, VisardError
 from visard.pipeline import Choice, blend, min_face_px
 from visard.result import ImageFormat
 from visard_web.body import media_type, read_body
+from visard_web.faces import faces_found
 from visard_web.picture import Large
 from visard_web.problems import Problem, unusable
 
 if TYPE_CHECKING:
-    from visard import Found
     from visard_web.state import AppState
     from visard_web.store import Kept
 
@@ -163,19 +163,6 @@ def router(state: AppState) -> APIRouter:
 
 
 _SUFFIX: dict[ImageFormat, str] = {"jpeg": "jpg", "png": "png", "webp": "webp"}
-
-
-def faces_found(found: Found) -> list[dict[str, Any]]:
-    """Describe the faces of a photo."""
-    return [
-        {
-            "index": index,
-            "box": [round(float(edge), 1) for edge in face.box],
-            "too_small": face.too_small,
-            "gender": None if gender is None else {"label": gender.label, "confidence": round(gender.confidence, 4)},
-        }
-        for index, (face, gender) in enumerate(zip(found.faces, found.genders, strict=True))
-    ]
 
 
 def _choice_of(kept: Kept, index: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from visard.result import ImageFormat, Result
 from visard_web.described import PHOTO_BODY, PICTURES, problems
-from visard_web.page import faces_found
+from visard_web.faces import faces_found
 from visard_web.picture import Large
 from visard_web.problems import Problem
 
