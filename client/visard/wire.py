@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 IMAGE_SIZE = 512
-_LENGTH = struct.Struct("<I")  # stands before every element of a BYTES tensor
 GENDERS = ("female", "male")  # the order of both gender tensors
 DRAWN_BY_GRAPH = -1  # instead of a persona's number: for callers that send no choice of their own
 
@@ -189,12 +188,13 @@ def build_encoded_request(
         ValueError: `image` has another shape or type, or `persona` is out of range.
     """
     from PIL import Image
+    from tritonclient.utils import serialize_byte_tensor
 
     check_images(image)
     file = BytesIO()
     Image.fromarray(image[0]).save(file, "JPEG", **_JPEG)
     request = _request(model, (1, 1), timeout_s)
-    request.raw_input_contents.append(_LENGTH.pack(file.tell()) + file.getvalue())
+    request.raw_input_contents.append(serialize_byte_tensor(np.array([file.getvalue()], np.object_)).item())
     _add_personas(request, [persona], 1)
     return request
 
@@ -293,18 +293,13 @@ def check_metadata(model: str, metadata: Any) -> None:
 
 def _read_bytes(model: str, tensor: Any, raw: bytes) -> NDArray[Any]:
     """Take the elements of a BYTES tensor apart."""
-    elements, rest = [], memoryview(raw)
-    while len(rest) >= _LENGTH.size:
-        end = _LENGTH.size + _LENGTH.unpack_from(rest)[0]
-        if end > len(rest):
-            break
-        elements.append(bytes(rest[_LENGTH.size : end]))
-        rest = rest[end:]
-    if len(elements) != math.prod(tensor.shape) or len(rest):
-        raise ServerRefused(f"model '{model}' sent {len(elements)} elements for '{tensor.name}' {list(tensor.shape)}")
-    array = np.empty(len(elements), dtype=np.object_)
-    array[:] = elements
-    return array.reshape(tuple(tensor.shape))
+    from tritonclient.utils import deserialize_bytes_tensor
+
+    try:
+        elements: NDArray[Any] = deserialize_bytes_tensor(raw)
+        return elements.reshape(tuple(tensor.shape))
+    except (struct.error, ValueError) as error:
+        raise ServerRefused(f"model '{model}' sent a damaged '{tensor.name}' {list(tensor.shape)}: {error}") from None
 
 
 def _request(model: str, shape: Sequence[int], timeout_s: float | None) -> Any:
@@ -356,7 +351,9 @@ def build_provenance_request() -> Any:
 
 def parse_provenance(response: Any) -> dict[str, dict[str, Any]]:
     """Read model name → provenance."""
-    return dict(json.loads(response.raw_output_contents[0][_LENGTH.size :]))
+    from tritonclient.utils import deserialize_bytes_tensor
+
+    return dict(json.loads(deserialize_bytes_tensor(response.raw_output_contents[0])[0]))
 
 
 # Triton's own words for a full queue and for a request that waited too long in one; both arrive as UNAVAILABLE.
