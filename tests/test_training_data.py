@@ -16,8 +16,9 @@ from PIL import Image
 
 from visard_errors import CheckpointError, DataError
 from visard_preprocess.align import finder
+from visard_preprocess.files import write_atomically
 from visard_training.data.faces import Photo, hold_out, prepare_faces, read_faces, read_source
-from visard_training.runs.state import generator, load_state, save_state, write_atomically
+from visard_training.runs.state import generator, load_state, save_state
 
 
 def photo(gender="female", person="a", split=None):

@@ -13,10 +13,12 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from visard_errors import DataError
 from visard_folder.journal import FaceRecord
+from visard_preprocess.files import replace_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -96,9 +98,8 @@ class Annotations:
             final = journal.target / part.path.name
             if (record := journal.get(part.path.name)) and record.written:
                 raise DataError(f"'{part.path}' has the name of a photo, {final}: rename it")
-            draft = journal.drafts / part.path.name
-            kept, left_out = part.carry(journal, draft)
-            written.append(draft.replace(final))
+            kept, left_out = replace_atomically(final, partial(part.carry, journal), drafts=journal.drafts)
+            written.append(final)
             if left_out:
                 notice(f"{part.path.name}: {kept} photos carried, {left_out} left out (not written, or not found)")
         return written

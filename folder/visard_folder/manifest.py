@@ -9,11 +9,13 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from visard_errors import MissingExtra
 from visard_folder.journal import Journal, Record, printable
+from visard_preprocess.files import replace_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,9 +41,12 @@ def write_manifest(journal: Journal, notice: Callable[[str], None]) -> list[Path
     Returns:
         What was written.
     """
-    written = [_write_csv(journal)]
+    written = [journal.folder / "manifest.csv"]
+    replace_atomically(written[0], partial(_write_csv, journal), drafts=journal.drafts)
     try:
-        written.append(_write_parquet(journal))
+        parquet = journal.folder / "manifest.parquet"
+        replace_atomically(parquet, partial(_write_parquet, journal), drafts=journal.drafts)
+        written.append(parquet)
     except MissingExtra as error:
         notice(str(error))
     return written
@@ -53,18 +58,16 @@ def _row(record: Record) -> dict[str, Any]:
     return {column: row[column] for column in COLUMNS}
 
 
-def _write_csv(journal: Journal) -> Path:
-    draft, final = journal.drafts / "manifest.csv", journal.folder / "manifest.csv"
-    with draft.open("w", encoding="utf-8", newline="") as file:
+def _write_csv(journal: Journal, path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         rows.writeheader()
         for record in journal.records():
             row = _row(record)
             rows.writerow(row | {name: json.dumps(row[name]) for name in ("faces", "seconds")})
-    return draft.replace(final)
 
 
-def _write_parquet(journal: Journal) -> Path:
+def _write_parquet(journal: Journal, path: Path) -> None:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -86,9 +89,7 @@ def _write_parquet(journal: Journal) -> Path:
         "seconds": pa.struct([(stage, pa.float64()) for stage in STAGES]),
     }
     schema = pa.schema([(column, types[column]) for column in COLUMNS])
-    draft, final = journal.drafts / "manifest.parquet", journal.folder / "manifest.parquet"
     records = journal.records()
-    with pq.ParquetWriter(draft, schema) as writer:  # type: ignore[no-untyped-call]
+    with pq.ParquetWriter(path, schema) as writer:  # type: ignore[no-untyped-call]
         while rows := [_row(record) for record in islice(records, _GROUP)]:
             writer.write_table(pa.Table.from_pylist(rows, schema))
-    return draft.replace(final)

@@ -13,8 +13,6 @@ import base64
 import hashlib
 import json
 import os
-import secrets
-from contextlib import suppress
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from visard.scoring import SAME_PERSON_BELOW
 from visard_errors import DataError, MissingExtra, OutputError
+from visard_preprocess.files import write_atomically
 
 try:
     import rfc8785
@@ -111,15 +110,11 @@ def write_receipt(
         "public_key": _fingerprint(signer.public_key()),
     }
     receipt["signature"] = base64.b64encode(signer.sign(_signed_bytes(receipt))).decode()
-    draft = path.with_name(f".visard-{secrets.token_hex(8)}")
+    text = json.dumps(receipt, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     try:
-        draft.write_text(json.dumps(receipt, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-        draft.replace(path)
+        write_atomically(path, text.encode())
     except OSError as error:
         raise OutputError(f"cannot write '{path}' ({error.strerror}): choose a folder that can be written") from None
-    finally:
-        with suppress(OSError):
-            draft.unlink()
     return receipt
 
 

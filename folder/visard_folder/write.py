@@ -7,8 +7,6 @@ a photo is anonymised.
 from __future__ import annotations
 
 import errno
-import os
-import secrets
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from visard_errors import UnreadablePhoto
 from visard_folder.journal import output_errors
+from visard_preprocess.files import replace_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,17 +87,13 @@ class Writer:
         if self._folds_case and (owner := self._journal.claim(record.path)) != record.path:
             return failed(record, f"the output folder does not tell its name from '{owner}', which came first")
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._journal.drafts / secrets.token_hex(8)
-        try:
-            with draft.open("wb") as file:
-                file.write(encoded)
-                file.flush()
-                os.fsync(file.fileno())
+
+        def write(draft: Path) -> None:
+            draft.write_bytes(encoded)
             if draft.read_bytes() != encoded:  # what was proven clean is what stands there
                 raise OSError(errno.EIO, "what was written reads back differently")
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
+
+        replace_atomically(target, write, drafts=self._journal.drafts)
         return replace(record, size_bytes=len(encoded))
 
 

@@ -6,9 +6,7 @@ accepted is decided by the content, never by the name. It knows nothing about fa
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 import stat
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +18,7 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlug
 
 from visard_errors import CorruptPhoto, PhotoError, PhotoTooLarge, UnreadablePhoto, UnsupportedFormat
 from visard_preprocess import MAX_PIXELS
+from visard_preprocess.files import write_atomically
 
 MAX_BYTES = 256 * 2**20  # an uncompressed 64-megapixel photo has 183 MiB
 
@@ -140,17 +139,12 @@ def write_photo(image: NDArray[np.uint8], path: str | os.PathLike[str], *, sourc
     if format_ is None:
         raise UnsupportedFormat(f"cannot write '{path}': its name must end in {', '.join(sorted(_FORMATS))}")
     data = encode_photo(image, format_, source_type=source_type)
-    draft = path.with_name(f".visard-{secrets.token_hex(8)}")  # in the same folder: a rename cannot leave its disk
     try:
-        draft.write_bytes(data)
-        draft.replace(path)
+        write_atomically(path, data)
     except OSError as error:
         raise UnreadablePhoto(
             f"cannot write '{path}' ({error.strerror}): choose a folder that can be written"
         ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
 
 
 def encode_photo(image: NDArray[np.uint8], format: Format, *, source_type: SourceType | None) -> bytes:

@@ -22,9 +22,9 @@ from torch.nn import functional
 
 from visard_errors import DataError
 from visard_export.graphs import CLASSIFIER_SIZE, IMAGENET_DEVIATION, IMAGENET_MEAN, resize_matrix
+from visard_preprocess.files import replace_atomically
 from visard_preprocess.geometry import CROP_SIZE
 from visard_training.data.faces import FACES_FILE, Sample, read_faces
-from visard_training.runs.state import replace_atomically
 
 PIXELS_FILE = f"classifier_{CLASSIFIER_SIZE}.npy"
 

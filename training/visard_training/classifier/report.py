@@ -26,9 +26,9 @@ from torch.nn import functional
 
 from visard_export.graphs import build_graph
 from visard_export.networks.resnet18 import ResNet18
+from visard_preprocess.files import write_atomically
 from visard_training.classifier.pixels import read_aligned
 from visard_training.data.faces import GENDERS, Sample
-from visard_training.runs.state import write_atomically
 
 _BATCH = 32
 _MAX_SHARPENING = 3.0  # where validation has no mistake, the likelihood alone would ask for endless certainty

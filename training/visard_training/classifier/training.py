@@ -38,12 +38,13 @@ from visard_errors import CheckpointError, DataError
 from visard_export.checkpoints import load_classifier, save_checkpoint
 from visard_export.graphs import CLASSIFIER_SIZE
 from visard_export.networks.resnet18 import MAX_WIDTH, ResNet18, ResNet18Architecture
+from visard_preprocess.files import replace_atomically
 from visard_training.classifier import report as classifier_report
 from visard_training.classifier.pixels import Pixels, classifier_pixels, normalise
 from visard_training.classifier.report import Epoch
 from visard_training.data import augmentation
 from visard_training.data.faces import GENDERS, Sample, check_classes, read_faces
-from visard_training.runs.state import generator, load_state, replace_atomically, save_state
+from visard_training.runs.state import generator, load_state, save_state
 
 if TYPE_CHECKING:
     from visard_training.classifier.report import ClassifierReport

@@ -35,9 +35,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from visard_errors import DataError, PhotoError
 from visard_preprocess.align import Detector, finder
+from visard_preprocess.files import write_atomically
 from visard_preprocess.geometry import CROP_SIZE, Quad, crop
 from visard_preprocess.photo import read_photo
-from visard_training.runs.state import write_atomically
 
 Gender = Literal["female", "male"]
 Split = Literal["train", "validation", "test"]

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from visard_errors import DataError
-from visard_training.runs.state import write_atomically
+from visard_preprocess.files import write_atomically
 
 Split = Literal["train", "holdout"]
 Suffix = Literal[".jpg", ".png"]

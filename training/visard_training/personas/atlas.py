@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from visard_export.networks.persona import AGES, EXPRESSIONS, TILE_SHAPE, TONES, Atlas
+from visard_preprocess.files import write_atomically
 from visard_preprocess.geometry import CROP_SIZE
 from visard_training.data.faces import GENDERS, Gender, read_faces
 from visard_training.personas.donors import FEWEST_DONORS, Donor, mean_shape, nearest, read_donors
@@ -34,7 +35,6 @@ from visard_training.personas.shapes import (
     sample,
     with_forehead,
 )
-from visard_training.runs.state import write_atomically
 
 REPORT_FILE, SHEET_FILE = "report.json", "personas.jpg"
 

@@ -19,8 +19,8 @@ from visard_errors import CheckpointError
 from visard_export.checkpoints import load_generator
 from visard_export.graphs import build_graph
 from visard_export.networks.persona import Direction, PersonaGenerator
+from visard_preprocess.files import write_atomically
 from visard_training.data.faces import GENDERS, IMAGES_FOLDER, Gender, Photo, read_faces, write_cache
-from visard_training.runs.state import write_atomically
 
 _DIRECTIONS: dict[Gender, Direction] = {"female": "to_female", "male": "to_male"}
 

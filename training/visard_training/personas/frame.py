@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from visard_errors import DataError
 from visard_export.networks.persona import Atlas
+from visard_preprocess.files import replace_atomically
 from visard_training.data.faces import GENDERS, Gender
 from visard_training.personas.shapes import ShapeModel
-from visard_training.runs.state import replace_atomically
 
 ATLAS_FILE, SHAPES_FILE = "atlas.npz", "shapes.npz"
 DAMAGED = (OSError, KeyError, ValueError, EOFError, BadZipFile)  # what numpy raises over files that are not whole

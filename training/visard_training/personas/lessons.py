@@ -27,12 +27,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from visard_errors import DataError
+from visard_preprocess.files import replace_atomically
 from visard_training.data.faces import GENDERS, Sample, read_faces
 from visard_training.personas.donors import OLD_AGE, age_of, skin_lightness, tone_of
 from visard_training.personas.frame import DAMAGED, SHAPES_FILE, Frame, open_arrays, read_frame
 from visard_training.personas.shapes import OPEN_MOUTH, mouth_gap, turned, with_forehead
 from visard_training.personas.targets import MASK_SIZE, face_parts, targets
-from visard_training.runs.state import replace_atomically
 
 LESSONS_FILE = "lessons.npz"
 MAX_TURNED = 0.3  # beyond it the landmarks are wrong

@@ -24,9 +24,10 @@ from visard_export.checkpoints import save_checkpoint
 from visard_export.networks.persona import TONES, TRAITS_SIZE, PersonaGenerator, TraitsNetwork
 from visard_export.networks.pix2pixhd import IMAGE_SIZE, Pix2PixHDArchitecture, Pix2PixHDGenerator
 from visard_export.persona_graph import PERSONA_SCALE, SURROUNDINGS_SCALE, position_planes
+from visard_preprocess.files import replace_atomically
 from visard_training.personas.frame import read_atlas
 from visard_training.personas.lessons import UNKNOWN, Batch, Lessons, make_lessons
-from visard_training.runs.state import generator, load_state, replace_atomically, save_state
+from visard_training.runs.state import generator, load_state, save_state
 
 STATE_FILE, RESULT_FILE = "state.pt", "persona.safetensors"
 SIZE = 128  # side at which the trunk works

@@ -8,45 +8,15 @@ uninterrupted one would have drawn.
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
-from collections.abc import Callable
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visard_errors import CheckpointError
+from visard_preprocess.files import write_atomically
 
 if TYPE_CHECKING:
     import torch
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all: an older one stays until the new one is safe on the disk.
-
-    Raises:
-        OSError: it cannot be written, the disk is full for instance; the older file is untouched.
-    """
-    replace_atomically(path, lambda new: new.write_bytes(data))
-
-
-def replace_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a file beside `path`, and put it in its place when that is done.
-
-    Raises:
-        OSError: it cannot be written; the older file is untouched. So it is when `write` raises anything else.
-    """
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        write(new)
-        with new.open("rb+") as file:
-            os.fsync(file.fileno())
-        new.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            new.unlink(missing_ok=True)
-        raise
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from visard_errors import DataError, PhotoError
+from visard_preprocess.files import replace_atomically
 from visard_preprocess.photo import read_photo
 from visard_training.data.augmentation import degrade, flip, relight, turn
 from visard_training.pairs.folder import Pair
@@ -68,19 +68,18 @@ class PairImages:
         return torch.from_numpy(self.pictures[list(indices)]).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
 
     def _decode(self, sides: Sequence[tuple[Path, Path]], size: int, path: Path) -> None:
-        draft = path.with_suffix(f".{os.getpid()}.draft")
-        try:
+        def write(draft: Path) -> None:
             with ThreadPoolExecutor() as pool, draft.open("wb") as file:
                 for pictures in pool.map(lambda pair: _read_pair(pair, size), sides):
                     if isinstance(pictures, Path):
                         self.broken.append(pictures)
                     else:
                         file.write(pictures.tobytes())
-            draft.replace(path)
+
+        try:
+            replace_atomically(path, write)
         except OSError as error:
             raise DataError(f"'{path}' cannot be written ({error.strerror}): make room, or choose another") from error
-        finally:
-            draft.unlink(missing_ok=True)
 
 
 class Sampler:

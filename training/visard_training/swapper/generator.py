@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from visard_errors import CheckpointError
 from visard_export.checkpoints import load_generator, save_checkpoint
 from visard_export.networks.pix2pixhd import Pix2PixHDArchitecture, Pix2PixHDGenerator, ResidualBlock
-from visard_training.runs.state import replace_atomically
+from visard_preprocess.files import replace_atomically
 
 
 class SwapModel(nn.Module):

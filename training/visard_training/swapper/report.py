@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from visard_training.runs.state import write_atomically
+from visard_preprocess.files import write_atomically
 
 LOSSES_FILE, CURVE_FILE = "losses.csv", "losses.png"
 GRID_ROWS = 8

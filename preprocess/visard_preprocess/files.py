@@ -1,0 +1,48 @@
+"""Files that appear whole or not at all: filled under another name, then renamed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all: an older one stays until the new one is safe on the disk.
+
+    Raises:
+        OSError: it cannot be written, the disk is full for instance; the older file is untouched.
+    """
+    replace_atomically(path, lambda draft: draft.write_bytes(data))
+
+
+def replace_atomically(path: Path, write: Callable[[Path], T], *, drafts: Path | None = None) -> T:
+    """Let `write` fill a draft, and put that in the place of `path` when it is done and safe on the disk.
+
+    Args:
+        path: of the file.
+        write: is given the draft's path, whose suffix says nothing.
+        drafts: folder for the draft, on the disk of `path`; the file's own by default.
+
+    Returns:
+        What `write` returned.
+
+    Raises:
+        OSError: it cannot be written; the older file is untouched. So it is when `write` raises anything else.
+    """
+    draft = (drafts or path.parent) / f".visard-{secrets.token_hex(8)}"
+    try:
+        done = write(draft)
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+    return done
