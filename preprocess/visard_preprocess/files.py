@@ -35,7 +35,7 @@ def replace_atomically(path: Path, write: Callable[[Path], T], *, drafts: Path |
     Raises:
         OSError: it cannot be written; the older file is untouched. So it is when `write` raises anything else.
     """
-    draft = (drafts or path.parent) / f".visard-{secrets.token_hex(8)}"
+    draft = (drafts or path.parent) / f".visard-{secrets.token_hex(8)}.draft"  # torch wants a name before the suffix
     try:
         done = write(draft)
         with draft.open("rb+") as file:
