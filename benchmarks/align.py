@@ -29,11 +29,11 @@ import dlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from textbook import textbook_corners, textbook_crop
 
 from visard_preprocess.align import FaceFinder, installed_model
 from visard_preprocess.geometry import crop
 from visard_preprocess.photo import read_photo
+from visard_testing.textbook import textbook_corners, textbook_crop
 
 SAMPLE_PHOTO = Path(__file__).parents[1] / "server" / "visard_server" / "data" / "astronaut.jpg"
 SCENE = 4000, 3000

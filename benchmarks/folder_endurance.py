@@ -28,9 +28,7 @@ from PIL import Image
 from rich.progress import Progress
 
 from visard_server.triton import TritonServer
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from tiny_models import tiny_repository
+from visard_testing.tiny_models import tiny_repository
 
 SETTLED = 500  # photos after which nothing new is loaded any more
 SIZE = 200  # pixels: as small as a photo with a face that is accepted can comfortably be

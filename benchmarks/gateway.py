@@ -16,23 +16,19 @@ import itertools
 import json
 import re
 import statistics
-import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
 from environment import environment
 from load_loops import served
 
-from nginx_gateway import Gateway
-from tiny_models import tiny_repository
 from visard import Connection
 from visard_server.triton import TritonServer
+from visard_testing.nginx_gateway import Gateway
+from visard_testing.tiny_models import tiny_repository
 
 MODELS = {"anonymizer_to_male", "generator_to_male", "gender_classifier"}
 ORDERS = tuple(itertools.permutations(("direct", "TLS", "TLS, key and limits")))  # nobody always comes after the same

@@ -5,7 +5,6 @@ It knows the order of things; how a load is put is `load_loops`, what it says is
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -225,8 +224,7 @@ def open_transports(
 @contextmanager
 def _gateway(embedded: TritonServer) -> Iterator[Connection]:
     """Run nginx with the shipped configuration; its rate per client is raised, because one client stands for many."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-    from nginx_gateway import Gateway
+    from visard_testing.nginx_gateway import Gateway
 
     with (
         tempfile.TemporaryDirectory() as folder,

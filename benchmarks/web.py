@@ -28,17 +28,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
 import httpx
+import numpy as np
 from PIL import Image
 
-from tiny_models import tiny_repository
 from visard import Connection
 from visard_server.embedded import SAMPLE_PHOTO
 from visard_server.triton import TritonServer
+from visard_testing.tiny_models import tiny_repository
 from visard_web.serve import listen, make_server
 from visard_web.settings import Settings
 

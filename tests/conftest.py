@@ -35,8 +35,8 @@ def shared_photos() -> dict[str, dict[str, str]]:
 @pytest.fixture(scope="session")
 def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     """A real Triton serving the whole contract with tiny models whose answers numpy can predict."""
-    from tiny_models import tiny_repository
     from visard_server.triton import TritonServer
+    from visard_testing.tiny_models import tiny_repository
 
     repository = tiny_repository(tmp_path_factory.mktemp("tiny") / "models")
     with TritonServer(repository) as server:
@@ -46,8 +46,8 @@ def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServ
 @pytest.fixture(scope="session")
 def writing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     """The same with generators that write the personas that reach them into what they draw, over every transport."""
-    from tiny_models import tiny_repository
     from visard_server.triton import TritonServer
+    from visard_testing.tiny_models import tiny_repository
 
     folder = tmp_path_factory.mktemp("writing") / "models"
     repository = tiny_repository(folder, encoded=True, writes_persona=True)
@@ -62,8 +62,8 @@ def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServ
     Not one for all tests: Triton 2.51 can crash after a burst of requests that their callers gave up, see
     docs/decisions.md, and what uses it here gives many up.
     """
-    from tiny_models import tiny_repository
     from visard_server.triton import TritonServer
+    from visard_testing.tiny_models import tiny_repository
 
     repository = tiny_repository(tmp_path_factory.mktemp("slow") / "models", slow_s=1.0, max_queue_size=1)
     with TritonServer(repository) as server:

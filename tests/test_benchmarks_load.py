@@ -35,9 +35,9 @@ from load_transports import FaceTransport
 from load_wire import bytes_per_request
 from perf_analyzer import parse_report
 
-from tiny_models import tiny_repository
 from visard import Connection
 from visard_errors import Overloaded
+from visard_testing.tiny_models import tiny_repository
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMING = Timing(warm_up_s=1, window_s=2)  # measured from 1 to 7

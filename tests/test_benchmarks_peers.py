@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from peers import PEERS, best_within, find_python, how_to_install, is_installed, ratios, requirements
 from processes import Processes, marked
 
-from waiting import wait_until
+from visard_testing.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

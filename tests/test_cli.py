@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from command_line import visard
-from small_models import small_checkpoints
 from visard_cli.exit_codes import EXIT_CODES
 from visard_errors import PhotoError, VisardError
+from visard_testing.command_line import visard
+from visard_testing.small_models import small_checkpoints
 
 
 def size_of(path):

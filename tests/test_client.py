@@ -16,8 +16,6 @@ import pytest
 import trustme
 from PIL import Image
 
-from grpc_proxy import GrpcProxy
-from tiny_models import expected_gender, expected_swap, expected_to_female, expected_to_male, tiny_repository
 from visard import (
     AsyncClient,
     Client,
@@ -41,6 +39,14 @@ from visard_preprocess import MAX_PIXELS
 from visard_preprocess.geometry import crop
 from visard_preprocess.photo import read_photo
 from visard_server.triton import TritonServer
+from visard_testing.grpc_proxy import GrpcProxy
+from visard_testing.tiny_models import (
+    expected_gender,
+    expected_swap,
+    expected_to_female,
+    expected_to_male,
+    tiny_repository,
+)
 
 
 @pytest.fixture

@@ -26,9 +26,9 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from typer.main import get_command
 
 from visard_cli.app import app
+from visard_testing.web_server import web_server
 from visard_web.keys import Keys
 from visard_web.serve import DRAIN_S
-from web_server import web_server
 
 if TYPE_CHECKING:
     from visard_server.triton import TritonServer

@@ -15,9 +15,6 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from command_line import visard
-from tiny_models import classifier
-from tiny_recogniser import mean_colour_recogniser
 from visard import Client, DataError, ServerUnavailable
 from visard_cli.app import app
 from visard_cli.evaluate import figures_table
@@ -30,6 +27,9 @@ from visard_evaluation.rows import rows
 from visard_evaluation.run import evaluate
 from visard_evaluation.second_classifier import SecondClassifier
 from visard_evaluation.wording import cell
+from visard_testing.command_line import visard
+from visard_testing.tiny_models import classifier
+from visard_testing.tiny_recogniser import mean_colour_recogniser
 
 ROWS = (
     "file,gender,split,light,note",

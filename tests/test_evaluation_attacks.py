@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from people_photos import write_painted, write_people
 from visard import Client
 from visard_evaluation import restore
 from visard_evaluation.judges import Judges
@@ -15,6 +14,7 @@ from visard_evaluation.labels import find_photos
 from visard_evaluation.recognisers import DlibRecogniser
 from visard_evaluation.run import evaluate
 from visard_evaluation.sentences import sentences
+from visard_testing.people_photos import write_painted, write_people
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,6 @@ import onnx
 import pytest
 from PIL import Image
 
-from people_photos import PEOPLE
-from tiny_models import classifier, expected_gender
 from visard import CheckpointError
 from visard_evaluation.kept import compare_kept, skin_mask
 from visard_evaluation.second_classifier import SecondClassifier
@@ -22,6 +20,8 @@ from visard_export.demo import WEIGHTS_FOLDER
 from visard_preprocess.align import finder
 from visard_preprocess.geometry import crop
 from visard_preprocess.photo import read_photo
+from visard_testing.people_photos import PEOPLE
+from visard_testing.tiny_models import classifier, expected_gender
 
 
 @pytest.fixture(scope="module")

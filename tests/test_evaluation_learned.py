@@ -7,11 +7,11 @@ import pytest
 from PIL import Image, ImageFilter
 from scipy.spatial.distance import cdist
 
-from people_photos import PEOPLE
 from visard_evaluation.folds import FEWEST_PEOPLE, FOLDS, folds_of
 from visard_evaluation.learned import learn, search_learned
 from visard_evaluation.naturalness import kernel_distance, reference_distance
 from visard_evaluation.search import link, rank1
+from visard_testing.people_photos import PEOPLE
 
 PAIRS = [f"person {index // 2}" for index in range(200)]  # two photos of each of a hundred
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from tiny_recogniser import mean_colour_recogniser
 from visard import CheckpointError
 from visard_evaluation.drift import (
     _HEAD,
@@ -34,6 +33,7 @@ from visard_evaluation.recognisers import (
 from visard_evaluation.search import people_of, rank1
 from visard_preprocess.geometry import Quad, crop
 from visard_preprocess.photo import read_photo
+from visard_testing.tiny_recogniser import mean_colour_recogniser
 
 ARCFACE = [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 

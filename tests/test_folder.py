@@ -24,10 +24,6 @@ import pytest
 from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
 
-from command_line import visard
-from folder_trees import face_photo, outputs
-from grpc_proxy import GrpcProxy
-from tiny_models import tiny_repository
 from visard.connection import Connection
 from visard_cli.app import app
 from visard_cli.exit_codes import EXIT_CODES
@@ -37,6 +33,10 @@ from visard_folder.receipt import make_keys, verify_receipt
 from visard_preprocess.align import finder
 from visard_preprocess.photo import read_photo
 from visard_server.triton import TritonServer
+from visard_testing.command_line import visard
+from visard_testing.folder_trees import face_photo, outputs
+from visard_testing.grpc_proxy import GrpcProxy
+from visard_testing.tiny_models import tiny_repository
 
 N_FACES = 10
 

@@ -12,11 +12,11 @@ import grpc
 import numpy as np
 import pytest
 
-from grpc_proxy import GrpcProxy
 from visard.connection import Connection
 from visard_errors import Overloaded, PermissionDenied, ServerRefused, ServerUnavailable
 from visard_folder.photo import SwapRequest
 from visard_folder.pool import Pool, agreed_models
+from visard_testing.grpc_proxy import GrpcProxy
 
 FACE = SwapRequest(aligned=np.zeros((1, 512, 512, 3), np.uint8), direction="opposite", personas=(7,))
 LOST, FULL = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED

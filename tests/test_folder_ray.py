@@ -16,8 +16,6 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from folder_trees import face_photo, outputs
-from tiny_models import tiny_repository
 from visard.connection import Connection
 from visard_cli.app import app
 from visard_errors import DataError, OutputError
@@ -25,7 +23,9 @@ from visard_folder import Settings, Watcher, anonymise_folder
 from visard_folder.ray_engine import anonymise_on_ray, start_local
 from visard_folder.walk import Found, walk
 from visard_server.triton import TritonServer
-from waiting import wait_until
+from visard_testing.folder_trees import face_photo, outputs
+from visard_testing.tiny_models import tiny_repository
+from visard_testing.waiting import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")  # Ray's own, of its own settings
 

@@ -27,12 +27,12 @@ import trustme
 from opentelemetry import trace
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from nginx_gateway import HOST, Gateway
-from tiny_models import expected_to_male, tiny_repository
 from visard import AsyncClient, Client, Connection, Overloaded, PermissionDenied, ServerRefused, ServerUnavailable
 from visard.wire import build_request
 from visard_server.triton import TritonServer
-from waiting import wait_until
+from visard_testing.nginx_gateway import HOST, Gateway
+from visard_testing.tiny_models import expected_to_male, tiny_repository
+from visard_testing.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,9 +12,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from nginx_gateway import HOST, Gateway, free_ports
 from visard import Client
-from web_server import web_process
+from visard_testing.nginx_gateway import HOST, Gateway, free_ports
+from visard_testing.web_server import web_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from textbook import textbook_corners, textbook_crop
 
 from visard_preprocess.geometry import CROP_SIZE, Quad, crop, ffhq_quad
+from visard_testing.textbook import textbook_corners, textbook_crop
 
 coordinates = st.floats(-3000, 3000)
 quads = st.builds(

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from small_models import aligned_faces, small_generator
 from visard_export.graphs import (
     IMAGENET_DEVIATION,
     IMAGENET_MEAN,
@@ -18,6 +17,7 @@ from visard_export.graphs import (
 )
 from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
+from visard_testing.small_models import aligned_faces, small_generator
 
 
 @pytest.fixture(scope="module")

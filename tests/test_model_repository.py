@@ -8,13 +8,13 @@ import onnx
 import pytest
 from tritonclient.grpc.model_config_pb2 import DataType, ModelInstanceGroup, ModelQueuePolicy
 
-from small_models import small_checkpoints
-from tiny_models import MODEL_REPOSITORY, read_config, tiny_repository
 from visard.wire import ENCODED_MODELS, MODELS, ModelSpec
 from visard_export import repository
 from visard_export.checkpoints import load_classifier, load_generator
 from visard_export.graphs import build_graph
 from visard_export.onnx import export_onnx
+from visard_testing.small_models import small_checkpoints
+from visard_testing.tiny_models import MODEL_REPOSITORY, read_config, tiny_repository
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -17,8 +17,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from PIL import Image, ImageOps
 
-from tiny_models import tiny_repository
 from visard import Client, Options
+from visard_testing.tiny_models import tiny_repository
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "notebooks" / "end_user.ipynb"

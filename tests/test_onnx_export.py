@@ -11,7 +11,6 @@ import onnxruntime
 import pytest
 import torch
 
-from small_models import SMALL_CLASSIFIER, aligned_faces, small_generator
 from visard_errors import ExportError
 from visard_export.demo import plain_atlas
 from visard_export.graphs import build_graph
@@ -19,6 +18,7 @@ from visard_export.networks.persona import PersonaGenerator, TraitsNetwork
 from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18
 from visard_export.onnx import OPSET, check_precision, export_onnx, precision_histogram
+from visard_testing.small_models import SMALL_CLASSIFIER, aligned_faces, small_generator
 
 
 def small_network(kind: str) -> ResNet18 | Pix2PixHDGenerator | PersonaGenerator:

@@ -15,10 +15,10 @@ from onnx import TensorProto, helper
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 import visard_server
-from tiny_models import IMAGE_SIZE, build, generator, read_config, tiny_repository, write_config
 from visard.wire import build_request
 from visard_errors import RepositoryError
 from visard_server.triton import TritonServer
+from visard_testing.tiny_models import IMAGE_SIZE, build, generator, read_config, tiny_repository, write_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

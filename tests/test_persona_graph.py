@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from small_models import aligned_faces, small_generator
 from visard_export.demo import plain_atlas
 from visard_export.networks.persona import (
     ROWS,
@@ -20,6 +19,7 @@ from visard_export.networks.persona import (
 )
 from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
 from visard_export.persona_graph import WINDOW, PersonaGraph
+from visard_testing.small_models import aligned_faces, small_generator
 
 OPEN, SHUT = 100.0, -100.0  # logits
 LEFT, TOP, RIGHT, BOTTOM = WINDOW

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from command_line import visard
-from folder_trees import face_photo, outputs
-from grpc_proxy import GrpcProxy
-from tiny_models import written_personas
 from visard import Client, Connection, NoFace, Options
 from visard.personas import draw
 from visard_folder import Journal, Settings, anonymise_folder
 from visard_folder.receipt import make_keys
 from visard_preprocess.photo import read_photo
+from visard_testing.command_line import visard
+from visard_testing.folder_trees import face_photo, outputs
+from visard_testing.grpc_proxy import GrpcProxy
+from visard_testing.tiny_models import written_personas
 
 KEY = "a key that nobody guesses"
 BASE = int.from_bytes(blake2b(KEY.encode(), digest_size=4, person=b"visard persona").digest(), "big") >> 1

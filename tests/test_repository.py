@@ -14,7 +14,6 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from small_models import aligned_faces, small_checkpoints
 from visard.wire import ENCODED_MODELS, MODELS
 from visard_errors import CheckpointError, ExportError, RepositoryError
 from visard_export import verify
@@ -22,6 +21,7 @@ from visard_export.checkpoints import sha256_of
 from visard_export.demo import CheckpointPaths, demo_checkpoints
 from visard_export.export import export_repository, export_version
 from visard_export.repository import EXPORTED_MODELS, add_version, assemble, publish, staging
+from visard_testing.small_models import aligned_faces, small_checkpoints
 
 KIND_CPU = model_config_pb2.ModelInstanceGroup.KIND_CPU
 KIND_GPU = model_config_pb2.ModelInstanceGroup.KIND_GPU

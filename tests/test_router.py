@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiny_models import MODEL_REPOSITORY
+from visard_testing.tiny_models import MODEL_REPOSITORY
 
 _spec = importlib.util.spec_from_file_location("route", MODEL_REPOSITORY / "gender_router" / "1" / "route.py")
 assert _spec is not None

@@ -25,16 +25,6 @@ from PIL import Image
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 import visard_server.triton
-from tiny_models import (
-    classifier,
-    expected_gender,
-    expected_swap,
-    expected_to_female,
-    expected_to_male,
-    tiny_repository,
-    without_stripe,
-    written_personas,
-)
 from visard import Client, Connection
 from visard.wire import (
     build_encoded_request,
@@ -46,7 +36,17 @@ from visard.wire import (
 )
 from visard_errors import MissingExtra, RepositoryError, ServerError
 from visard_server.triton import TritonServer
-from waiting import wait_until
+from visard_testing.tiny_models import (
+    classifier,
+    expected_gender,
+    expected_swap,
+    expected_to_female,
+    expected_to_male,
+    tiny_repository,
+    without_stripe,
+    written_personas,
+)
+from visard_testing.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

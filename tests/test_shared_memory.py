@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tiny_models import expected_gender, expected_swap, expected_to_male, tiny_repository
 from visard import AsyncClient, Client, Connection, DeadlineExceeded, PermissionDenied, ServerRefused
 from visard import shared_memory as module
 from visard.shared_memory import RegionPool
 from visard.wire import MODELS, REGION_SIZE, build_request
 from visard_server.triton import TritonServer
+from visard_testing.tiny_models import expected_gender, expected_swap, expected_to_male, tiny_repository
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

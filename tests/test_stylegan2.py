@@ -14,7 +14,8 @@ import torch
 from scipy.signal import convolve2d, correlate2d
 from torch import nn
 
-from stylegan2_files import (
+from visard_errors import CheckpointError
+from visard_testing.stylegan2_files import (
     TINY,
     Persistent,
     nvidia_modules,
@@ -24,7 +25,6 @@ from stylegan2_files import (
     write_nvidia,
     write_rosinality,
 )
-from visard_errors import CheckpointError
 from visard_training.pairs.stylegan2 import StyleGAN2Architecture, StyleGAN2Generator, modulated_convolution, upsample
 from visard_training.pairs.stylegan2_checkpoints import load_stylegan2
 

@@ -19,7 +19,6 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
-from stylegan2_files import random_generator, write_nvidia, write_rosinality
 from visard_cli.train import app
 from visard_errors import DataError
 from visard_export.checkpoints import load_classifier, save_checkpoint
@@ -28,6 +27,7 @@ from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
 from visard_preprocess.align import finder
 from visard_preprocess.geometry import crop
 from visard_preprocess.photo import read_photo
+from visard_testing.stylegan2_files import random_generator, write_nvidia, write_rosinality
 from visard_training.pairs.folder import read_pairs
 from visard_training.pairs.stylegan2 import StyleGAN2Architecture, StyleGAN2Generator
 from visard_training.pairs.stylegan2_checkpoints import load_stylegan2

@@ -8,13 +8,13 @@ import sys
 import numpy as np
 import pytest
 
-from small_models import SMALL_CLASSIFIER, aligned_faces, small_checkpoints
 from visard_errors import ExportError
 from visard_export.export import export_repository
 from visard_export.graphs import ClassifierGraph
 from visard_export.networks.resnet18 import ResNet18
 from visard_export.onnx import export_onnx
 from visard_export.tensorrt import build_engine
+from visard_testing.small_models import SMALL_CLASSIFIER, aligned_faces, small_checkpoints
 
 
 @pytest.fixture

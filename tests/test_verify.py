@@ -10,13 +10,13 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from small_models import SMALL_CLASSIFIER, aligned_faces, small_generator
 from visard_errors import ExportError
 from visard_export.graphs import ClassifierGraph, GeneratorGraph
 from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18
 from visard_export.onnx import export_onnx
 from visard_export.verify import verify
+from visard_testing.small_models import SMALL_CLASSIFIER, aligned_faces, small_generator
 
 
 @pytest.fixture(scope="module")

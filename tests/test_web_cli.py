@@ -9,9 +9,9 @@ import threading
 import httpx
 import pytest
 
-from command_line import visard
-from waiting import wait_until
-from web_server import web_process
+from visard_testing.command_line import visard
+from visard_testing.waiting import wait_until
+from visard_testing.web_server import web_process
 
 
 def test_ctrl_c_ends_it_at_once(tiny_server):

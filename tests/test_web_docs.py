@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from visard_cli.app import app
 from visard_preprocess.photo import photo_format
-from web_server import web_server
+from visard_testing.web_server import web_server
 
 GUIDE = (Path(__file__).resolve().parents[1] / "docs" / "web.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```sh\n(.*?)```", GUIDE, flags=re.DOTALL) for line in block.splitlines()]

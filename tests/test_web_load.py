@@ -7,7 +7,7 @@ from collections import Counter
 
 import httpx
 
-from web_server import web_server
+from visard_testing.web_server import web_server
 
 CALLERS = 200
 

@@ -13,8 +13,8 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import expect
 
-from browser import chromium, copy_picture, drop, tab_to, watched_page
-from web_server import web_server
+from visard_testing.browser import chromium, copy_picture, drop, tab_to, watched_page
+from visard_testing.web_server import web_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

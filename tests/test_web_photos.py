@@ -11,8 +11,8 @@ from PIL import Image
 
 from visard import Client, Options
 from visard_preprocess.photo import read_photo
-from waiting import wait_until
-from web_server import web_server
+from visard_testing.waiting import wait_until
+from visard_testing.web_server import web_server
 
 
 @pytest.fixture(scope="module")

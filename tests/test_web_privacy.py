@@ -16,7 +16,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from web_server import web_process, web_server
+from visard_testing.web_server import web_process, web_server
 
 GPS, COMMENT, NAME, TRAILER = b"N48.858370", b"taken at Jane's kitchen", b"jane-doe-holiday", b"after the picture"
 KEY = b"jane's persona key"

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tiny_models import written_personas
 from visard import Client, Options
 from visard.personas import draw
 from visard_preprocess.photo import read_photo
-from waiting import wait_until
-from web_server import web_server
+from visard_testing.tiny_models import written_personas
+from visard_testing.waiting import wait_until
+from visard_testing.web_server import web_server
 
 MAX_BYTES = 2 * 2**20
 

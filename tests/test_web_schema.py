@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from visard import Connection
+from visard_testing.web_server import web_server
 from visard_web.app import create_app
 from visard_web.settings import Settings
-from web_server import web_server
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its own imports' deprecations

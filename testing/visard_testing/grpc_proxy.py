@@ -5,10 +5,14 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass
@@ -29,7 +33,7 @@ class GrpcProxy:
     sent: list[bytes] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._channel = grpc.insecure_channel(self.upstream, options=[("grpc.max_receive_message_length", -1)])
         self._server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", -1)])
         self._server.add_generic_rpc_handlers((_Forward(self),))
@@ -41,14 +45,15 @@ class GrpcProxy:
         self._server.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._server.stop(0).wait()
         self._channel.close()
 
-    def inferences(self):
+    def inferences(self) -> list[tuple[str, dict[str, str]]]:
+        """Those of `calls` that are inferences."""
         return [call for call in self.calls if call[0].endswith("ModelInfer")]
 
-    def personas(self):
+    def personas(self) -> list[list[int]]:
         """The numbers that inferences brought, one list for each."""
         numbers = []
         for request in filter(_has_personas, self.sent):
@@ -56,7 +61,8 @@ class GrpcProxy:
             numbers.append(np.frombuffer(tensors[-1], np.int32).tolist())
         return numbers
 
-    def forward(self, method, request, context):
+    def forward(self, method: str, request: bytes, context: Any) -> bytes:
+        """Answer one call, as `faults`, `token` and `lost` say or as the server does."""
         metadata = dict(context.invocation_metadata())
         self.calls.append((method, metadata))
         if method.endswith("ModelInfer"):
@@ -67,7 +73,7 @@ class GrpcProxy:
             context.abort(self.faults.pop(0), "as the test asked")
         answer = self._channel.unary_unary(method).future(request, timeout=60)
 
-        def give_up():
+        def give_up() -> None:
             if answer.cancel():
                 self.cancelled.set()
 
@@ -81,18 +87,18 @@ class GrpcProxy:
             context.abort(error.code(), error.details())
         if method.endswith("ModelInfer") and self.lost and _has_personas(request):
             context.abort(self.lost.pop(0), "as the test asked")
-        return answered
+        return bytes(answered)
 
 
-def _has_personas(request):
+def _has_personas(request: bytes) -> bool:
     return "persona" in {tensor.name for tensor in service_pb2.ModelInferRequest.FromString(request).inputs}
 
 
-class _Forward(grpc.GenericRpcHandler):
-    def __init__(self, proxy):
+class _Forward(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    def __init__(self, proxy: GrpcProxy) -> None:
         self._proxy = proxy
 
-    def service(self, handler_call_details):
+    def service(self, handler_call_details: Any) -> Any:
         method = handler_call_details.method
         return grpc.unary_unary_rpc_method_handler(
             lambda request, context: self._proxy.forward(method, request, context)

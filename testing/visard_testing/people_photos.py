@@ -40,7 +40,7 @@ def write_painted(photos: Path, folder: Path) -> Path:
         photo = read_photo(path)
         quad = finder().find(photo)[0].quad
         outline = quad.to_photo(face_outline(finder().landmarks(crop(photo, quad))))
-        mask = Image.new("1", photo.shape[1::-1])
+        mask = Image.new("1", (photo.shape[1], photo.shape[0]))
         ImageDraw.Draw(mask).polygon([tuple(point) for point in outline], fill=1)
         painted = photo.copy()
         painted[np.asarray(mask)] = np.median(photo[np.asarray(mask)], axis=0)

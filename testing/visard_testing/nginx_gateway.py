@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from visard_server.triton import TritonServer
 
-SHIPPED = Path(__file__).resolve().parents[1] / "docker" / "gateway"
+SHIPPED = Path(__file__).resolve().parents[2] / "docker" / "gateway"
 HOST = "127.0.0.1"
 
 

@@ -136,7 +136,7 @@ def nvidia_modules() -> Iterator[None]:
 
 
 def _easy_dict() -> Any:
-    return sys.modules["dnnlib.util"].EasyDict  # type: ignore[attr-defined]
+    return sys.modules["dnnlib.util"].EasyDict
 
 
 def write_nvidia(

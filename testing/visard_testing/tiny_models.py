@@ -21,7 +21,9 @@ from visard_export.repository import AFTER_GENERATORS, ENCODED_MODELS
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-MODEL_REPOSITORY = Path(__file__).resolve().parents[1] / "model_repository"
+    from numpy.typing import NDArray
+
+MODEL_REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 IMAGE_SIZE = 512
 STEP = 100  # grey levels that a generator adds or takes away
 STRIPE = slice(256, 264)  # rows across the face into which a generator writes the persona, as JPEG keeps it:
@@ -30,35 +32,35 @@ DIGIT_LEVELS = 64  # as grey levels 0, 64, 128 and 192
 STEEPNESS = 1 / 8  # of the classifier's logistic curve, per grey level of mean brightness away from 127.5
 
 
-def expected_gender(images: np.ndarray) -> np.ndarray:
+def expected_gender(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     """(N, 512, 512, 3) uint8 → (N, 2) float64 probabilities (female, male), as the tiny classifier gives them."""
     male = 1 / (1 + np.exp(-STEEPNESS * (images.mean(axis=(1, 2, 3), dtype=np.float64) - 127.5)))
     return np.stack([1 - male, male], axis=1)
 
 
-def expected_swap(images: np.ndarray) -> np.ndarray:
+def expected_swap(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(N, 512, 512, 3) uint8 → the same, each image brought to the other gender, exact to the last bit."""
     is_female = images.mean(axis=(1, 2, 3)) < 127.5
     return np.where(is_female[:, None, None, None], expected_to_male(images), expected_to_female(images))
 
 
-def expected_to_male(images: np.ndarray) -> np.ndarray:
+def expected_to_male(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.minimum(images.astype(np.int32) + STEP, 255).astype(np.uint8)
 
 
-def expected_to_female(images: np.ndarray) -> np.ndarray:
+def expected_to_female(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.maximum(images.astype(np.int32) - STEP, 0).astype(np.uint8)
 
 
-def written_personas(swapped: np.ndarray) -> list[int]:
+def written_personas(swapped: NDArray[np.uint8]) -> list[int]:
     """Read the numbers that generators wrote into (N, 512, 512, 3) uint8, which may have been a JPEG meanwhile."""
     blocks = swapped[:, STRIPE].reshape(len(swapped), 8, DIGITS, -1)
     digits = (blocks.mean(axis=(1, 3)) / DIGIT_LEVELS).round()
     bits = (digits.astype(np.uint64) << 2 * np.arange(DIGITS, dtype=np.uint64)).sum(axis=1)
-    return bits.astype(np.uint32).view(np.int32).tolist()
+    return [int(number) for number in bits.astype(np.uint32).view(np.int32)]
 
 
-def without_stripe(swapped: np.ndarray) -> np.ndarray:
+def without_stripe(swapped: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Leave out the rows into which generators write numbers."""
     return np.delete(swapped, STRIPE, axis=1)
 
@@ -77,7 +79,7 @@ def classifier(*, size: int = IMAGE_SIZE, unknown_below: float = 0.0) -> onnx.Mo
         helper.make_node("Add", ["known", "nothing"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["gender"], axis=1),
     ]
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "axes": np.array([1, 2, 3]),
         "one": np.array([1]),
         "lowest": np.array(unknown_below, np.float32),
@@ -99,7 +101,11 @@ def generator(step: int, *, size: int = IMAGE_SIZE, writes_persona: bool = False
         helper.make_node("Clip", ["moved", "low", "high"], ["clipped"]),
         helper.make_node("Cast", ["clipped"], ["drawn" if writes_persona else "swapped"], to=TensorProto.UINT8),
     ]
-    constants = {"step": np.array(step, np.int32), "low": np.array(0, np.int32), "high": np.array(255, np.int32)}
+    constants: dict[str, NDArray[Any]] = {
+        "step": np.array(step, np.int32),
+        "low": np.array(0, np.int32),
+        "high": np.array(255, np.int32),
+    }
     if writes_persona:
         nodes += [
             helper.make_node("Cast", ["persona"], ["bits"], to=TensorProto.UINT32),
@@ -132,7 +138,7 @@ def generator(step: int, *, size: int = IMAGE_SIZE, writes_persona: bool = False
 
 def build(
     nodes: list[onnx.NodeProto],
-    constants: dict[str, np.ndarray],
+    constants: dict[str, NDArray[Any]],
     output: tuple[str, int, list[Any]],
     *,
     size: int = IMAGE_SIZE,

@@ -13,7 +13,7 @@ from visard_export.networks.pix2pixhd import Head, Pix2PixHDArchitecture
 from visard_export.networks.resnet18 import ResNet18Architecture
 
 SMALL_CLASSIFIER = ResNet18Architecture(width=8)
-ASTRONAUT = Path(__file__).parents[1] / "server" / "visard_server" / "data" / "astronaut.jpg"
+ASTRONAUT = Path(__file__).parents[2] / "server" / "visard_server" / "data" / "astronaut.jpg"
 FACE_BOXES = ((140, 0, 340, 200), (100, 0, 400, 300))  # left, top, right, bottom; around the face of ASTRONAUT
 
 

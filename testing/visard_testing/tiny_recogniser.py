@@ -11,8 +11,10 @@ from onnx import TensorProto, helper
 def mean_colour_recogniser(
     path: Path, *, size: int, channels_first: bool = True, kind: str = "FLOAT", batch: str | int = "N"
 ) -> Path:
-    """Write a model (N, 3, size, size) or (N, size, size, 3) → (N, 3 · size), by channel or by column first;
-    `batch` may be 1."""
+    """Write a model (N, 3, size, size) or (N, size, size, 3) → (N, 3 · size), by channel or by column first.
+
+    `batch` may be 1 instead of a free dimension.
+    """
     shape = [batch, 3, size, size] if channels_first else [batch, size, size, 3]
     nodes = [
         helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),

@@ -1,0 +1,4 @@
+"""What the tests and the benchmarks share: tiny models, servers and gateways on this machine, and small photographs.
+
+It is not part of the wheel. Nothing that is may import it.
+"""
