@@ -20,7 +20,7 @@ from visard.connection import Connection
 from visard_cli.app import app
 from visard_errors import DataError, OutputError
 from visard_folder import Settings, Watcher, anonymise_folder
-from visard_folder.ray_engine import anonymise_on_ray, start_local
+from visard_folder.ray_engine.driver import anonymise_on_ray, start_local
 from visard_folder.walk import Found, walk
 from visard_server.triton import TritonServer
 from visard_testing.folder_trees import face_photo, outputs
@@ -213,7 +213,7 @@ def test_a_photo_that_kills_workers_is_found_and_the_others_are_done(
             deadly = found.path == "a/1.png"
             yield Deadly(path=found.path, file=found.file, stamp=found.stamp) if deadly else found
 
-    monkeypatch.setattr("visard_folder.ray_engine.walk", files)
+    monkeypatch.setattr("visard_folder.ray_engine.driver.walk", files)
     summary = run(photos, tmp_path / "out", tiny_server)
     assert summary["errors"]["WorkerLost"] == 1
     expected = outputs(local)

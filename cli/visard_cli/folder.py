@@ -181,7 +181,7 @@ def folder(
             "watcher": _shown(stack),
         }
         if engine == "ray":
-            from visard_folder.ray_engine import anonymise_on_ray
+            from visard_folder.ray_engine.driver import anonymise_on_ray
 
             options |= {"journal_folder": journal, "address": ray_address}
             summary = anonymise_on_ray(source, target, settings, connections=connections, **options)
