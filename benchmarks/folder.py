@@ -31,7 +31,7 @@ from typing import TypeVar
 from PIL import Image
 
 from visard import AsyncClient, Connection, Swap
-from visard_folder import Journal, Settings, anonymise_folder
+from visard_folder import FolderJob, Journal, Settings, anonymise_folder
 from visard_folder.photo import Product, Steps, SwapRequest, advance, steps
 from visard_folder.walk import Found, walk
 from visard_folder.write import Writer
@@ -91,7 +91,7 @@ def write(
             found, work, _ = photo
             product = advance(work, answer)
             assert isinstance(product, Product)
-            writer.store(product, found)
+            journal.add(writer.store(product, found), found.stamp)
 
         list(pool.map(one, waiting, swaps))
 
@@ -139,7 +139,10 @@ def main() -> None:
                 requests = [request for _, _, request in waiting]
                 swaps = timed("serve-only", lambda *given: asyncio.run(serve(*given)), requests, connection, WINDOW)
                 timed("write-only", write, waiting, swaps, scratch / f"w{repeat}", pool)
-                timed("end-to-end", anonymise_folder, source, scratch / f"e{repeat}", SETTINGS, connection=connection)
+                job = FolderJob(
+                    source=source, target=scratch / f"e{repeat}", connections=(connection,), settings=SETTINGS
+                )
+                timed("end-to-end", anonymise_folder, job)
         finally:
             if server is not None:
                 server.stop()

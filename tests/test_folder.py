@@ -28,7 +28,7 @@ from visard.connection import Connection
 from visard_cli.app import app
 from visard_cli.exit_codes import EXIT_CODES
 from visard_errors import DataError, OutputError, PhotoError, ServerError, ServerUnavailable
-from visard_folder import Journal, Settings, Watcher, anonymise_folder, load_people
+from visard_folder import FolderJob, Journal, LocalEngine, Settings, Watcher, anonymise_folder, load_people
 from visard_folder.receipt import make_keys, verify_receipt
 from visard_preprocess.align import finder
 from visard_preprocess.photo import read_photo
@@ -52,9 +52,10 @@ def manifest(target):
     return {row["path"]: row for row in rows}
 
 
-def run(source, target, server, settings=None, **options):
-    connection = Connection(url=server if isinstance(server, str) else server.grpc_url)
-    return anonymise_folder(source, target, settings or Settings(), connection=connection, **{"workers": 1, **options})
+def run(source, target, server, settings=None, *, workers=1, watcher=None, **options):
+    connection = server if isinstance(server, Connection) else Connection(url=getattr(server, "grpc_url", server))
+    job = FolderJob(source=source, target=target, connections=(connection,), settings=settings or Settings(), **options)
+    return anonymise_folder(job, LocalEngine(workers=workers), watcher)
 
 
 @pytest.fixture(scope="module")
@@ -486,8 +487,7 @@ def test_a_server_that_fails_and_recovers_costs_nothing(photos, undisturbed, tin
     faults = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED] * 6
     with GrpcProxy(tiny_server.grpc_url, faults=[grpc.StatusCode.UNIMPLEMENTED, *faults]) as proxy:
         # The first fault is for the provenance: not said, as without. One face may meet all the others.
-        connection = Connection(url=proxy.url, max_attempts=10)
-        anonymise_folder(photos, tmp_path / "out", Settings(), connection=connection, workers=1)
+        run(photos, tmp_path / "out", Connection(url=proxy.url, max_attempts=10))
         assert not proxy.faults
     assert_same(tmp_path / "out", undisturbed)
 

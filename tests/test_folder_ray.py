@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 from visard.connection import Connection
 from visard_cli.app import app
 from visard_errors import DataError, OutputError
-from visard_folder import Settings, Watcher, anonymise_folder
-from visard_folder.ray_engine.driver import anonymise_on_ray, start_local
+from visard_folder import FolderJob, LocalEngine, Watcher, anonymise_folder
+from visard_folder.ray_engine import RayEngine
+from visard_folder.ray_engine.cluster import start_local
 from visard_folder.walk import Found, walk
 from visard_server.triton import TritonServer
 from visard_testing.folder_trees import face_photo, outputs
@@ -57,7 +58,7 @@ def photos(tmp_path_factory, astronaut):
 def local(photos, tiny_server, tmp_path_factory):
     """What the engine of one machine makes of the photos."""
     target = tmp_path_factory.mktemp("local") / "out"
-    anonymise_folder(photos, target, Settings(), connection=Connection(url=tiny_server.grpc_url), key=b"k" * 16)
+    run(photos, target, tiny_server, engine=LocalEngine())
     return target
 
 
@@ -100,9 +101,10 @@ def cluster(bucket):  # after the bucket, so that its workers have the credentia
         ray.shutdown()
 
 
-def run(source, target, *servers, **options):
-    connections = [Connection(url=server if isinstance(server, str) else server.grpc_url) for server in servers]
-    return anonymise_on_ray(source, target, Settings(), connections=connections, workers=2, key=b"k" * 16, **options)
+def run(source, target, *servers, engine=RayEngine(workers=2), watcher=None, **options):  # noqa: B008 - frozen
+    connections = tuple(Connection(url=getattr(server, "grpc_url", server)) for server in servers)
+    job = FolderJob(source=source, target=target, connections=connections, **{"key": b"k" * 16, **options})
+    return anonymise_folder(job, engine, watcher)
 
 
 def assert_same(target, local):
@@ -123,8 +125,7 @@ def test_a_key_gives_the_same_personas_as_locally(cluster, writing_server, astro
     source, key = tmp_path / "in", "a key that nobody guesses"
     source.mkdir()
     face_photo(astronaut).save(source / "a.png")
-    connection = Connection(url=writing_server.grpc_url)
-    anonymise_folder(source, tmp_path / "local", Settings(), connection=connection, persona_key=key)
+    run(source, tmp_path / "local", writing_server, engine=LocalEngine(), persona_key=key)
     run(source, tmp_path / "ray", writing_server, persona_key=key)
     assert outputs(tmp_path / "ray") == outputs(tmp_path / "local")
     assert not [path for path in cluster.rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
@@ -213,7 +214,7 @@ def test_a_photo_that_kills_workers_is_found_and_the_others_are_done(
             deadly = found.path == "a/1.png"
             yield Deadly(path=found.path, file=found.file, stamp=found.stamp) if deadly else found
 
-    monkeypatch.setattr("visard_folder.ray_engine.driver.walk", files)
+    monkeypatch.setattr("visard_folder.places.walk", files)
     summary = run(photos, tmp_path / "out", tiny_server)
     assert summary["errors"]["WorkerLost"] == 1
     expected = outputs(local)
@@ -253,6 +254,24 @@ def test_s3_on_both_sides(cluster, photos, local, tiny_server, bucket, tmp_path)
     assert {record.path for record in done if record} >= {"0.jpg", "4.png"}
     assert len([record for record in done if record]) == 4  # these, the broken one and the one that escapes
     assert bucket.cat_file("visard-test/out/0.jpg") == expected["0.jpg"]
+
+
+def test_the_engine_of_one_machine_takes_stores_and_several_servers_too(
+    photos, local, tiny_server, second_server, bucket, tmp_path
+):
+    names = ("0.jpg", "4.png", "a/1.png")
+    for name in names:
+        bucket.pipe_file(f"visard-test/few/{name}", (photos / name).read_bytes())
+    before = [inferences(server) for server in (tiny_server, second_server)]
+    places = ("s3://visard-test/few", "s3://visard-test/few-out")
+    options = {"engine": LocalEngine(workers=1), "journal_folder": tmp_path / "state"}
+    run(*places, tiny_server, second_server, **options)
+    assert {name: bucket.cat_file(f"visard-test/few-out/{name}") for name in names} == {
+        name: data for name, data in outputs(local).items() if name in names
+    }
+    after = [inferences(server) for server in (tiny_server, second_server)]
+    assert all(a > b for a, b in zip(after, before, strict=True))
+    assert run(*places, tiny_server, **options)["done_before"] == len(names)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from PIL import Image
 
 from visard import Client, Connection, NoFace, Options
 from visard.personas import draw
-from visard_folder import Journal, Settings, anonymise_folder
+from visard_folder import FolderJob, Journal, LocalEngine, Settings, anonymise_folder
 from visard_folder.receipt import make_keys
 from visard_preprocess.photo import read_photo
 from visard_testing.command_line import visard
@@ -245,8 +245,9 @@ def photos(tmp_path_factory, astronaut):
 
 
 def run_folder(source, target, server, **options):
-    connection = Connection(url=server.grpc_url)
-    return anonymise_folder(source, target, Settings(), connection=connection, workers=1, **options)
+    connection = server if isinstance(server, Connection) else Connection(url=server.grpc_url)
+    job = FolderJob(source=source, target=target, connections=(connection,), **options)
+    return anonymise_folder(job, LocalEngine(workers=1))
 
 
 @pytest.mark.parametrize(("key", "same"), [(KEY, True), ("another key", False), (None, False)])
@@ -265,8 +266,7 @@ def test_a_photo_that_is_done_again_gets_the_same_face_with_the_same_key_only(
 def test_a_folder_s_photos_are_drawn_apart_and_a_second_pass_draws_again(photos, writing_server, tmp_path):
     settings = Settings(policy="second-pass", min_confidence=1.0)  # nothing is certain enough, so all is tried twice
     with GrpcProxy(writing_server.grpc_url) as proxy:
-        connection = Connection(url=proxy.url)
-        anonymise_folder(photos, tmp_path / "out", settings, connection=connection, workers=1)
+        run_folder(photos, tmp_path / "out", Connection(url=proxy.url), settings=settings)
     numbers = [number for sent in proxy.personas() for number in sent]
     assert len(numbers) == len(set(numbers)) == 8
     assert sum((number + 1) % 2**31 in numbers for number in numbers) == 4  # the second pass of each
@@ -274,8 +274,7 @@ def test_a_folder_s_photos_are_drawn_apart_and_a_second_pass_draws_again(photos,
 
 def test_a_server_that_goes_away_gets_the_same_persona_again(photos, writing_server, tmp_path):
     with GrpcProxy(writing_server.grpc_url, lost=[grpc.StatusCode.UNAVAILABLE] * 3) as proxy:
-        connection = Connection(url=proxy.url, max_attempts=1)
-        anonymise_folder(photos, tmp_path / "out", Settings(), connection=connection, workers=1)
+        run_folder(photos, tmp_path / "out", Connection(url=proxy.url, max_attempts=1))
     numbers = [number for sent in proxy.personas() for number in sent]
     assert len(numbers) == 7
     assert len(set(numbers)) == 4

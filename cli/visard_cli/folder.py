@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from rich.progress import Task
 
     from visard_folder.journal import Record
-    from visard_folder.run import Watcher
+    from visard_folder.run import Engine, Watcher
 
 EPILOG = "Example: visard folder photos/ anonymised/ --policy blur"
 
@@ -140,7 +140,7 @@ def folder(
 
     The run can be interrupted, or killed, at any moment: the same command goes on where it was.
     """
-    from visard_folder import Annotations, Settings, anonymise_folder, load_people
+    from visard_folder import Annotations, FolderJob, Settings, anonymise_folder, load_people
 
     if keep_people is not None and only_people is not None:
         raise typer.BadParameter("--keep-people and --only-people exclude each other")
@@ -170,23 +170,20 @@ def folder(
         connections = [connection_to(stack, url, models, deadline_s=_DEADLINE_S) for url in urls]
         with Client(connections[0], workers=1) as client:
             provenance = warn_untrained(client)
-        options: dict[str, Any] = {
-            "people": people,
-            "key": None if hash_key_file is None else _read_key(hash_key_file),
-            "persona_key": persona_key,
-            "annotations": Annotations(coco=tuple(coco or ()), tables=tuple(attributes or ()), gender=gender),
-            "force": force,
-            "workers": workers,
-            "patience_s": _EMBEDDED_PATIENCE_S if server is None else None,
-            "watcher": _shown(stack),
-        }
-        if engine == "ray":
-            from visard_folder.ray_engine.driver import anonymise_on_ray
-
-            options |= {"journal_folder": journal, "address": ray_address}
-            summary = anonymise_on_ray(source, target, settings, connections=connections, **options)
-        else:
-            summary = anonymise_folder(Path(source), Path(target), settings, connection=connections[0], **options)
+        job = FolderJob(
+            source=source,
+            target=target,
+            connections=tuple(connections),
+            settings=settings,
+            people=people,
+            key=None if hash_key_file is None else _read_key(hash_key_file),
+            persona_key=persona_key,
+            annotations=Annotations(coco=tuple(coco or ()), tables=tuple(attributes or ()), gender=gender),
+            force=force,
+            patience_s=_EMBEDDED_PATIENCE_S if server is None else None,
+            journal_folder=journal,
+        )
+        summary = anonymise_folder(job, _engine(engine, workers, ray_address), _shown(stack))
     if receipt is not None:
         summary["receipt"] = str(Path(summary["manifest"][0]).with_name("receipt.json"))
         write_receipt(
@@ -206,6 +203,16 @@ def folder(
             err.print(f"Saved: {path}", highlight=False, soft_wrap=True, markup=False)
     if summary["outcomes"]["withheld"] or summary["outcomes"]["failed"]:
         raise typer.Exit(3)  # as for a single photo that could not be anonymised
+
+
+def _engine(name: str, workers: int | None, ray_address: str | None) -> Engine:
+    from visard_folder import LocalEngine
+
+    if name == "local":
+        return LocalEngine(workers=workers)
+    from visard_folder.ray_engine import RayEngine
+
+    return RayEngine(workers=workers, address=ray_address)
 
 
 def _check_engine(

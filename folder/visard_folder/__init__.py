@@ -1,12 +1,15 @@
 """Whole folders: anonymise a data set, keep its tree and its annotations, and record what became of every photo.
 
-The files in the order of the data: `walk` (find and read), `photo` (one photo, by `policy` and `people`; `leaks` proves
-the result), `run` (many at once), `write` and `journal` (what became of each), `manifest` and `annotations` (the end).
-`pool` asks the servers. `ray_engine` and `stores` do the same on a cluster.
+The files in the order of the data: `job` (what to do), `run` (from the start to the end), `places` (a folder, or one of
+`stores`), `walk` (find and read), `photo` (one photo, by `policy` and `people`; `leaks` proves the result), `write` and
+`journal` (what became of each), `manifest` and `annotations` (the end). Who does it: `local_engine` on this machine,
+`ray_engine` on a cluster; both ask the servers through `pool`.
 """
 
 from visard_folder.annotations import Annotations
+from visard_folder.job import FolderJob
 from visard_folder.journal import FaceRecord, Journal, Record
+from visard_folder.local_engine import LocalEngine
 from visard_folder.people import People, load_people
 from visard_folder.photo import Settings
 from visard_folder.run import Watcher, anonymise_folder
@@ -14,7 +17,9 @@ from visard_folder.run import Watcher, anonymise_folder
 __all__ = [
     "Annotations",
     "FaceRecord",
+    "FolderJob",
     "Journal",
+    "LocalEngine",
     "People",
     "Record",
     "Settings",

@@ -1,43 +1,31 @@
-"""Anonymises a folder on this machine: alignment over all cores, many faces at a server, and a bounded window between.
+"""One run over a folder, by whichever engine: what is left to do, who does it, and what became of it.
 
-    walk ─► [window of photos: read, align ─► server ─► blend, encode ─► write ─► journal] ─► manifest
+    walk ─► what the journal does not know as done ─► engine ─► journal ─► manifest, annotations
 
-The run can be killed at any moment and goes on with the same call. A server that goes away is waited for; a full disk
-ends the run. What becomes of one photo is the business of `visard_folder.photo`.
+A run can be killed at any moment and goes on with the same call. Servers that go away are waited for; a full disk ends
+the run. What becomes of one photo is the business of `visard_folder.photo`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
-import os
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
-from visard.connection import Connection
-from visard_folder.journal import Journal, Record, output_errors
+from visard_folder.journal import Journal, Record, Stamp, output_errors
+from visard_folder.local_engine import LocalEngine
 from visard_folder.manifest import write_manifest
-from visard_folder.photo import Settings, Steps, anonymise, steps
-from visard_folder.pool import Models, Pool, agreed_models
-from visard_folder.walk import Found, check_apart, walk
-from visard_folder.write import Writer
+from visard_folder.places import check_places, find_files, open_journal, publish
+from visard_folder.pool import Models, agreed_models
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    import threading
+    from collections.abc import Callable, Generator
 
-    from visard_folder.annotations import Annotations
-    from visard_folder.people import People
-
-T = TypeVar("T")
-
-_WRITERS = 4  # threads that mostly wait for the disk
+    from visard_folder.job import FolderJob
+    from visard_folder.walk import Found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,191 +43,110 @@ class Watcher:
     notice: Callable[[str], None] = lambda text: None
 
 
-def anonymise_folder(
-    source: Path,
-    target: Path,
-    settings: Settings,
-    *,
-    connection: Connection,
-    people: People | None = None,
-    key: bytes | None = None,
-    persona_key: str | bytes | None = None,
-    annotations: Annotations | None = None,
-    force: bool = False,
-    workers: int | None = None,
-    patience_s: float | None = None,
-    watcher: Watcher | None = None,
-) -> dict[str, Any]:
-    """Anonymise every photo below a folder into another one; what an earlier run did is not done again.
+class Engine(Protocol):
+    """Who does the work of a run: `visard_folder.local_engine.LocalEngine` or `visard_folder.ray_engine.RayEngine`."""
 
-    Args:
-        source: the folder with the photos; stays as it is.
-        target: takes the results under the same relative paths, and `.visard` with the journal and the manifest.
-        settings: what to do with every photo.
-        connection: the server.
-        people: who stays visible, where not everybody is hidden.
-        key: for the HMAC of each source file; no hashes without it.
-        persona_key: see `visard.Options`. With the same key a run that goes on, or `force`, gives the same pictures.
-            It is stored nowhere.
-        annotations: to carry along when all photos are done.
-        force: do everything again, with other settings if they are others.
-        workers: threads for everything but the server's work; the number of cores by default.
-        patience_s: how long to wait for a server that is away; for ever by default.
-        watcher: is told how it gets on.
+    def do(self, run: Run) -> None:
+        """Do what is left to do; ends with the first error that is not a photo's.
 
-    Returns:
-        `Journal.summary`, `done_before` (photos of earlier runs), `manifest` and `annotations` (paths) and `seconds`.
-
-    Raises:
-        OutputError: the folders cannot be used, or the disk is full. The run can go on later.
-        ServerError: the server refused, serves other models than before, or was away for too long.
-        UnreadablePhoto: the source folder cannot be listed.
-    """
-    watcher = watcher or Watcher()
-    started = time.monotonic()
-    check_apart(source, target)
-    with closing(walk(source)) as files:
-        next(files, None)  # whether it can be listed at all, before anything is made
-    if annotations is not None:
-        annotations.check()
-
-    async def run() -> dict[str, Any]:
-        models = await agreed_models([connection])
-        with Journal(target, run_settings(settings, people, key, models), force=force) as journal:
-            backlog = Backlog(partial(walk, source), journal, watcher)
-            photo_steps = partial(steps, settings=settings, people=people, key=key, persona_key=persona_key)
-            async with Pool(
-                [connection], settings.direction, models, patience_s=patience_s, notice=watcher.notice
-            ) as pool:
-                await _Engine(backlog, journal, photo_steps, pool, workers or _cores(), watcher).run()
-            return conclude(journal, backlog, annotations, watcher)
-
-    return {**asyncio.run(run()), "seconds": round(time.monotonic() - started, 1)}
+        Raises:
+            MissingExtra: the engine is not installed.
+            OutputError: the target cannot be written. The run can go on later.
+            ServerError: a server refused, came back with other models, or all were away for too long.
+        """
 
 
-class Backlog:
-    """What earlier runs have left to do of a tree.
-
-    Args:
-        files: walks the tree, anew at every call.
-        journal: knows what is done.
-        watcher: is told of what is done already, and how many files there are.
+class Run:
+    """One run of a job.
 
     Attributes:
+        job: what to do.
+        models: what all its servers serve.
+        journal: of the target, open.
+        watcher: is told how it gets on.
         done_before: photos of earlier runs that `photos` has met so far.
     """
 
-    def __init__(self, files: Callable[[], Iterator[Found]], journal: Journal, watcher: Watcher) -> None:
+    def __init__(self, job: FolderJob, models: Models, journal: Journal, watcher: Watcher) -> None:
+        self.job = job
+        self.models = models
+        self.journal = journal
+        self.watcher = watcher
         self.done_before = 0
-        self._files = files
-        self._journal = journal
-        self._watcher = watcher
 
     def photos(self) -> Generator[Found, None, None]:
         """Find what is left to do."""
-        for found in self._files():
-            if self._journal.is_done(found.path, found.stamp):
+        for found in find_files(self.job.source):
+            if self.journal.is_done(found.path, found.stamp):
                 self.done_before += 1
-                self._watcher.photo(None)
+                self.watcher.photo(None)
             else:
                 yield found
 
     def count(self, ended: threading.Event) -> None:
         """Count all files, beside the work, unless that has ended."""
         total = 0
-        for _ in self._files():
+        for _ in find_files(self.job.source):
             total += 1
             if ended.is_set():
                 return
-        self._watcher.total(total)
+        self.watcher.total(total)
+
+    def done(self, record: Record, stamp: Stamp | None) -> None:
+        """Remember what became of a photo, once its image, if any, stands under its final name.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        self.journal.add(record, stamp)
+        self.watcher.photo(record)
+
+    def finish(self) -> dict[str, Any]:
+        """End the whole run: drop what has gone, write manifest and annotations, and sum up; see `anonymise_folder`.
+
+        Raises:
+            OutputError: something cannot be written.
+        """
+        self.journal.finish()
+        with output_errors(self.journal.target):
+            manifest = write_manifest(self.journal, self.watcher.notice)
+            annotations = self.job.annotations.carry(self.journal, self.watcher.notice)
+        publish(self.job, self.journal, [*manifest, *annotations])
+        return {
+            **self.journal.summary(),
+            "done_before": self.done_before,
+            "manifest": [str(path) for path in manifest],
+            "annotations": [str(path) for path in annotations],
+        }
 
 
-def conclude(journal: Journal, backlog: Backlog, annotations: Annotations | None, watcher: Watcher) -> dict[str, Any]:
-    """End a whole run: drop what has gone, write manifest and annotations, and sum up; see `anonymise_folder`.
+def anonymise_folder(job: FolderJob, engine: Engine | None = None, watcher: Watcher | None = None) -> dict[str, Any]:
+    """Anonymise every photo of a folder or store; what an earlier run did is not done again.
+
+    Args:
+        job: what to do.
+        engine: who does it; this machine by default.
+        watcher: is told how it gets on.
+
+    Returns:
+        `Journal.summary`, `done_before` (photos of earlier runs), `manifest` and `annotations` (paths) and `seconds`.
 
     Raises:
-        OutputError: something cannot be written.
+        MissingExtra: the engine, or what reads this kind of URL, is not installed.
+        DataError: a URL or an annotation file cannot be used.
+        OutputError: the places cannot be used, or the disk is full. The run can go on later.
+        ServerError: a server refused, serves other models than before, or all were away for too long.
+        UnreadablePhoto: the source cannot be listed.
     """
-    journal.finish()
-    with output_errors(journal.target):
-        manifest = write_manifest(journal, watcher.notice)
-        carried = [] if annotations is None else annotations.carry(journal, watcher.notice)
-    return {
-        **journal.summary(),
-        "done_before": backlog.done_before,
-        "manifest": [str(path) for path in manifest],
-        "annotations": [str(path) for path in carried],
-    }
-
-
-def run_settings(settings: Settings, people: People | None, key: bytes | None, models: Models) -> dict[str, Any]:
-    """What the results depend on. Of people and key no more than shows that they are the same.
-
-    Who becomes whom is left out: that is a draw, and its key is stored nowhere.
-    """
-    return {
-        **asdict(settings),
-        "people": None if people is None else f"{people.mode} {len(people.descriptors)}",
-        "hash_key": None if key is None else hmac.new(key, b"key check", hashlib.sha256).hexdigest()[:8],
-        "models": models,
-    }
-
-
-class _Engine:
-    """One run over one folder."""
-
-    def __init__(
-        self,
-        backlog: Backlog,
-        journal: Journal,
-        photo_steps: Callable[[Callable[[], bytes], str], Steps],
-        servers: Pool,
-        workers: int,
-        watcher: Watcher,
-    ) -> None:
-        self._backlog = backlog
-        self._steps = photo_steps
-        self._servers = servers
-        self._watcher = watcher
-        # Enough that neither the cores nor the server wait for each other, as few as that, because each holds pixels.
-        self._window = 2 * workers + 4
-        self._cores = ThreadPoolExecutor(workers, thread_name_prefix="photo")
-        self._disk = ThreadPoolExecutor(_WRITERS, thread_name_prefix="disk")
-        self._writer = Writer(journal)
-        self._ended = threading.Event()
-
-    async def run(self) -> None:
-        """Do what is left to do; ends with the first error that is not a photo's."""
-        counting = asyncio.ensure_future(_on(self._disk, partial(self._backlog.count, self._ended)))
-        photos, end = self._backlog.photos(), object()
-        pending: set[asyncio.Future[None]] = set()
-        try:
-            while isinstance(found := await _on(self._disk, partial(next, photos, end)), Found):
-                if len(pending) == self._window:
-                    done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                    for task in done:
-                        task.result()
-                pending.add(asyncio.ensure_future(self._photo(found)))
-            for task in asyncio.as_completed(pending):
-                await task
-            await counting
-        finally:
-            self._ended.set()
-            for unfinished in (counting, *pending):
-                unfinished.cancel()
-            await asyncio.gather(counting, *pending, return_exceptions=True)
-            for pool in (self._cores, self._disk):  # nothing may be written after the journal is closed
-                pool.shutdown(wait=True, cancel_futures=True)
-            photos.close()
-
-    async def _photo(self, found: Found) -> None:
-        product = await anonymise(self._steps(found.read, found.path), self._servers.swap, self._cores)
-        self._watcher.photo(await _on(self._disk, partial(self._writer.store, product, found)))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-async def _on(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-    return await asyncio.get_running_loop().run_in_executor(pool, work)
+    watcher = watcher or Watcher()
+    started = time.monotonic()
+    check_places(job)
+    with closing(find_files(job.source)) as files:
+        next(files, None)  # whether it can be listed at all, before anything is made
+    job.annotations.check()
+    models = asyncio.run(agreed_models(job.connections))
+    with open_journal(job, models) as journal:
+        run = Run(job, models, journal, watcher)
+        (engine or LocalEngine()).do(run)
+        summary = run.finish()
+    return {**summary, "seconds": round(time.monotonic() - started, 1)}

@@ -8,11 +8,14 @@ from the store's own places (environment, instance role), never from the URL. It
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from tenacity import Retrying, stop_after_attempt, wait_incrementing
 
 from visard_errors import DataError, MissingExtra, OutputError, PhotoError, UnreadablePhoto
 from visard_folder.journal import FOLDER, Journal
@@ -20,22 +23,22 @@ from visard_folder.walk import Found, read_file
 from visard_folder.write import failed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
     from pathlib import Path
 
     from visard_folder.journal import Record
     from visard_folder.photo import Product
 
 ATOMIC_STORES = tuple(f"{scheme}://" for scheme in ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"))
-_ATTEMPTS, _PAUSE_S = 4, 1.0  # of an upload; the store's own client has tried before that
+_ATTEMPTS, _PAUSE_S = 4, 1.0  # of an upload, each pause longer by one; the store's own client has tried before that
 _MAX_KEY_BYTES = 1024  # S3's; the others allow no less
 _LISTINGS = 16  # folders whose sizes are remembered: about the depth of a tree
 _CHANGED = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 
 
-def is_url(place: str) -> bool:
+def is_url(place: str | os.PathLike[str]) -> bool:
     """Whether a place is a URL, and not a path of this machine."""
-    return "://" in place
+    return "://" in os.fspath(place)
 
 
 class Store:
@@ -67,7 +70,7 @@ class Store:
         self._root = root.rstrip("/")
         self.sizes = lru_cache(_LISTINGS)(self._sizes)
 
-    def walk(self) -> Iterator[Found]:
+    def walk(self) -> Generator[Found, None, None]:
         """Find every file of the store, as `visard_folder.walk.walk` does.
 
         Raises:
@@ -107,21 +110,21 @@ class Store:
             OutputError: the store does not take it.
         """
         key = f"{self._root}/{path}"
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                self._fs.pipe_file(key, data)
-                if self._fs.cat_file(key) == data:
-                    return
+
+        def put() -> None:
+            self._fs.pipe_file(key, data)
+            if self._fs.cat_file(key) != data:
                 self._fs.rm_file(key)
-                problem = "what was written reads back differently"
-            except Exception as error:
-                problem = type(error).__name__
-            if attempt < _ATTEMPTS:
-                time.sleep(_PAUSE_S * attempt)
-        raise OutputError(
-            f"cannot write to '{self.url}' ({problem}): check the credentials and the store, then run the same command "
-            "again; what is done stays done"
-        )
+                raise OutputError("what was written reads back differently")
+
+        try:
+            Retrying(stop=stop_after_attempt(_ATTEMPTS), wait=wait_incrementing(_PAUSE_S, _PAUSE_S), reraise=True)(put)
+        except Exception as error:  # see read
+            problem = str(error) if isinstance(error, OutputError) else type(error).__name__
+            raise OutputError(
+                f"cannot write to '{self.url}' ({problem}): check the credentials and the store, then run the same "
+                "command again; what is done stays done"
+            ) from None
 
     def remove(self, path: str) -> None:
         """Remove a file, if it is there."""

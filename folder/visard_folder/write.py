@@ -1,7 +1,6 @@
-"""Brings a photo's result to the disk and then into the journal, so that a run can be killed at any moment.
+"""Brings a photo's result to the disk, so that a run can be killed at any moment.
 
-An image gets its name only when it is whole and on the disk, and its record only after that. It knows nothing about how
-a photo is anonymised.
+An image gets its name only when it is whole and on the disk. It knows nothing about how a photo is anonymised.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from visard_preprocess.files import replace_atomically
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from visard_folder.journal import Record, Stamp
+    from visard_folder.journal import Record
     from visard_folder.photo import Product
     from visard_folder.walk import Found
 
@@ -31,7 +30,7 @@ _NAME_ERRORS = (
 
 
 class Ledger(Protocol):
-    """What a `Writer` needs of a `Journal`."""
+    """What a `Writer` needs of a `Journal`, which is not on every node of a cluster."""
 
     @property
     def target(self) -> Path:
@@ -44,20 +43,17 @@ class Ledger(Protocol):
     def claim(self, path: str) -> str:
         """See `Journal.claim`."""
 
-    def add(self, record: Record, stamp: Stamp | None) -> None:
-        """See `Journal.add`."""
-
 
 class Writer:
-    """Writes into the output folder of one journal. Several threads may use it."""
+    """Writes into one output folder. Several threads may use it."""
 
-    def __init__(self, journal: Ledger) -> None:
-        self._journal = journal
-        with output_errors(journal.target):
-            self._folds_case = folds_case(journal.drafts)
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        with output_errors(ledger.target):
+            self._folds_case = folds_case(ledger.drafts)
 
     def store(self, product: Product, found: Found) -> Record:
-        """Write a photo's image, if there is one, and its record.
+        """Write a photo's image, if there is one; gives its record.
 
         Where there is none, an image that an earlier run made of the photo is removed.
 
@@ -65,10 +61,9 @@ class Writer:
             OutputError: the disk is full, or cannot be written for another reason than this photo's name.
         """
         started = time.perf_counter()
-        with output_errors(self._journal.target):
-            record = self._place(product, self._journal.target / found.path)
+        with output_errors(self._ledger.target):
+            record = self._place(product, self._ledger.target / found.path)
         record.seconds["write"] = round(time.perf_counter() - started, 4)
-        self._journal.add(record, found.stamp)
         return record
 
     def _place(self, product: Product, target: Path) -> Record:
@@ -84,7 +79,7 @@ class Writer:
         return product.record
 
     def _write(self, encoded: bytes, record: Record, target: Path) -> Record:
-        if self._folds_case and (owner := self._journal.claim(record.path)) != record.path:
+        if self._folds_case and (owner := self._ledger.claim(record.path)) != record.path:
             return failed(record, f"the output folder does not tell its name from '{owner}', which came first")
         target.parent.mkdir(parents=True, exist_ok=True)
 
@@ -93,7 +88,7 @@ class Writer:
             if draft.read_bytes() != encoded:  # what was proven clean is what stands there
                 raise OSError(errno.EIO, "what was written reads back differently")
 
-        replace_atomically(target, write, drafts=self._journal.drafts)
+        replace_atomically(target, write, drafts=self._ledger.drafts)
         return replace(record, size_bytes=len(encoded))
 
 
