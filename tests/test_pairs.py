@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from visard_errors import DataError
+from visard_errors import DataError, OutputError
 from visard_training.pairs.folder import Pair, PairWriter, choose_pair, read_pairs
 
 FILTERS = ("face found", "certain")
@@ -100,7 +100,7 @@ def test_a_row_that_was_cut_off_by_a_kill_does_not_count(tmp_path: Path, cut: in
 def test_a_folder_begun_with_other_settings_is_refused(tmp_path: Path) -> None:
     with writer(tmp_path, certainty=0.9):
         pass
-    with pytest.raises(DataError, match=r"other settings \(certainty, psi\)"):
+    with pytest.raises(OutputError, match=r"other settings \(certainty, psi\)"):
         writer(tmp_path, certainty=0.8, psi=1)
 
 
@@ -204,7 +204,7 @@ def test_a_folder_without_a_pair_is_refused_and_says_where_to_look(tmp_path: Pat
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot write"):
         writer(tmp_path / "file")
     with writer(tmp_path / "pairs"):
         pass

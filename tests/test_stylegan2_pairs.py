@@ -20,7 +20,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from visard_cli.train import app
-from visard_errors import DataError
+from visard_errors import DataError, OutputError
 from visard_export.checkpoints import load_classifier, save_checkpoint
 from visard_export.graphs import build_graph
 from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
@@ -303,7 +303,7 @@ def test_the_command_goes_on_with_a_folder_and_prints_the_survivors(
 
 def test_the_command_refuses_other_settings_and_says_which(networks: Networks, made: Path) -> None:
     result = CliRunner().invoke(app, command(networks, made, "--min-certainty", "0.8", "--seed", "3"))
-    assert isinstance(result.exception, DataError)
+    assert isinstance(result.exception, OutputError)
     assert "(min_certainty, seed)" in str(result.exception)
 
 

@@ -18,21 +18,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from rich.console import Console
 from torch.nn import functional
 
-from visard_errors import CheckpointError, DataError
+from visard_errors import CheckpointError, DataError, OutputError
 from visard_export.checkpoints import load_classifier, save_checkpoint
 from visard_export.graphs import build_graph
 from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
 from visard_training.classifier.pixels import Pixels, classifier_pixels, normalise
-from visard_training.classifier.report import calibrate, served_probabilities, split_report
+from visard_training.classifier.report import Epoch, calibrate, served_probabilities, split_report
 from visard_training.classifier.training import ClassifierOptions, _face_weights, train_classifier
 from visard_training.data import augmentation
 from visard_training.data.faces import read_faces
-from visard_training.runs.state import generator
+from visard_training.runs.state import generator, load_state, save_state
 
 TOY = ClassifierOptions(width=2, size=33, epochs=2, batch_size=4, learning_rate=0.05)
 SILENT = Console(quiet=True)
@@ -166,8 +165,24 @@ def test_half_precision_halves_the_file_and_is_what_was_measured(toy_faces, tmp_
 
 
 def test_a_folder_keeps_one_run(toy_run, toy_faces):
-    with pytest.raises(CheckpointError, match="other options"):
+    with pytest.raises(OutputError, match=r"other settings \(seed\)"):
         train(toy_faces, toy_run[0], altered(seed=1))
+
+
+def test_a_state_of_an_earlier_version_goes_on(toy_run, toy_faces, tmp_path):
+    """Its settings were one line of text; see `_ClassifierRun.of_earlier_version`."""
+    train(toy_faces, tmp_path)
+    (tmp_path / "last.safetensors").unlink()
+    state = load_state(tmp_path / "state.pt")
+    options = {**vars(TOY), "initial": None}
+    state["run"] = json.dumps([options, 1, state.pop("settings")["faces"]], sort_keys=True)
+    state["network"] = state.pop("networks")["classifier"]
+    state["optimizer"] = state.pop("optimisers")["classifier"]
+    save_state(tmp_path / "state.pt", state)
+    with pytest.raises(CheckpointError, match="not a state of this training"):
+        train(toy_faces, tmp_path, altered(seed=1))
+    assert train(toy_faces, tmp_path).epochs == [Epoch(**epoch) for epoch in state["epochs"]]
+    assert not (tmp_path / "last.safetensors").exists()  # it was finished
 
 
 def test_training_starts_from_given_weights(toy_faces, tmp_path):
@@ -188,7 +203,7 @@ def test_a_full_disk_keeps_the_last_state(toy_faces, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        with pytest.raises(CheckpointError, match="make room"):
+        with pytest.raises(OutputError, match="make room"):
             train(toy_faces, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -217,11 +232,7 @@ def test_bad_faces_are_refused(tmp_path):
 
 
 def test_bf16_trains(toy_faces, tmp_path):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    try:
-        report = train(toy_faces, tmp_path, altered(mixed_precision="bf16", epochs=1))
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
+    report = train(toy_faces, tmp_path, altered(mixed_precision="bf16", epochs=1))
     assert math.isfinite(report.epochs[0].train_loss)
     assert load_classifier(tmp_path / "last.safetensors").tensors["conv1.weight"].dtype == torch.float32
 
@@ -375,7 +386,7 @@ def test_on_two_processes_the_weights_stay_one(toy_faces, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("3 faces cannot be shared by 2 processes alike") == 2
+    assert done.stdout.count("a batch of 3 cannot be shared by 2 processes alike") == 2
     state = torch.load(Path(tmp_path / "run" / "state.pt"), weights_only=True)
     assert state["step"] == 2  # six faces: two for each process, then one
     assert float(state["epochs"][0]["train_accuracy"]) in [i / 6 for i in range(7)]

@@ -7,17 +7,20 @@ import os
 import pickle
 import resource
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
-from visard_errors import CheckpointError, DataError
+from visard_errors import CheckpointError, DataError, OutputError
 from visard_preprocess.align import finder
 from visard_preprocess.files import write_atomically
 from visard_training.data.faces import Photo, hold_out, prepare_faces, read_faces, read_source
+from visard_training.runs import progress
 from visard_training.runs.state import generator, load_state, save_state
 
 
@@ -182,7 +185,7 @@ def test_a_full_disk_leaves_the_older_file(tmp_path):
     write_atomically(path, b"old")
     with tiny_disk(), pytest.raises(OSError, match="too large"):
         write_atomically(path, bytes(2000))
-    with tiny_disk(), pytest.raises(CheckpointError, match="make room"):
+    with tiny_disk(), pytest.raises(OutputError, match="make room"):
         save_state(path, {"step": torch.zeros(1000)})
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
@@ -231,3 +234,35 @@ def test_random_numbers_belong_to_their_place():
 
     assert draw(1, "step", 5) == draw(1, "step", 5)
     assert len({tuple(draw(*p)) for p in ((1, "step", 5), (1, "step", 6), (2, "step", 5), (1, "order", 5))}) == 4
+
+
+def told(drawn, monkeypatch):
+    """What is said of three pieces that take 20 s each."""
+    now = iter(range(0, 1000, 20))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    file = StringIO()
+    console = Console(file=file, force_terminal=drawn, width=120)
+    with progress.Progress("Learning", 4, done=1, console=console) as bar:
+        for loss in (3, 2, None):
+            bar.advance(loss and f"loss {loss}")
+    return file.getvalue()
+
+
+def test_in_a_file_progress_is_a_line_now_and_then_and_at_the_end(monkeypatch):
+    assert told(False, monkeypatch).splitlines() == ["Learning: 3 of 4 · loss 2", "Learning: 4 of 4 · loss 2"]
+
+
+def test_on_a_terminal_progress_is_a_bar(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    shown = told(True, monkeypatch)
+    assert "4/4" in shown
+    assert "loss 2" in shown
+    assert "4 of 4" not in shown
+
+
+def test_work_that_is_broken_off_says_how_far_it_came():
+    file = StringIO()
+    pieces = progress.track(range(5), "Learning", 5, Console(file=file))
+    assert [next(pieces) for _ in range(3)] == [0, 1, 2]
+    pieces.close()
+    assert file.getvalue() == "Learning: 2 of 5\n"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from visard_errors import CheckpointError, DataError
+from visard_errors import DataError, OutputError
 from visard_export.checkpoints import load_generator
 from visard_export.demo import plain_atlas
 from visard_preprocess.align import finder
@@ -20,7 +20,7 @@ from visard_training.personas import training as persona_training
 from visard_training.personas.atlas import PersonaOptions
 from visard_training.personas.donors import tone_of
 from visard_training.personas.frame import ATLAS_FILE, SHAPES_FILE, Frame, write_personas
-from visard_training.personas.lessons import Lessons, put_before, relight
+from visard_training.personas.lessons import UNKNOWN, Lessons, put_before, relight
 from visard_training.personas.shapes import (
     MIRROR,
     N_MODES,
@@ -37,6 +37,7 @@ from visard_training.personas.shapes import (
 )
 from visard_training.personas.targets import FaceParts, face_parts, targets
 from visard_training.personas.training import PersonaTrainingOptions, train_persona_generator
+from visard_training.runs.state import load_state, save_state
 
 
 @pytest.fixture(scope="module")
@@ -324,8 +325,32 @@ def test_another_trainings_state_is_refused(tmp_path, personas, monkeypatch):
     monkeypatch.setattr(persona_training, "make_lessons", lambda *args, **options: lessons())
     train_persona_generator([], personas, tmp_path / "run", OPTIONS, console=QUIET)
     other = PersonaTrainingOptions(**{**vars(OPTIONS), "seed": 1})
-    with pytest.raises(CheckpointError, match="other options or faces"):
+    with pytest.raises(OutputError, match=r"other settings \(seed\)"):
         train_persona_generator([], personas, tmp_path / "run", other, console=QUIET)
+
+
+def test_a_state_of_an_earlier_version_goes_on(tmp_path, personas, monkeypatch):
+    """Its settings were one line of text; see `_PersonaRun.of_earlier_version`."""
+    monkeypatch.setattr(persona_training, "make_lessons", lambda *args, **options: lessons())
+    path = train_persona_generator([], personas, tmp_path / "run", OPTIONS, console=QUIET)
+    before = load_generator(path).tensors
+    state = load_state(tmp_path / "run" / "state.pt")
+    settings = state.pop("settings")
+    state["run"] = f"{settings.pop('lessons')} {sorted(settings.items())}"
+    state |= state.pop("networks")
+    state |= {f"{name} optimiser": optimiser for name, optimiser in state.pop("optimisers").items()}
+    save_state(tmp_path / "run" / "state.pt", state)
+    train_persona_generator([], personas, tmp_path / "run", replace(OPTIONS, half=True), console=QUIET)
+    for name, tensor in load_generator(path).tensors.items():
+        torch.testing.assert_close(tensor.float(), before[name].float(), rtol=1e-3, atol=1e-4)
+
+
+def test_traits_that_nobody_knows_teach_nothing(tmp_path, personas, monkeypatch):
+    made = lessons()
+    made.traits[:] = UNKNOWN
+    monkeypatch.setattr(persona_training, "make_lessons", lambda *args, **options: made)
+    path = train_persona_generator([], personas, tmp_path / "run", OPTIONS, console=QUIET)
+    assert all(tensor.isfinite().all() for tensor in load_generator(path).tensors.values())
 
 
 def test_folder_without_personas_is_refused(tmp_path):

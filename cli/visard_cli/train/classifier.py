@@ -67,12 +67,8 @@ def classifier(
 ) -> None:
     """Train the gender classifier; the defaults are the published recipe. Writes weights, figures and plots."""
     with needs("train", "training"):
-        from visard_training.classifier.training import (
-            RESULT_FILE,
-            ClassifierOptions,
-            main_process_first,
-            train_classifier,
-        )
+        from visard_training.classifier.training import RESULT_FILE, ClassifierOptions, train_classifier
+        from visard_training.runs.run import main_process_first
 
     options = usage(
         lambda: ClassifierOptions(

@@ -40,5 +40,5 @@ def personas(
         from visard_training.personas.atlas import SHEET_FILE, PersonaOptions, make_personas
 
     options = usage(lambda: PersonaOptions(count=count, donors=donors_each, push=push, skin=skin, seed=seed))
-    make_personas(donors, [*donors, *(shapes or ())], output, options, report=say)
+    make_personas(donors, [*donors, *(shapes or ())], output, options)
     say(f"Personas ready: {output / SHEET_FILE}")

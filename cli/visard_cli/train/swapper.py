@@ -69,6 +69,7 @@ def swapper(
         lambda: SwapperOptions(
             direction=direction,
             generator=Pix2PixHDArchitecture(ngf=ngf, n_downsampling=downsamplings, n_blocks=blocks),
+            initial=initial,
             photo_size=photo_size,
             weights=LossWeights(
                 adversarial=adversarial,
@@ -87,19 +88,11 @@ def swapper(
             half=half,
             save_every=save_every,
             sample_every=sample_every,
+            licence=licence,
             seed=seed,
         )
     )
-    done = train_swapper(
-        pairs,
-        output,
-        options,
-        vgg=vgg,
-        classifier=classifier,
-        initial=initial,
-        licence=licence,
-        report=say,
-    )
+    done = train_swapper(pairs, output, options, vgg=vgg, classifier=classifier)
     table = Table("pairs", "broken", "steps", "minutes", "held-out error", "unchanged photos", title_justify="left")
     errors = (f"{done.holdout_l1:.2f} levels", f"{done.unchanged_l1:.2f} levels")
     table.add_row(str(done.pairs), str(done.broken), str(done.steps), f"{done.seconds / 60:.1f}", *errors)

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,6 +24,7 @@ from visard_export.graphs import CLASSIFIER_SIZE, IMAGENET_DEVIATION, IMAGENET_M
 from visard_preprocess.files import replace_atomically
 from visard_preprocess.geometry import CROP_SIZE
 from visard_training.data.faces import FACES_FILE, Sample, read_faces
+from visard_training.runs.progress import track
 
 PIXELS_FILE = f"classifier_{CLASSIFIER_SIZE}.npy"
 
@@ -49,7 +49,7 @@ def classifier_pixels(cache: Path, console: Console | None = None) -> NDArray[np
         pixels = np.lib.format.open_memmap(new, "w+", np.uint8, shape)  # type: ignore[no-untyped-call]
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             faces = pool.map(lambda sample: _resize(read_aligned(sample), matrix), samples)
-            for i, face in enumerate(track(faces, f"Resizing {cache.name}", len(samples), console=console)):
+            for i, face in enumerate(track(faces, f"Resizing {cache.name}", len(samples), console)):
                 pixels[i] = face
         pixels.flush()
 

@@ -19,7 +19,6 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional
@@ -29,6 +28,7 @@ from visard_export.networks.resnet18 import ResNet18
 from visard_preprocess.files import write_atomically
 from visard_training.classifier.pixels import read_aligned
 from visard_training.data.faces import GENDERS, Sample
+from visard_training.runs.progress import track
 
 _BATCH = 32
 _MAX_SHARPENING = 3.0  # where validation has no mistake, the likelihood alone would ask for endless certainty
@@ -146,7 +146,8 @@ def served_probabilities(
     graph = build_graph(network)
     probabilities = []
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, torch.inference_mode():
-        for start in track(range(0, len(samples), _BATCH), "Measuring", console=console or Console(stderr=True)):
+        starts = range(0, len(samples), _BATCH)
+        for start in track(starts, "Measuring", len(starts), console):
             faces = list(pool.map(read_aligned, samples[start : start + _BATCH]))
             probabilities.append(graph(torch.from_numpy(np.stack(faces))).numpy())
     return np.concatenate(probabilities)

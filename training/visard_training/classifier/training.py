@@ -18,43 +18,35 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 
 from visard_errors import CheckpointError, DataError
-from visard_export.checkpoints import load_classifier, save_checkpoint
+from visard_export.checkpoints import load_classifier
 from visard_export.graphs import CLASSIFIER_SIZE
 from visard_export.networks.resnet18 import MAX_WIDTH, ResNet18, ResNet18Architecture
-from visard_preprocess.files import replace_atomically
 from visard_training.classifier import report as classifier_report
 from visard_training.classifier.pixels import Pixels, classifier_pixels, normalise
 from visard_training.classifier.report import Epoch
 from visard_training.data import augmentation
 from visard_training.data.faces import GENDERS, Sample, check_classes, read_faces
-from visard_training.runs.state import generator, load_state, save_state
+from visard_training.runs.progress import Progress
+from visard_training.runs.run import Run, digest_of, main_console, main_process_first, save_weights
+from visard_training.runs.state import generator
 
 if TYPE_CHECKING:
     from visard_training.classifier.report import ClassifierReport
 
-STATE_FILE, RESULT_FILE, BEST_FILE, LAST_FILE = (
-    "state.pt",
-    "classifier.safetensors",
-    "best.safetensors",
-    "last.safetensors",
-)
+RESULT_FILE, BEST_FILE, LAST_FILE = "classifier.safetensors", "best.safetensors", "last.safetensors"
 _WARM_UP_SHARE = 0.05  # of all steps, for the cosine schedule
 _VALIDATION_BATCH = 64
 
@@ -140,87 +132,75 @@ def train_classifier(
 
     Raises:
         DataError: a cache cannot be used, or a split lacks a class.
-        CheckpointError: the initial weights or the state cannot be used, the training diverged, or the disk is full.
+        CheckpointError: the initial weights or the state cannot be used, or the training diverged.
+        OutputError: the folder belongs to a training with other settings or cannot be written, or the disk is full.
     """
-    options = options or ClassifierOptions()
-    accelerator = Accelerator(mixed_precision=options.mixed_precision)
-    console = console or Console(stderr=True, quiet=not accelerator.is_main_process)
-    output.mkdir(parents=True, exist_ok=True)
+    options, console = options or ClassifierOptions(), main_console(console)
     samples = [sample for cache in caches for sample in read_faces(cache)]
     for split in ("train", "validation"):
         where = f"split '{split}' of {', '.join(map(str, caches))}"
         check_classes((sample.gender for sample in samples if sample.split == split), where)
     with main_process_first():
         pixels = Pixels([classifier_pixels(cache, console) for cache in caches])
-    epochs = _Run(accelerator, pixels, samples, output, options, console).train()
+    run = _ClassifierRun(pixels, samples, output, options, console)
+    epochs = run.train()
     best = cast("ResNet18", load_classifier(output / BEST_FILE).network())
     temperature = classifier_report.calibrate(best, *_logits(best, pixels, samples, options.size))
     if options.half:
         best = best.half().float()  # rounded to what is written, before it is measured
     report = classifier_report.evaluate(best, samples, epochs=epochs, temperature=temperature, console=console)
-    if accelerator.is_main_process:
-        _save_network(output / RESULT_FILE, best.half() if options.half else best, options.licence)
+    if run.accelerator.is_main_process:
+        save_weights(output / RESULT_FILE, best.half() if options.half else best, licence=options.licence)
         classifier_report.write(report, output, _written(options))
-    accelerator.wait_for_everyone()
+    run.accelerator.wait_for_everyone()
     return report
 
 
-def main_process_first() -> AbstractContextManager[None]:
-    """Let the other processes of `accelerate launch`, if there are any, wait until the first one is through."""
-    return cast("AbstractContextManager[None]", PartialState().main_process_first())
-
-
-class _Run:
+class _ClassifierRun(Run):
     """One training: everything that is the same in each of its steps, and where it stands."""
 
     def __init__(
-        self,
-        accelerator: Accelerator,
-        pixels: Pixels,
-        samples: Sequence[Sample],
-        output: Path,
-        options: ClassifierOptions,
-        console: Console,
+        self, pixels: Pixels, samples: Sequence[Sample], output: Path, options: ClassifierOptions, console: Console
     ) -> None:
-        self.accelerator, self.pixels, self.output, self.options = accelerator, pixels, output, options
-        self.console = console
-        self.samples = samples
+        inputs = {"faces": _digest(samples), "initial": digest_of(options.initial)}
+        super().__init__(output, options, inputs, console)
+        self.settings["processes"] = self.accelerator.num_processes  # each draws random numbers of its own
+        self.pixels, self.options, self.samples = pixels, options, samples
         self.train_indices = np.array([i for i, sample in enumerate(samples) if sample.split == "train"])
         self.labels = np.array([GENDERS.index(sample.gender) for sample in samples])
-        if options.batch_size % accelerator.num_processes:
-            raise DataError(
-                f"{options.batch_size} faces cannot be shared by {accelerator.num_processes} processes alike"
-            )
+        self.check_shares(options.batch_size)
         self.steps_per_epoch = math.ceil(len(self.train_indices) / options.batch_size)
         self.n_steps = options.epochs * self.steps_per_epoch
-        network = _initial_network(options)
+        self.classifier = network = _initial_network(options).to(self.accelerator.device)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # twice as fast on CPUs
-        optimizer = torch.optim.SGD(
+        optimiser = torch.optim.SGD(
             network.parameters(), options.learning_rate, options.momentum, weight_decay=options.weight_decay
         )
-        self.network, self.optimizer = accelerator.prepare(network, optimizer)
         self.weights = _face_weights([samples[i] for i in self.train_indices], options.balance_by)
         self.step = 0
-        self.totals = torch.zeros(3, dtype=torch.float64, device=accelerator.device)  # loss, correct, seen: this epoch
+        self.totals = torch.zeros(
+            3, dtype=torch.float64, device=self.accelerator.device
+        )  # loss, correct, seen: this epoch
         self.seconds = 0.0
         self.epochs: list[Epoch] = []
         self.best = (-1.0, 0.0)
-        self._resume()
+        self.networks, self.optimisers = {"classifier": network}, {"classifier": optimiser}
+        self.resume()
+        self.network, self.optimiser = self.accelerator.prepare(network, optimiser)
+        self.optimisers["classifier"] = self.optimiser
 
     def train(self) -> list[Epoch]:
         """Take all steps that are left."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task("Training", total=self.n_steps, completed=self.step)
+        with Progress("Training", self.n_steps, done=self.step, console=self.console) as progress:
             while self.step < self.n_steps:
                 started = time.monotonic()
                 self._take_step()
                 self.seconds += time.monotonic() - started
-                progress.advance(task)
+                progress.advance()
                 if self.step % self.steps_per_epoch == 0:
                     self._end_epoch()
                 elif self.step % self.options.save_every == 0:
-                    self._save()
+                    self.save()
         return self.epochs
 
     def _take_step(self) -> None:
@@ -234,16 +214,17 @@ class _Run:
         random = generator(options.seed, "step", self.step, rank)
         pictures = getattr(augmentation, options.augmentation)(pictures, random)
         labels = torch.from_numpy(self.labels[chosen]).to(pictures.device)
-        for group in self.optimizer.param_groups:
+        for group in self.optimiser.param_groups:
             group["lr"] = _learning_rate(options, self.step, self.n_steps)
         self.network.train()
-        logits = self.network(normalise(pictures))
+        with self.autocast():
+            logits = self.network(normalise(pictures)).float()
         losses = functional.cross_entropy(logits, labels, label_smoothing=options.label_smoothing, reduction="none")
         weights = (self.weights[drawn] if options.balance == "weights" else torch.ones(len(drawn))).to(losses.device)
         loss = (weights * losses).sum() / weights.sum()
         self.accelerator.backward(loss)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimiser.step()
+        self.optimiser.zero_grad()
         correct = (logits.argmax(1) == labels).sum()
         self.totals += torch.stack(
             [loss.detach() * len(chosen), correct, torch.tensor(len(chosen), device=loss.device)]
@@ -253,14 +234,11 @@ class _Run:
     def _end_epoch(self) -> None:
         """Validate, tell, and keep the weights."""
         loss, correct, seen = self.accelerator.reduce(self.totals).tolist()
-        if not math.isfinite(loss):
-            raise CheckpointError(
-                f"the training diverged in epoch {len(self.epochs) + 1}: start anew in another folder with a lower "
-                f"learning rate than {self.options.learning_rate}"
-            )
-        network = self.accelerator.unwrap_model(self.network)
+        self.check_finite(loss, f"epoch {len(self.epochs) + 1}")
+        network = self.classifier
         started = time.monotonic()
-        logits, labels = _logits(network, self.pixels, self.samples, self.options.size)
+        with self.autocast():
+            logits, labels = _logits(network, self.pixels, self.samples, self.options.size)
         right = (logits.argmax(1) == labels).double()
         epoch = Epoch(
             train_loss=loss / seen,
@@ -273,68 +251,51 @@ class _Run:
         self.epochs.append(epoch)
         self.totals.zero_()
         self.seconds = 0.0
-        self.console.print(f"epoch {len(self.epochs)}/{self.options.epochs}: {epoch}", highlight=False, soft_wrap=True)
+        self.say(f"epoch {len(self.epochs)}/{self.options.epochs}: {epoch}")
         # Both classes count alike, however many faces of each there are; of two equals, the more certain epoch.
         balanced = sum(float(right[labels == label].mean()) for label in range(len(GENDERS))) / len(GENDERS)
         better = (balanced, -epoch.validation_loss) > self.best
         self.best = max(self.best, (balanced, -epoch.validation_loss))
         if self.accelerator.is_main_process:
             if better:
-                _save_network(self.output / BEST_FILE, network, self.options.licence)
-            _save_network(self.output / LAST_FILE, network, self.options.licence)
-        self._save()  # last: killed before it, the run repeats this epoch's end and writes the same weights
+                save_weights(self.output / BEST_FILE, network, licence=self.options.licence)
+            save_weights(self.output / LAST_FILE, network, licence=self.options.licence)
+        self.save()  # last: killed before it, the run repeats this epoch's end and writes the same weights
 
-    def _save(self) -> None:
-        if self.accelerator.is_main_process:
-            state = {
-                "run": self._identity(),
-                "network": self.accelerator.unwrap_model(self.network).state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "step": self.step,
-                "totals": self.totals.cpu(),
-                "seconds": self.seconds,
-                "epochs": [asdict(epoch) for epoch in self.epochs],
-                "best": list(self.best),
-            }
-            save_state(self.output / STATE_FILE, state)
-        self.accelerator.wait_for_everyone()
+    def standing(self) -> dict[str, Any]:
+        """Say where in the epochs it is."""
+        return {
+            "step": self.step,
+            "totals": self.accelerator.reduce(self.totals).cpu(),
+            "seconds": self.seconds,
+            "epochs": [asdict(epoch) for epoch in self.epochs],
+            "best": list(self.best),
+        }
 
-    def _resume(self) -> None:
-        path = self.output / STATE_FILE
-        state = load_state(path)
-        if state is None:
-            return
-        if state.get("run") != self._identity():
-            raise CheckpointError(
-                f"'{path}' belongs to a training with other options, faces or processes: give the same ones, or "
-                "another folder"
-            )
-        try:
-            self.accelerator.unwrap_model(self.network).load_state_dict(state["network"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.totals.copy_(state["totals"])
-            self.step, self.seconds, self.best = state["step"], state["seconds"], tuple(state["best"])
-            self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"'{path}' is not a state of this training ({error}): remove it") from error
+    def take_up(self, standing: Mapping[str, Any]) -> None:
+        """Go on there."""
+        if self.accelerator.is_main_process:  # the totals are those of all processes
+            self.totals.copy_(standing["totals"])
+        self.step, self.seconds, self.best = standing["step"], standing["seconds"], tuple(standing["best"])
+        self.epochs = [Epoch(**epoch) for epoch in standing["epochs"]]
 
-    def _identity(self) -> str:
-        faces = "\n".join(f"{sample.path.name} {sample.gender} {sample.split}" for sample in self.samples)
-        digest = hashlib.sha256(faces.encode()).hexdigest()
-        return json.dumps([_written(self.options), self.accelerator.num_processes, digest], sort_keys=True)
+    def of_earlier_version(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Before, the settings were one line of text."""
+        before = [_written(self.options), self.accelerator.num_processes, self.settings["faces"]]
+        if state.get("run") != json.dumps(before, sort_keys=True):
+            return state
+        networks, optimisers = {"classifier": state["network"]}, {"classifier": state["optimizer"]}
+        return {**state, "settings": self.settings, "networks": networks, "optimisers": optimisers}
+
+
+def _digest(samples: Sequence[Sample]) -> str:
+    """Name faces after what is learned from them."""
+    faces = "\n".join(f"{sample.path.name} {sample.gender} {sample.split}" for sample in samples)
+    return hashlib.sha256(faces.encode()).hexdigest()
 
 
 def _written(options: ClassifierOptions) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
-
-
-def _save_network(path: Path, network: ResNet18, licence: str) -> None:
-    try:
-        replace_atomically(path, lambda new: save_checkpoint(new, network, trained=True, licence=licence))
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"cannot write the weights '{path}' ({error}); an older file is whole: make room and start again"
-        ) from error
 
 
 def _logits(network: ResNet18, pixels: Pixels, samples: Sequence[Sample], size: int) -> tuple[Tensor, Tensor]:

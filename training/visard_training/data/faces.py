@@ -31,13 +31,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from visard_errors import DataError, PhotoError
 from visard_preprocess.align import Detector, finder
 from visard_preprocess.files import write_atomically
 from visard_preprocess.geometry import CROP_SIZE, Quad, crop
 from visard_preprocess.photo import read_photo
+from visard_training.runs.progress import Progress
 
 Gender = Literal["female", "male"]
 Split = Literal["train", "validation", "test"]
@@ -191,13 +191,11 @@ def prepare_faces(
     done = _read_journal(cache / JOURNAL_FILE)
     todo = [(photo, name) for photo, name in zip(photos, names, strict=True) if name not in done]
     workers = min(workers or len(os.sched_getaffinity(0)), len(todo)) or 1
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
-        Progress(*columns, console=console or Console(stderr=True)) as progress,
+        Progress("Aligning", len(photos), done=len(photos) - len(todo), console=console) as progress,
         ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool,
         (cache / JOURNAL_FILE).open("a", encoding="utf-8") as journal,
     ):
-        task = progress.add_task("Aligning", total=len(photos), completed=len(photos) - len(todo))
         running = [pool.submit(_align_photo, photo.path, images / name, detector) for photo, name in todo]
         try:
             for future in as_completed(running):
@@ -205,7 +203,7 @@ def prepare_faces(
                 done[entry["name"]] = entry
                 journal.write(json.dumps(entry) + "\n")
                 journal.flush()
-                progress.advance(task)
+                progress.advance()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -29,6 +29,7 @@ from PIL import Image
 
 from visard_errors import DataError
 from visard_preprocess.files import write_atomically
+from visard_training.runs.state import check_settings, writing
 
 Split = Literal["train", "holdout"]
 Suffix = Literal[".jpg", ".png"]
@@ -131,7 +132,8 @@ class PairWriter:
         done: the sources that need not be worked on again.
 
     Raises:
-        DataError: the folder cannot be written, is damaged or was begun with other settings.
+        OutputError: the folder cannot be written, or was begun with other settings.
+        DataError: it is damaged.
 
     Example:
         with PairWriter(folder, settings={"seed": 0}, filters=("face found", "certain")) as writer:
@@ -151,11 +153,9 @@ class PairWriter:
         self.folder, self.filters, self._suffix = folder, tuple(filters), suffix
         self._settings: dict[str, Any] = json.loads(json.dumps(settings))  # as they will be read back
         self._notes: dict[str, Any] = {}
-        try:
+        with writing(folder):
             (folder / IMAGES_FOLDER).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unwritable(folder, error) from error
-        self._check_settings()
+        self._check_report()
         self._pairs = AppendedCsv(folder / PAIRS_FILE, [field.name for field in fields(Pair)])
         self._dropped = AppendedCsv(folder / DROPPED_FILE, ["source", "filter"])
         self._n_pairs = len(self._pairs.rows)
@@ -228,7 +228,7 @@ class PairWriter:
             table[filter] = left
         return table
 
-    def _check_settings(self) -> None:
+    def _check_report(self) -> None:
         path = self.folder / REPORT_FILE
         if not path.exists():
             return
@@ -237,12 +237,7 @@ class PairWriter:
             begun, self._notes = report["settings"], report["notes"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"'{path}' is damaged: choose another folder, or delete this one") from error
-        changed = sorted(n for n in begun.keys() | self._settings if begun.get(n) != self._settings.get(n))
-        if changed:
-            raise DataError(
-                f"'{self.folder}' was begun with other settings ({', '.join(changed)}): repeat them to go on, or "
-                "choose another folder"
-            )
+        check_settings(self.folder, begun, self._settings)
 
     def _write_report(self) -> None:
         report = {"settings": self._settings, "survival": self.survival, "notes": self._notes}
@@ -256,17 +251,14 @@ class AppendedCsv:
         rows: what the file held when it was opened.
 
     Raises:
-        DataError: the file cannot be read or written, or has other columns.
+        OutputError: the file cannot be read or written.
+        DataError: it has other columns.
     """
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self._path = path
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            data = b""
-        except OSError as error:
-            raise _unwritable(path, error) from error
+        with writing(path):
+            data = path.read_bytes() if path.exists() else b""
         whole = data[: data.rfind(b"\n") + 1]
         reader = csv.DictReader(StringIO(whole.decode("utf-8", "replace")))
         self.rows: list[dict[str, str]] = list(reader)
@@ -284,13 +276,10 @@ class AppendedCsv:
     def _write(self, mode: Literal["ab", "wb"], row: Sequence[Any]) -> None:
         text = StringIO()
         csv.writer(text, lineterminator="\n").writerow(row)
-        try:
-            with self._path.open(mode) as file:
-                file.write(text.getvalue().encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise _unwritable(self._path, error) from error
+        with writing(self._path), self._path.open(mode) as file:
+            file.write(text.getvalue().encode())
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def write_contact_sheets(folder: Path) -> list[Path]:
@@ -339,14 +328,5 @@ def _write_image(path: Path, image: NDArray[np.uint8], options: Mapping[str, Any
 
 
 def _replace(path: Path, data: bytes) -> None:
-    try:
+    with writing(path):
         write_atomically(path, data)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> DataError:
-    return DataError(
-        f"'{path}' cannot be written ({error.strerror}): make room, or choose another folder; what is there is whole, "
-        "and the same command goes on with it"
-    )

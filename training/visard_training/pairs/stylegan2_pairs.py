@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
@@ -39,6 +38,7 @@ from visard_preprocess.geometry import CROP_SIZE
 from visard_training.pairs.folder import AppendedCsv, PairWriter, Split, Suffix, choose_pair
 from visard_training.pairs.stylegan2 import StyleGAN2Generator
 from visard_training.pairs.stylegan2_checkpoints import load_stylegan2
+from visard_training.runs.progress import track
 
 MULTIPLES = (-1.0, -0.5, 0.0, 0.5, 1.0)  # of Δ, from female to male
 FILTERS = ("certain", "face found")
@@ -106,7 +106,8 @@ def make_pairs(
 
     Raises:
         CheckpointError: one of the two networks cannot be used.
-        DataError: the folder cannot be used, or the samples of one class are too few for a centre.
+        OutputError: the folder cannot be written, or was begun with other settings.
+        DataError: the folder is damaged, or the samples of one class are too few for a centre.
     """
     network = load_stylegan2(generator).to(device)
     n_ws = network.architecture.n_ws
@@ -115,7 +116,6 @@ def make_pairs(
     judge = load_classifier(classifier)
     classify = build_graph(judge.network()).to(device)
     settings = {"generator": sha256_of(generator), "classifier": judge.sha256, **asdict(options)}
-    console = console or Console(stderr=True)
 
     with (
         PairWriter(folder, settings=settings, filters=FILTERS, suffix=suffix) as writer,
@@ -128,7 +128,7 @@ def make_pairs(
 
         first = options.seed + options.samples
         batches = list(_batches(range(first, first + tries), max(1, batch_size // len(MULTIPLES))))
-        for seeds in track(batches, "Making pairs (steps 5–7)", console=console):
+        for seeds in track(batches, "Making pairs (steps 5–7)", len(batches), console):
             if all(str(seed) in writer.done for seed in seeds):
                 continue
             versions = render_versions(network, seeds, delta, options)  # step 5
@@ -175,13 +175,13 @@ def judge_samples(
     options: StyleGAN2Options,
     batch_size: int,
     pool: ThreadPoolExecutor,
-    console: Console,
+    console: Console | None,
 ) -> Samples:
     """Do steps 1 to 3; one row per sample is kept in `path`, and those that are there are not rendered again."""
     journal = AppendedCsv(path, ["seed", "p_female", "p_male", "outcome"])
     outcomes = {int(row["seed"]): row["outcome"] for row in journal.rows}
     batches = list(_batches(range(options.seed, options.seed + options.samples), batch_size))
-    for seeds in track(batches, "Judging samples (steps 1–3)", console=console):
+    for seeds in track(batches, "Judging samples (steps 1–3)", len(batches), console):
         if all(seed in outcomes for seed in seeds):
             continue
         w = sample_w(network, seeds, options.psi)  # step 1

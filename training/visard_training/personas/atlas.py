@@ -9,7 +9,7 @@ that personas will replace.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
 
 from visard_export.networks.persona import AGES, EXPRESSIONS, TILE_SHAPE, TONES, Atlas
 from visard_preprocess.files import write_atomically
@@ -35,6 +36,7 @@ from visard_training.personas.shapes import (
     sample,
     with_forehead,
 )
+from visard_training.runs.progress import say, track
 
 REPORT_FILE, SHEET_FILE = "report.json", "personas.jpg"
 
@@ -76,7 +78,7 @@ def make_personas(
     output: Path,
     options: PersonaOptions | None = None,
     *,
-    report: Callable[[str], None] = lambda line: None,
+    console: Console | None = None,
 ) -> Atlas:
     """Make an atlas of personas, with the shapes that go with it, a contact sheet and a report.
 
@@ -85,21 +87,21 @@ def make_personas(
         shape_caches: prepared faces of all poses and expressions, whose points alone are used.
         output: folder to fill.
         options: how to make them.
-        report: takes a line of progress.
+        console: where it says how it goes.
 
     Raises:
         DataError: a cache cannot be used, or a group has too few donors.
     """
-    options = options or PersonaOptions()
+    options, console = options or PersonaOptions(), console or Console(stderr=True)
     output.mkdir(parents=True, exist_ok=True)
     shapes = [with_forehead(s.landmarks) for c in shape_caches for s in read_faces(c) if s.split != "test"]
     donors = read_donors(caches)
-    report(f"{len(donors)} donors that look at the camera, {len(shapes)} faces for the shapes")
+    say(console, f"{len(donors)} donors that look at the camera, {len(shapes)} faces for the shapes")
     frame = _frame(donors, ShapeModel.fit(shapes), options.push)
     rng = np.random.default_rng(options.seed)
     pictures: dict[Gender, NDArray[np.uint8]] = {}
     groups: dict[str, int] = {}
-    layers = {id(donor): _layers(donor, frame) for donor in donors}
+    layers = {id(d): _layers(d, frame) for d in track(donors, "Laying donors into the frame", len(donors), console)}
     means = {g: _mean_layers([layers[id(d)] for d in donors if d.gender == g]) for g in GENDERS}
     for gender in GENDERS:
         other = GENDERS[1 - GENDERS.index(gender)]
@@ -115,7 +117,7 @@ def make_personas(
                     for _ in range(options.count)
                 ]
                 tiles.append(np.stack(faces, 1))  # (expressions, count, h, w, 3)
-                report(f"{gender}, tone {tone}, {'old' if age else 'young'}: {len(members)} donors")
+                say(console, f"{gender}, tone {tone}, {'old' if age else 'young'}: {len(members)} donors")
         pictures[gender] = np.stack(tiles).reshape(TONES, AGES, EXPRESSIONS, options.count, *TILE_SHAPE, 3)
     atlas = Atlas(to_female=pictures["female"], to_male=pictures["male"], corner=frame.corner, scale=frame.scale)
     _write(output, atlas, frame, {"options": asdict(options), "donors": groups})

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.progress import track
 
 from visard_errors import CheckpointError
 from visard_export.checkpoints import load_generator
@@ -21,6 +20,7 @@ from visard_export.graphs import build_graph
 from visard_export.networks.persona import Direction, PersonaGenerator
 from visard_preprocess.files import write_atomically
 from visard_training.data.faces import GENDERS, IMAGES_FOLDER, Gender, Photo, read_faces, write_cache
+from visard_training.runs.progress import track
 
 _DIRECTIONS: dict[Gender, Direction] = {"female": "to_female", "male": "to_male"}
 
@@ -52,7 +52,7 @@ def make_persona_faces(
     (output / IMAGES_FOLDER).mkdir(parents=True, exist_ok=True)
     found: list[tuple[Photo, dict[str, Any]]] = []
     faces = [face for face in read_faces(cache) if face.split != "test"]
-    for face in track(faces, "Giving personas", console=console or Console(stderr=True)):
+    for face in track(faces, "Giving personas", len(faces), console):
         image = torch.from_numpy(np.array(Image.open(face.path).convert("RGB")))[None]
         for gender in GENDERS:
             number = torch.tensor([[int(random.integers(2**31))]], dtype=torch.int32)

@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.nn import functional
 
@@ -33,6 +32,7 @@ from visard_training.personas.donors import OLD_AGE, age_of, skin_lightness, ton
 from visard_training.personas.frame import DAMAGED, SHAPES_FILE, Frame, open_arrays, read_frame
 from visard_training.personas.shapes import OPEN_MOUTH, mouth_gap, turned, with_forehead
 from visard_training.personas.targets import MASK_SIZE, face_parts, targets
+from visard_training.runs.progress import Progress
 
 LESSONS_FILE = "lessons.npz"
 MAX_TURNED = 0.3  # beyond it the landmarks are wrong
@@ -145,16 +145,14 @@ def make_lessons(
         except DAMAGED as error:
             raise DataError(f"'{path}' is damaged ({error}): remove it to make the lessons anew") from error
     workers = min(workers or len(os.sched_getaffinity(0)), len(faces)) or 1
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     lessons: list[tuple[NDArray[np.generic], ...]] = []
     with (
-        Progress(*columns, console=console or Console(stderr=True)) as progress,
+        Progress("Making lessons", len(faces), console=console) as progress,
         ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_single) as pool,
     ):
-        task = progress.add_task("Making lessons", total=len(faces))
         for made in pool.map(partial(_lessons, frame=frame, variants=variants), faces, range(len(faces)), chunksize=4):
             lessons += made
-            progress.advance(task)
+            progress.advance()
     pictures, fields, masks, traits = (np.stack(each) for each in zip(*lessons, strict=True))
     output.mkdir(parents=True, exist_ok=True)
 

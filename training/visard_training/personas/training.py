@@ -7,29 +7,27 @@ It knows nothing about how lessons are made, nor about how the parts are put tog
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.nn import functional
 
-from visard_errors import CheckpointError
-from visard_export.checkpoints import save_checkpoint
+from visard_errors import DataError
 from visard_export.networks.persona import TONES, TRAITS_SIZE, PersonaGenerator, TraitsNetwork
 from visard_export.networks.pix2pixhd import IMAGE_SIZE, Pix2PixHDArchitecture, Pix2PixHDGenerator
 from visard_export.persona_graph import PERSONA_SCALE, SURROUNDINGS_SCALE, position_planes
-from visard_preprocess.files import replace_atomically
 from visard_training.personas.frame import read_atlas
 from visard_training.personas.lessons import UNKNOWN, Batch, Lessons, make_lessons
-from visard_training.runs.state import generator, load_state, save_state
+from visard_training.runs.progress import Progress
+from visard_training.runs.run import Run, main_console, save_weights
+from visard_training.runs.state import generator
 
-STATE_FILE, RESULT_FILE = "state.pt", "persona.safetensors"
+RESULT_FILE = "persona.safetensors"
 SIZE = 128  # side at which the trunk works
 _TRAITS_BATCHES = 4  # of the trunk's, in one step of the traits, which see many small pictures
 _LOG_STEPS = 50
@@ -43,7 +41,7 @@ class PersonaTrainingOptions:
     Attributes:
         steps: of the trunk.
         traits_steps: of the traits.
-        batch_size: lessons of one step.
+        batch_size: lessons of one step of the trunk; the traits take four times as many.
         learning_rate: at its highest; it falls linearly to zero after two fifths of the steps.
         ngf: channels of the trunk's first layer.
         n_downsampling: how often the trunk halves the size.
@@ -106,36 +104,34 @@ def train_persona_generator(
         The checkpoint.
 
     Raises:
-        DataError: a cache or the personas cannot be used.
-        CheckpointError: the state belongs to another training, or a file cannot be written.
+        DataError: a cache or the personas cannot be used, or several processes were started.
+        CheckpointError: the state is damaged, or the training diverged.
+        OutputError: the folder belongs to a training with other settings or cannot be written, or the disk is full.
     """
-    options, console = options or PersonaTrainingOptions(), console or Console(stderr=True)
-    output.mkdir(parents=True, exist_ok=True)
+    options, console = options or PersonaTrainingOptions(), main_console(console)
     atlas = read_atlas(personas)
     lessons = make_lessons(caches, personas, output, tone_caches=tone_caches or caches, console=console)
-    run = _Run(lessons, output, options, console)
+    run = _PersonaRun(lessons, output, options, console)
     run.train("traits", options.traits_steps, run.traits_loss)
     run.train("trunk", options.steps, run.trunk_loss)
-    network = PersonaGenerator.of(run.networks["trunk"].cpu().eval(), run.networks["traits"].cpu().eval(), atlas)
-    network = network.half() if options.half else network
-    path = output / RESULT_FILE
-    try:
-        replace_atomically(path, lambda new: save_checkpoint(new, network, trained=True, licence=options.licence))
-    except OSError as error:
-        raise CheckpointError(f"cannot write '{path}' ({error.strerror}): make room, then run it again") from error
-    return path
+    network = PersonaGenerator.of(run.trunk.cpu().eval(), run.traits.cpu().eval(), atlas)
+    save_weights(output / RESULT_FILE, network.half() if options.half else network, licence=options.licence)
+    return output / RESULT_FILE
 
 
-class _Run:
+class _PersonaRun(Run):
     """Both networks, their optimisers, and where they stand."""
 
     def __init__(self, lessons: Lessons, output: Path, options: PersonaTrainingOptions, console: Console) -> None:
-        self.lessons, self.path, self.options, self.console = lessons, output / STATE_FILE, options, console
-        self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
+        super().__init__(output, options, {"lessons": lessons.digest}, console)
+        if self.accelerator.num_processes > 1:
+            raise DataError("a persona generator learns in one process: start it without `accelerate launch`")
+        self.lessons, self.options, self.device = lessons, options, self.accelerator.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            networks = {"trunk": Pix2PixHDGenerator(options.architecture()), "traits": TraitsNetwork()}
-        self.networks: dict[str, Any] = {name: network.to(self.device) for name, network in networks.items()}
+            self.trunk = Pix2PixHDGenerator(options.architecture()).to(self.device)
+            self.traits = TraitsNetwork().to(self.device)
+        self.networks = {"trunk": self.trunk, "traits": self.traits}
         self.optimisers = {
             name: torch.optim.Adam(network.parameters(), options.learning_rate, _BETAS)
             for name, network in self.networks.items()
@@ -146,47 +142,35 @@ class _Run:
         counts = torch.bincount(known[known != UNKNOWN], minlength=TONES).float().clamp(min=1)
         weights = (counts.sum() / counts) ** 0.5
         self.tone_weights = (weights / weights.mean()).to(self.device)
-        self._resume()
+        self.resume()
 
-    def train(self, name: str, steps: int, loss_of: Any) -> None:
+    def train(self, name: str, steps: int, loss_of: Callable[[torch.Generator], Tensor]) -> None:
         """Take the steps that are left."""
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[loss]}"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task(f"Training {name}", total=steps, completed=self.steps[name], loss="")
-            optimiser = self.optimisers[name]
-            recent: list[float] = []
+        optimiser = self.optimisers[name]
+        recent: list[float] = []
+        with Progress(f"Training {name}", steps, done=self.steps[name], console=self.console) as progress:
             while self.steps[name] < steps:
                 done = self.steps[name] / steps
                 for group in optimiser.param_groups:
                     group["lr"] = self.options.learning_rate * min(1.0, (1 - done) / 0.6)
                 loss = loss_of(generator(self.options.seed, name, self.steps[name]))
                 optimiser.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
-                recent.append(loss.item())
                 self.steps[name] += 1
-                if self.steps[name] % _LOG_STEPS == 0:
-                    mean = sum(recent[-_LOG_STEPS:]) / min(len(recent), _LOG_STEPS)
-                    if mean != mean:
-                        raise CheckpointError("the training diverged: start anew with a lower learning rate")
-                    progress.update(task, completed=self.steps[name], loss=f"loss {mean:.4f}")
-                    if not self.console.is_terminal and self.steps[name] % (10 * _LOG_STEPS) == 0:
-                        self.console.print(f"{time.strftime('%H:%M:%S')} {name} {self.steps[name]}/{steps} {mean:.4f}")
+                recent = [*recent[1 - _LOG_STEPS :], loss.item()]
+                self.check_finite(recent[-1], f"step {self.steps[name]} of the {name}")
                 if self.steps[name] % self.options.save_every == 0 or self.steps[name] == steps:
-                    self._save()
+                    self.save()
+                progress.advance(f"loss {sum(recent) / len(recent):.4f}")
 
     def trunk_loss(self, random: torch.Generator) -> Tensor:
         """Distances of fields, and cross entropy of masks."""
         batch = Batch(*(each.to(self.device) for each in self.lessons.batch(self.options.batch_size, random)))
         position = self.position.expand(len(batch.pictures), -1, -1, -1)
         towards = batch.genders.view(-1, 1, 1, 1) * position[:, 1:]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.mixed_precision == "bf16"):
-            out = self.networks["trunk"](torch.cat([batch.pictures, position, towards], 1)).float()
+        with self.autocast():
+            out = self.trunk(torch.cat([batch.pictures, position, towards], 1)).float()
         fields = functional.avg_pool2d(out[:, :4], 2)
         scale = fields.new_tensor([SURROUNDINGS_SCALE] * 2 + [PERSONA_SCALE] * 2).view(1, 4, 1, 1)
         distance = (fields * scale - batch.fields / IMAGE_SIZE).abs()
@@ -199,40 +183,33 @@ class _Run:
         """Cross entropy of those traits that somebody knows; rarer tones count more."""
         size = self.options.batch_size * _TRAITS_BATCHES
         pictures, traits = (x.to(self.device) for x in self.lessons.pictures_and_traits(size, TRAITS_SIZE, random))
-        logits = self.networks["traits"](pictures)
-        loss = functional.cross_entropy(
-            logits[:, :TONES], traits[:, 0], self.tone_weights, ignore_index=UNKNOWN, label_smoothing=0.05
-        )
-        for i in (0, 1):
-            chosen = traits[:, 1 + i] != UNKNOWN
-            loss = loss + functional.binary_cross_entropy_with_logits(
-                logits[chosen, TONES + i], traits[chosen, 1 + i].float() * 0.96 + 0.02
+        logits = self.traits(pictures)
+        loss: Tensor = 0 * logits.sum()
+        known = traits != UNKNOWN
+        if known[:, 0].any():  # the mean over none is no number
+            loss = functional.cross_entropy(
+                logits[:, :TONES], traits[:, 0], self.tone_weights, ignore_index=UNKNOWN, label_smoothing=0.05
             )
+        for i in (1, 2):
+            if (chosen := known[:, i]).any():
+                loss = loss + functional.binary_cross_entropy_with_logits(
+                    logits[chosen, TONES - 1 + i], traits[chosen, i].float() * 0.96 + 0.02
+                )
         return loss
 
-    def _identity(self) -> str:
-        options = {
-            key: value for key, value in asdict(self.options).items() if key not in ("save_every", "half", "licence")
-        }
-        return f"{self.lessons.digest} {sorted(options.items())}"
+    def standing(self) -> dict[str, Any]:
+        """Say how many steps each network has taken."""
+        return {"steps": dict(self.steps)}
 
-    def _save(self) -> None:
-        state: dict[str, Any] = {"run": self._identity(), "steps": dict(self.steps)}
-        for name, network in self.networks.items():
-            state[name] = network.state_dict()
-            state[f"{name} optimiser"] = self.optimisers[name].state_dict()
-        save_state(self.path, state)
+    def take_up(self, standing: Mapping[str, Any]) -> None:
+        """Go on there."""
+        self.steps.update(standing["steps"])
 
-    def _resume(self) -> None:
-        state = load_state(self.path)
-        if state is None:
-            return
-        if state.get("run") != self._identity():
-            raise CheckpointError(
-                f"'{self.path}' belongs to a training with other options or faces: give the same ones, or another "
-                "folder"
-            )
-        for name, network in self.networks.items():
-            network.load_state_dict(state[name])
-            self.optimisers[name].load_state_dict(state[f"{name} optimiser"])
-        self.steps.update(state["steps"])
+    def of_earlier_version(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Before, the settings were one line of text."""
+        before = {name: value for name, value in self.settings.items() if name != "lessons"}
+        if state.get("run") != f"{self.lessons.digest} {sorted(before.items())}":
+            return state
+        networks = {name: state[name] for name in self.networks}
+        optimisers = {name: state[f"{name} optimiser"] for name in self.optimisers}
+        return {**state, "settings": self.settings, "networks": networks, "optimisers": optimisers}

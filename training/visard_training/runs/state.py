@@ -8,34 +8,63 @@ uninterrupted one would have drawn.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visard_errors import CheckpointError
+from safetensors import SafetensorError
+
+from visard_errors import CheckpointError, OutputError
 from visard_preprocess.files import write_atomically
 
 if TYPE_CHECKING:
     import torch
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A context that writes to a path.
+
+    Raises:
+        OutputError: it cannot be written, the disk is full for instance.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(
+            f"cannot write '{path}' ({reason}): make room and start again, it goes on where it was; or choose another "
+            "folder"
+        ) from error
+
+
+def check_settings(folder: Path, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on in a folder with other settings than it was begun with.
+
+    Raises:
+        OutputError: some differ; they are named.
+    """
+    if changed := sorted(name for name in begun.keys() | now.keys() if begun.get(name) != now.get(name)):
+        raise OutputError(
+            f"'{folder}' was begun with other settings ({', '.join(changed)}): repeat them to go on, or choose another "
+            "folder"
+        )
+
+
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write tensors, numbers, strings, and lists and dicts of them.
 
     Raises:
-        CheckpointError: it cannot be written, the disk is full for instance; the older file is untouched.
+        OutputError: it cannot be written, the disk is full for instance; the older file is untouched.
     """
     import torch
 
     buffer = BytesIO()
     torch.save(state, buffer)
-    try:
+    with writing(path):
         write_atomically(path, buffer.getvalue())
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write the training state '{path}' ({error.strerror}); the last one is whole: make room and start "
-            "again, the training goes on from it"
-        ) from error
 
 
 def load_state(path: Path) -> dict[str, Any] | None:

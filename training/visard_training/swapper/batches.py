@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
 from torch import Tensor
 
 from visard_errors import DataError, PhotoError
@@ -24,7 +25,8 @@ from visard_preprocess.files import replace_atomically
 from visard_preprocess.photo import read_photo
 from visard_training.data.augmentation import degrade, flip, relight, turn
 from visard_training.pairs.folder import Pair
-from visard_training.runs.state import generator
+from visard_training.runs.progress import track
+from visard_training.runs.state import generator, writing
 
 Direction = Literal["to_male", "to_female"]
 
@@ -37,6 +39,7 @@ class PairImages:
         direction: which side is the photo and which the swapped one.
         size: side in pixels; the images are brought there by the mean of the pixels that fall into one.
         cache: an existing folder. The array lies there as a file and is used again for the same pairs.
+        console: where progress goes.
 
     Attributes:
         pictures: the array, mapped from the file.
@@ -44,16 +47,19 @@ class PairImages:
         broken: image files that could not be read; their pairs are left out.
 
     Raises:
-        DataError: no pair is left, or the folder cannot be written.
+        DataError: no pair is left.
+        OutputError: the folder cannot be written.
     """
 
-    def __init__(self, pairs: Sequence[Pair], direction: Direction, size: int, cache: Path) -> None:
+    def __init__(
+        self, pairs: Sequence[Pair], direction: Direction, size: int, cache: Path, console: Console | None = None
+    ) -> None:
         sides = [(p.female, p.male) if direction == "to_male" else (p.male, p.female) for p in pairs]
         self.digest = _digest(sides, size)
         path = cache / f"pairs_{self.digest}.u8"
         self.broken: list[Path] = []
         if not path.is_file():
-            self._decode(sides, size, path)
+            self._decode(sides, size, path, console)
         shape = (2, size, size, 3)
         n = path.stat().st_size // math.prod(shape)
         if not n:
@@ -67,19 +73,18 @@ class PairImages:
         """Give pairs as (N, 2, 3, size, size) float32 in −1..1."""
         return torch.from_numpy(self.pictures[list(indices)]).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
 
-    def _decode(self, sides: Sequence[tuple[Path, Path]], size: int, path: Path) -> None:
-        def write(draft: Path) -> None:
-            with ThreadPoolExecutor() as pool, draft.open("wb") as file:
-                for pictures in pool.map(lambda pair: _read_pair(pair, size), sides):
+    def _decode(self, sides: Sequence[tuple[Path, Path]], size: int, path: Path, console: Console | None) -> None:
+        def write(new: Path) -> None:
+            with ThreadPoolExecutor() as pool, new.open("wb") as file:
+                decoded = pool.map(lambda pair: _read_pair(pair, size), sides)
+                for pictures in track(decoded, "Decoding pairs", len(sides), console):
                     if isinstance(pictures, Path):
                         self.broken.append(pictures)
                     else:
                         file.write(pictures.tobytes())
 
-        try:
+        with writing(path):
             replace_atomically(path, write)
-        except OSError as error:
-            raise DataError(f"'{path}' cannot be written ({error.strerror}): make room, or choose another") from error
 
 
 class Sampler:

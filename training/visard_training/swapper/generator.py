@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from visard_errors import CheckpointError
-from visard_export.checkpoints import load_generator, save_checkpoint
+from visard_export.checkpoints import load_generator
 from visard_export.networks.pix2pixhd import Pix2PixHDArchitecture, Pix2PixHDGenerator, ResidualBlock
 from visard_preprocess.files import replace_atomically
+from visard_training.runs.run import save_weights
+from visard_training.runs.state import writing
 
 
 class SwapModel(nn.Module):
@@ -67,13 +69,11 @@ def export_generator(path: Path, network: Pix2PixHDGenerator, *, licence: str, h
         half: write half precision, at half the size.
 
     Raises:
-        CheckpointError: a file cannot be written; an older one is untouched.
+        OutputError: a file cannot be written; an older one is untouched.
     """
     network = copy.deepcopy(network)
     network = (network.half() if half else network).cpu()
-    try:
-        replace_atomically(path, lambda new: save_checkpoint(new, network, trained=True, licence=licence))
-        published = path.with_name(f"{path.stem}_net_G.pth")
+    save_weights(path, network, licence=licence)
+    published = path.with_name(f"{path.stem}_net_G.pth")
+    with writing(published):
         replace_atomically(published, lambda new: torch.save(network.state_dict(), new))
-    except OSError as error:
-        raise CheckpointError(f"cannot write '{path}' ({error.strerror}): make room, then run it again") from error

@@ -10,25 +10,25 @@ training code published with it.
 from __future__ import annotations
 
 import copy
-import json
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast
+from rich.console import Console
 from torch import Tensor, nn
 
 from visard_errors import CheckpointError, DataError
-from visard_export.checkpoints import load_classifier, sha256_of
-from visard_export.networks.pix2pixhd import IMAGE_SIZE, Pix2PixHDArchitecture, Pix2PixHDGenerator
+from visard_export.checkpoints import load_classifier
+from visard_export.networks.pix2pixhd import IMAGE_SIZE, Pix2PixHDArchitecture
 from visard_export.networks.resnet18 import ResNet18
 from visard_training.pairs.folder import read_pairs
-from visard_training.runs.state import load_state, save_state
+from visard_training.runs.progress import Progress, say
+from visard_training.runs.run import Run, digest_of, main_console, main_process_first
+from visard_training.runs.state import writing
 from visard_training.swapper.batches import Direction, PairImages, Sampler, vary
 from visard_training.swapper.discriminator import DiscriminatorArchitecture, MultiScaleDiscriminator
 from visard_training.swapper.generator import SwapModel, export_generator, initial_network
@@ -42,13 +42,11 @@ from visard_training.swapper.losses import (
 )
 from visard_training.swapper.report import grey_levels, write_grid, write_losses
 
-STATE_FILE, SAMPLES_FOLDER = "state.pt", "samples"
+SAMPLES_FOLDER = "samples"
 LOG_STEPS = 25  # a row of the losses is the mean of at most so many steps
 HOLDOUT_PAIRS = 32  # how many are looked at to see whether the generator generalises
 BETAS = (0.5, 0.999)
 EMA_DECAY = 0.999  # of the moving average of the generator's weights, which is what is exported
-
-_FREE = ("save_every", "sample_every", "half")  # options that may change when a training is resumed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +76,7 @@ class SwapperOptions:
     Attributes:
         direction: which side of a pair is the photo and which the swapped one.
         generator: its architecture, with an image head.
+        initial: weights of a generator to start from, of the same architecture; random without.
         discriminator: its architecture.
         photo_size: side in pixels of the training pictures, a multiple of what the generator shrinks them by.
         weights: of the losses.
@@ -93,10 +92,12 @@ class SwapperOptions:
         save_every: steps between two states on the disk.
         sample_every: steps between two grids of samples.
         half: export in half precision.
+        licence: of the weights, as an SPDX identifier: what the pairs allow.
     """
 
     direction: Direction
     generator: Pix2PixHDArchitecture = field(default_factory=Pix2PixHDArchitecture)
+    initial: Path | None = None
     discriminator: DiscriminatorArchitecture = field(default_factory=DiscriminatorArchitecture)
     photo_size: int = IMAGE_SIZE
     weights: LossWeights = field(default_factory=LossWeights)
@@ -112,6 +113,7 @@ class SwapperOptions:
     save_every: int = 500
     sample_every: int = 500
     half: bool = False
+    licence: str = "LicenseRef-Unknown"
 
     def __post_init__(self) -> None:
         if self.direction not in get_args(Direction):
@@ -163,11 +165,11 @@ def train_swapper(
     *,
     vgg: Path | None = None,
     classifier: Path | None = None,
-    initial: Path | None = None,
-    licence: str = "LicenseRef-Unknown",
-    report: Callable[[str], None] = lambda line: None,
+    console: Console | None = None,
 ) -> TrainedSwapper:
     """Train a generator, or go on where an earlier call with the same options and output was interrupted.
+
+    Under `accelerate launch` every process takes its share of each step.
 
     Args:
         folder: of pairs, see `pairs.folder`.
@@ -175,113 +177,123 @@ def train_swapper(
         options: how to train.
         vgg: torchvision's VGG19 weights for the perceptual loss.
         classifier: for the perceptual loss where there is no `vgg`: a trained gender classifier.
-        initial: a generator to start from, of the same architecture.
-        licence: of the weights, written into the checkpoint.
-        report: is told how it goes, a line at a time.
+        console: where it says how it goes.
 
     Raises:
-        DataError: the pairs cannot be used, or `output` belongs to another training.
-        CheckpointError: a weights file cannot be used, or the state cannot be written.
+        DataError: the pairs cannot be used.
+        CheckpointError: a weights file or the state cannot be used, or the training diverged.
+        OutputError: the folder belongs to a training with other settings or cannot be written, or the disk is full.
     """
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())  # else CPU processes would not find each other
-    say = report if accelerator.is_main_process else lambda line: None
-    _make_folder(output)
-    with accelerator.main_process_first():  # the others find what the first has decoded
-        train, holdout, broken = _read_pictures(folder, output, options, say)
-    inputs = {"pairs": train.digest}
-    for name, path in (("vgg", vgg), ("classifier", classifier), ("initial", initial)):
-        inputs[name] = sha256_of(path) if path is not None and path.is_file() else ""
-    training = _Training(options, accelerator, _perceptual_loss(options, vgg, classifier), initial, inputs)
-    state = load_state(output / STATE_FILE)
-    if state is not None:
-        training.load(state, output)
-        say(f"Going on after step {training.step}")
-    training.prepare()
-
+    console = main_console(console)
+    with writing(output):
+        (output / SAMPLES_FOLDER).mkdir(parents=True, exist_ok=True)
+    with main_process_first():  # the others find what the first has decoded
+        train, holdout, broken = _read_pictures(folder, output, options, console)
+    perceptual = _perceptual_loss(options, vgg, classifier)
+    inputs = {"pairs": train.digest, "vgg": digest_of(vgg), "classifier": digest_of(classifier)}
+    run = _SwapperRun(output, options, inputs, perceptual, console)
     sampler = Sampler(len(train), options.batch_size, options.seed)
-    if sampler.batch_size % accelerator.num_processes:
-        raise DataError(f"{sampler.batch_size} pairs cannot be shared by {accelerator.num_processes} processes alike")
-    total_steps = options.epochs * sampler.steps_per_epoch
+    run.check_shares(sampler.batch_size)
     shown = holdout.take(range(min(len(holdout), HOLDOUT_PAIRS)))
-    started = time.monotonic() - training.seconds
-    while (progress := training.progress(total_steps)) < 1:
-        mine = sampler.batch(training.step)[accelerator.process_index :: accelerator.num_processes]
-        batch = train.take(mine).to(accelerator.device)
-        batch = vary(
-            batch, options.seed, training.step, accelerator.process_index, strong=options.augmentation == "strong"
-        )
-        training.train_step(batch[:, 0], batch[:, 1], progress)
-        training.seconds = time.monotonic() - started
-        over = training.progress(total_steps) >= 1
-        saving = training.step % options.save_every == 0 or over
-        if training.step % LOG_STEPS == 0 or saving:
-            say(training.log(total_steps))
-        if not accelerator.is_main_process:
-            continue
-        try:
-            if training.step % options.sample_every == 0 or over:
-                swapped = training.swap(shown[:, 0])
-                say(f"step {training.step}: {grey_levels(swapped, shown[:, 1]):.2f} grey levels from held-out targets")
-                write_grid(output / SAMPLES_FOLDER / f"step_{training.step:06}.jpg", shown, swapped)
-            if saving:
-                save_state(output / STATE_FILE, training.state())
-                write_losses(output, training.history)
-                _export(output, training.average, options, licence)
-        except OSError as error:
-            raise DataError(f"cannot write to '{output}' ({error.strerror}): make room, then go on") from error
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    checkpoint = output / f"{options.direction}.safetensors"
-    if accelerator.is_main_process:
-        checkpoint = _export(output, training.average, options, licence)
+    run.train(train, sampler, shown)
+    run.accelerator.wait_for_everyone()
+    run.accelerator.end_training()
+    if run.accelerator.is_main_process:
+        run.export()
     return TrainedSwapper(
-        checkpoint=checkpoint,
-        steps=training.step,
-        seconds=training.seconds,
+        checkpoint=run.checkpoint,
+        steps=run.step,
+        seconds=run.seconds,
         pairs=len(train),
         broken=broken,
-        holdout_l1=grey_levels(training.swap(shown[:, 0]), shown[:, 1]),
+        holdout_l1=grey_levels(run.swap(shown[:, 0]), shown[:, 1]),
         unchanged_l1=grey_levels(shown[:, 0], shown[:, 1]),
     )
 
 
-class _Training:
+class _SwapperRun(Run):
     """Networks, optimisers and what else a state on the disk must hold."""
 
     def __init__(
         self,
+        output: Path,
         options: SwapperOptions,
-        accelerator: Accelerator,
+        inputs: Mapping[str, str],
         perceptual: PerceptualLoss | None,
-        initial: Path | None,
-        inputs: dict[str, str],
+        console: Console,
     ) -> None:
-        self.options, self.accelerator, self._inputs = options, accelerator, inputs
+        super().__init__(output, options, {**inputs, "initial": digest_of(options.initial)}, console)
+        self.options = options
+        self.checkpoint = output / f"{options.direction}.safetensors"
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
         self._recent: list[dict[str, float]] = []  # losses of the steps since the last row of the history
-        device = accelerator.device
+        device = self.accelerator.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            network = initial_network(initial, options.generator)
+            network = initial_network(options.initial, options.generator)
             discriminator = MultiScaleDiscriminator(options.discriminator)
         self.average = copy.deepcopy(network).to(device).eval().requires_grad_(False)
         self._generator = SwapModel(network, gradient_checkpointing=options.gradient_checkpointing).to(device)
         self._perceptual = perceptual.to(device) if perceptual is not None else None
         self._discriminator = discriminator.to(device) if options.weights.needs_discriminator else None
-        self._optimisers = {"generator": self._adam(self._generator)}
+        self.networks = {"generator": self._generator.network, "average": self.average}
+        self.optimisers = {"generator": self._adam(self._generator)}
         if self._discriminator is not None:
-            self._optimisers["discriminator"] = self._adam(self._discriminator)
+            self.networks["discriminator"] = self._discriminator
+            self.optimisers["discriminator"] = self._adam(self._discriminator)
+        if self.resume():
+            self.say(f"Going on after step {self.step}")
+        prepare = self.accelerator.prepare
+        self._generate = prepare(self._generator)
+        self._discriminate = prepare(self._discriminator) if self._discriminator is not None else None
+        self.optimisers = {name: prepare(optimiser) for name, optimiser in self.optimisers.items()}
 
     def _adam(self, network: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.Adam(network.parameters(), self.options.learning_rate, BETAS)
 
-    def prepare(self) -> None:
-        """Let accelerate distribute the networks; after `load`."""
-        prepare = self.accelerator.prepare
-        self._generate = prepare(self._generator)
-        self._discriminate = prepare(self._discriminator) if self._discriminator is not None else None
-        self._optimisers = {name: prepare(optimiser) for name, optimiser in self._optimisers.items()}
+    def train(self, pictures: PairImages, sampler: Sampler, shown: Tensor) -> None:
+        """Take all steps that are left, and write on the way.
+
+        Args:
+            pictures: to train on.
+            sampler: says which of them a step takes.
+            shown: (N, 2, 3, S, S) float32 in −1..1, the pairs to look at.
+        """
+        options, rank, world = self.options, self.accelerator.process_index, self.accelerator.num_processes
+        total_steps = options.epochs * sampler.steps_per_epoch
+        started = time.monotonic() - self.seconds
+        with Progress("Training", total_steps, done=self.step, console=self.console) as bar:
+            while (progress := self.progress(total_steps)) < 1:
+                batch = pictures.take(sampler.batch(self.step)[rank::world]).to(self.accelerator.device)
+                batch = vary(batch, options.seed, self.step, rank, strong=options.augmentation == "strong")
+                self.train_step(batch[:, 0], batch[:, 1], progress)
+                self.seconds = time.monotonic() - started
+                over = self.progress(total_steps) >= 1
+                saving = self.step % options.save_every == 0 or over
+                told = self.log() if self.step % LOG_STEPS == 0 or saving else None
+                if self.step % options.sample_every == 0 or over:
+                    self._show(shown)
+                if saving:
+                    self.save()
+                    self.export()
+                bar.advance(told)
+
+    def _show(self, shown: Tensor) -> None:
+        """Let the averaged generator swap pairs that it does not learn from, to look at."""
+        if self.accelerator.is_main_process:
+            swapped = self.swap(shown[:, 0])
+            levels = grey_levels(swapped, shown[:, 1])
+            self.say(f"step {self.step}: {levels:.2f} grey levels from held-out targets")
+            with writing(self.output):
+                write_grid(self.output / SAMPLES_FOLDER / f"step_{self.step:06}.jpg", shown, swapped)
+
+    def export(self) -> None:
+        """Write the losses so far and the averaged generator."""
+        if self.accelerator.is_main_process:
+            with writing(self.output):
+                write_losses(self.output, self.history)
+            export_generator(self.checkpoint, self.average, half=self.options.half, licence=self.options.licence)
 
     def progress(self, total_steps: int) -> float:
         """How much of the training is done: of its steps, or of its time where that ends first."""
@@ -294,7 +306,7 @@ class _Training:
     def train_step(self, photo: Tensor, target: Tensor, progress: float) -> None:
         """Update the generator, its average and the discriminator once."""
         self._rate = self.options.learning_rate * rate_factor(progress, self.options.constant_share)
-        with self._autocast():
+        with self.autocast():
             fake = self._generate(photo)
         losses = self._generator_losses(photo, fake, target)
         weights = asdict(self.options.weights)
@@ -303,7 +315,7 @@ class _Training:
         for mean, now in zip(self.average.parameters(), self._generator.network.parameters(), strict=True):
             mean.lerp_(now.detach(), 1 - decay)
         if self._discriminate is not None:
-            with self._autocast():
+            with self.autocast():
                 outputs = self._discriminate(torch.cat((photo, photo)), torch.cat((fake.detach(), target)))
             generated, real = (
                 [[layer[half] for layer in features] for features in outputs]
@@ -313,10 +325,7 @@ class _Training:
             self._update("discriminator", losses["discriminator"])
         self.step += 1
         self._recent.append({name: loss.item() for name, loss in losses.items()})
-        if not all(map(math.isfinite, self._recent[-1].values())):
-            raise DataError(
-                f"the training diverged at step {self.step} ({self._recent[-1]}): begin anew with a lower learning rate"
-            )
+        self.check_finite(sum(self._recent[-1].values()), f"step {self.step}")
 
     def _generator_losses(self, photo: Tensor, fake: Tensor, target: Tensor) -> dict[str, Tensor]:
         weights = self.options.weights
@@ -324,11 +333,11 @@ class _Training:
         if weights.reconstruction:
             losses["reconstruction"] = reconstruction_loss(fake, target)
         if self._perceptual is not None:
-            with self._autocast():
+            with self.autocast():
                 losses["perceptual"] = self._perceptual(fake, target)
         if self._discriminator is not None:
             self._discriminator.requires_grad_(False)
-            with self._autocast():
+            with self.autocast():
                 generated = self._discriminator(photo, fake)
                 with torch.no_grad():
                     real = self._discriminator(photo, target)
@@ -337,70 +346,33 @@ class _Training:
             losses["feature_matching"] = feature_matching_loss(real, generated)
         return losses
 
-    def _autocast(self) -> torch.autocast:
-        # Not accelerate's own: that is one setting for the whole process, and a test or a notebook trains twice.
-        return torch.autocast(
-            self.accelerator.device.type, torch.bfloat16, enabled=self.options.mixed_precision == "bf16"
-        )
-
     def _update(self, name: str, loss: Tensor) -> None:
-        optimiser = self._optimisers[name]
+        optimiser = self.optimisers[name]
         for group in optimiser.param_groups:
             group["lr"] = self._rate
         optimiser.zero_grad()
         self.accelerator.backward(loss)
         optimiser.step()
 
-    def log(self, total_steps: int) -> str:
+    def log(self) -> str:
         """Turn the steps since the last row into one more, and say it."""
         means = {name: sum(row[name] for row in self._recent) / len(self._recent) for name in self._recent[0]}
         self._recent.clear()
         self.history.append({"step": self.step, "seconds": round(self.seconds, 1), "rate": self._rate, **means})
-        told = " · ".join(f"{name} {mean:.4f}" for name, mean in means.items())
-        return f"step {self.step} of {total_steps} · {self.seconds:.0f} s · {told}"
+        return " · ".join(f"{name} {mean:.4f}" for name, mean in means.items())
 
     def swap(self, photos: Tensor) -> Tensor:
         """Swap (N, 3, S, S) photos with the averaged generator, on the CPU."""
         with torch.no_grad():
             return torch.cat([self.average(few.to(self.accelerator.device)).cpu() for few in torch.split(photos, 4)])
 
-    def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on."""
-        networks = {"generator": self._generator.network, "average": self.average, "discriminator": self._discriminator}
-        return {
-            "settings": self._settings(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "history": self.history,
-            "networks": {name: network.state_dict() for name, network in networks.items() if network is not None},
-            "optimisers": {name: optimiser.state_dict() for name, optimiser in self._optimisers.items()},
-        }
+    def standing(self) -> dict[str, Any]:
+        """Say how many steps were taken, in what time, and the losses."""
+        return {"step": self.step, "seconds": self.seconds, "history": self.history}
 
-    def load(self, state: dict[str, Any], output: Path) -> None:
-        """Take up a state; before `prepare`."""
-        try:
-            begun, settings = state["settings"], self._settings()
-            changed = sorted(name for name in settings.keys() | begun.keys() if settings.get(name) != begun.get(name))
-            if changed:
-                raise DataError(
-                    f"'{output}' was begun with other settings ({', '.join(changed)}): repeat them to go on, or choose "
-                    "another folder"
-                )
-            self._generator.network.load_state_dict(state["networks"]["generator"])
-            self.average.load_state_dict(state["networks"]["average"])
-            if self._discriminator is not None:
-                self._discriminator.load_state_dict(state["networks"]["discriminator"])
-            for name, optimiser in self._optimisers.items():
-                optimiser.load_state_dict(state["optimisers"][name])
-            self.step, self.seconds = state["step"], state["seconds"]
-            self.history = state["history"]
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise CheckpointError(f"'{output / STATE_FILE}' is of another training: remove it to start anew") from error
-
-    def _settings(self) -> dict[str, Any]:
-        """What decides about the weights: options and digests of the inputs, in JSON's types."""
-        settings = {name: value for name, value in asdict(self.options).items() if name not in _FREE}
-        return {**json.loads(json.dumps(settings)), **self._inputs}
+    def take_up(self, standing: Mapping[str, Any]) -> None:
+        """Go on there."""
+        self.step, self.seconds, self.history = standing["step"], standing["seconds"], standing["history"]
 
 
 def rate_factor(progress: float, constant_share: float) -> float:
@@ -408,21 +380,8 @@ def rate_factor(progress: float, constant_share: float) -> float:
     return min(1.0, (1 - progress) / (1 - constant_share))
 
 
-def _export(output: Path, network: Pix2PixHDGenerator, options: SwapperOptions, licence: str) -> Path:
-    path = output / f"{options.direction}.safetensors"
-    export_generator(path, network, half=options.half, licence=licence)
-    return path
-
-
-def _make_folder(output: Path) -> None:
-    try:
-        (output / SAMPLES_FOLDER).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"'{output}' cannot be written ({error.strerror}): choose another folder") from error
-
-
 def _read_pictures(
-    folder: Path, output: Path, options: SwapperOptions, say: Callable[[str], None]
+    folder: Path, output: Path, options: SwapperOptions, console: Console
 ) -> tuple[PairImages, PairImages, int]:
     """Decode the pairs to train on, and those to look at: held-out ones if there are any. Count the broken ones."""
     pairs = read_pairs(folder)
@@ -430,13 +389,13 @@ def _read_pictures(
     if not train:
         raise DataError(f"'{folder}' holds no pair of the split 'train': make pairs of more photographs")
     holdout = [pair for pair in pairs if pair.split == "holdout"][:HOLDOUT_PAIRS]
-    pictures = PairImages(train, options.direction, options.photo_size, output)
-    held_out = PairImages(holdout, options.direction, options.photo_size, output) if holdout else pictures
+    pictures = PairImages(train, options.direction, options.photo_size, output, console)
+    held_out = PairImages(holdout, options.direction, options.photo_size, output, console) if holdout else pictures
     for path in {*pictures.broken, *held_out.broken}:
-        say(f"left out, cannot be read: {path}")
+        say(console, f"left out, cannot be read: {path}")
     n_held_out = len(held_out) if holdout else 0
     broken = len(train) + len(holdout) - len(pictures) - n_held_out
-    say(f"{len(pictures)} pairs to train on, {n_held_out} held out to look at, {broken} left out")
+    say(console, f"{len(pictures)} pairs to train on, {n_held_out} held out to look at, {broken} left out")
     return pictures, held_out, broken
 
 
