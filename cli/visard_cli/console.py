@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.panel import Panel
 
 from visard.connection import Connection
-from visard.wire import Direction
+from visard.declared import words
+from visard.pipeline import PersonaKey
 from visard_errors import ServerRefused
 
 if TYPE_CHECKING:
@@ -43,20 +44,18 @@ ServerOption = Annotated[
         "--server", envvar="VISARD_SERVER", help="host:port of a running server; without it one is started here."
     ),
 ]
-DirectionOption = Annotated[
-    Direction, typer.Option(help="Swap to the opposite of each face's apparent gender, or all faces one way.")
-]
-DetectorOption = Annotated[
-    Literal["hog", "cnn"], typer.Option(help="dlib's face detector; 'cnn' finds more poses, much more slowly.")
-]
 PersonaKeyOption = Annotated[
     str | None,
     typer.Option(
         "--persona-key",
         envvar="VISARD_PERSONA_KEY",
-        help="Secret from which the looks are drawn: the same key gives the same looks, and photos that can be linked. "
-        "Drawn anew for each photo without it. Better given in the environment: others see the list of processes.",
+        help=f"{words(PersonaKey)} Better given in the environment: others see the list of processes.",
     ),
+]
+TlsOption = Annotated[bool, typer.Option("--tls", help="Encrypt the connection to --server.")]
+CaOption = Annotated[Path | None, typer.Option("--ca", help="PEM file of the authorities to trust.")]
+TokenOption = Annotated[
+    str | None, typer.Option("--token", envvar="VISARD_TOKEN", help="Bearer token; better given in the environment.")
 ]
 
 

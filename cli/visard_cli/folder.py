@@ -20,8 +20,6 @@ from rich.text import Text
 
 from visard.client import Client
 from visard_cli.console import (
-    DetectorOption,
-    DirectionOption,
     ModelsOption,
     PersonaKeyOption,
     ServerOption,
@@ -31,7 +29,9 @@ from visard_cli.console import (
     usage,
     warn_untrained,
 )
+from visard_cli.derived import Fields, derived
 from visard_errors import DataError
+from visard_folder import Settings
 
 if TYPE_CHECKING:
     from rich.progress import Task
@@ -46,6 +46,7 @@ _EMBEDDED_PATIENCE_S = 30.0  # nobody restarts a server that was started for thi
 _MIN_KEY_BYTES = 16
 
 
+@derived
 def folder(
     source: Annotated[
         str,
@@ -60,29 +61,7 @@ def folder(
             help="Empty or new folder for the results, or one to go on with; likewise a URL.", show_default=False
         ),
     ],
-    policy: Annotated[
-        Literal["report", "blur", "second-pass"],
-        typer.Option(
-            help="A photo with a face that could not be hidden: report it and write nothing, write it with that face "
-            "made of a few blocks, or try that face a second time."
-        ),
-    ] = "report",
-    identity: Annotated[
-        bool, typer.Option("--identity", help="A face that a recogniser still matches counts as not hidden.")
-    ] = False,
-    min_confidence: Annotated[
-        float,
-        typer.Option(min=0.5, max=1.0, help="A face whose apparent gender is less certain counts as not hidden."),
-    ] = 0.5,
-    no_face: Annotated[
-        Literal["withhold", "clean"],
-        typer.Option(
-            help="A photo in which no face was found, and one may have been missed: write nothing, or write it without "
-            "its metadata."
-        ),
-    ] = "withhold",
-    direction: DirectionOption = "opposite",
-    detector: DetectorOption = "hog",
+    settings: Annotated[Settings, Fields()],
     persona_key: PersonaKeyOption = None,
     keep_people: Annotated[
         Path | None, typer.Option(help="Folder with photos of people whose faces stay visible.")
@@ -140,21 +119,11 @@ def folder(
 
     The run can be interrupted, or killed, at any moment: the same command goes on where it was.
     """
-    from visard_folder import Annotations, FolderJob, Settings, anonymise_folder, load_people
+    from visard_folder import Annotations, FolderJob, anonymise_folder, load_people
 
     if keep_people is not None and only_people is not None:
         raise typer.BadParameter("--keep-people and --only-people exclude each other")
     _check_engine(engine, source, target, server, ray_address, journal)
-    settings = usage(
-        lambda: Settings(
-            policy=policy,
-            direction=direction,
-            min_confidence=min_confidence,
-            identity=identity,
-            no_face=no_face,
-            detector=detector,
-        )
-    )
     usage(lambda: settings.options(persona_key=persona_key))
     if receipt is not None:
         from visard_folder.receipt import load_private_key, write_receipt
@@ -162,9 +131,9 @@ def folder(
         load_private_key(receipt)  # one that cannot sign must be known before the work, not after it
     people = None
     if keep_people is not None:
-        people = load_people(keep_people, "keep", detector)
+        people = load_people(keep_people, "keep", settings.detector)
     elif only_people is not None:
-        people = load_people(only_people, "only", detector)
+        people = load_people(only_people, "only", settings.detector)
     with ExitStack() as stack:
         urls = [url.strip() for url in server.split(",")] if server else [None]
         connections = [connection_to(stack, url, models, deadline_s=_DEADLINE_S) for url in urls]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,51 +13,43 @@ import typer
 from visard import Client, Options, VisardError
 from visard_cli import outputs, report
 from visard_cli.console import (
-    DetectorOption,
-    DirectionOption,
+    CaOption,
     ModelsOption,
     PersonaKeyOption,
     ServerOption,
+    TlsOption,
+    TokenOption,
     connection_to,
     err,
     out,
     usage,
     warn_untrained,
 )
+from visard_cli.derived import Fields, derived
 from visard_cli.exit_codes import exit_code
 
 EPILOG = "Example: visard swap family.jpg -o anonymised/ --identity --side-by-side"
 
 
+@derived
 def swap(
     photos: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP photos.", show_default=False)],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="File for one photo (.jpg, .png, .webp), else a folder.")
     ],
+    *,
     server: ServerOption = None,
     models: ModelsOption = None,
-    direction: DirectionOption = "opposite",
-    faces: Annotated[
-        Literal["all", "largest"], typer.Option(help="'largest' leaves every other face visible.")
-    ] = "all",
-    min_confidence: Annotated[
-        float, typer.Option(min=0.5, max=1.0, help="Withhold a photo whose apparent gender is less certain than this.")
-    ] = 0.5,
-    detector: DetectorOption = "hog",
+    options: Annotated[Options, Fields(without=("output", "landmarks_model", "max_pixels", "persona_key"))],
     persona_key: PersonaKeyOption = None,
     crops: Annotated[bool, typer.Option("--crops", help="Save the generated faces alone, 512×512 each.")] = False,
-    identity: Annotated[
-        bool, typer.Option("--identity", help="Also measure whether a face recogniser would still match.")
-    ] = False,
     side_by_side: Annotated[
         bool, typer.Option("--side-by-side", help="Also save before and after in one picture (shows the original!).")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per photo on standard output.")] = False,
-    tls: Annotated[bool, typer.Option("--tls", help="Encrypt the connection to --server.")] = False,
-    ca: Annotated[Path | None, typer.Option(help="PEM file of the authorities to trust.")] = None,
-    token: Annotated[
-        str | None, typer.Option(envvar="VISARD_TOKEN", help="Bearer token; better given in the environment.")
-    ] = None,
+    tls: TlsOption = False,
+    ca: CaOption = None,
+    token: TokenOption = None,
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one face.")] = 30.0,
     encoded: Annotated[
         bool, typer.Option("--encoded", help="Send faces to --server as JPEG, a tenth of the bytes; see `export`.")
@@ -64,17 +57,8 @@ def swap(
 ) -> None:
     """Anonymise photos: every face found is swapped, or the photo is withheld and the reason reported."""
     targets = usage(lambda: outputs.choose_targets(photos, output, crops=crops))
-    options = usage(
-        lambda: Options(
-            faces=faces,
-            direction=direction,
-            min_confidence=min_confidence,
-            output="crops" if crops else "photo",
-            identity=identity,
-            detector=detector,
-            persona_key=persona_key,
-        )
-    )
+    output_kind: Literal["photo", "crops"] = "crops" if crops else "photo"
+    options = usage(lambda: replace(options, output=output_kind, persona_key=persona_key))
     failures: list[Exception] = []
     with ExitStack() as stack:
         connection = connection_to(

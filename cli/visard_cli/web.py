@@ -10,7 +10,19 @@ from typing import Annotated
 import typer
 
 from visard.client import Client
-from visard_cli.console import DetectorOption, ModelsOption, ServerOption, connection_to, err, usage, warn_untrained
+from visard.pipeline import DetectorOption
+from visard_cli.console import (
+    CaOption,
+    ModelsOption,
+    ServerOption,
+    TlsOption,
+    TokenOption,
+    connection_to,
+    err,
+    usage,
+    warn_untrained,
+)
+from visard_cli.derived import derived
 from visard_errors import ServerError, ServerUnavailable
 from visard_errors.extras import needs
 
@@ -19,6 +31,7 @@ EPILOG = "Example: visard web --server gpu1:8001 --api-keys keys --rate 10/minut
 _DEADLINE_S = 60.0  # for one face: a server on a CPU has a few photos of others to go through first
 
 
+@derived
 def web(
     host: Annotated[
         str, typer.Option(help="Address to listen on. Any but this machine's own (127.0.0.1) wants --api-keys and TLS.")
@@ -26,11 +39,9 @@ def web(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8080,
     server: ServerOption = None,
     models: ModelsOption = None,
-    tls: Annotated[bool, typer.Option("--tls", help="Encrypt the connection to --server.")] = False,
-    ca: Annotated[Path | None, typer.Option(help="PEM file of the authorities to trust.")] = None,
-    token: Annotated[
-        str | None, typer.Option(envvar="VISARD_TOKEN", help="Bearer token; better given in the environment.")
-    ] = None,
+    tls: TlsOption = False,
+    ca: CaOption = None,
+    token: TokenOption = None,
     api_keys: Annotated[
         Path | None,
         typer.Option(

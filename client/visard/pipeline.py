@@ -13,21 +13,24 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from os import PathLike
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import NDArray
+from typing_extensions import Doc
 
 from visard import scoring
+from visard.declared import check
 from visard.personas import draw
 from visard.result import ApparentGender, FaceResult, Gender, ImageFormat, Result, encode
 from visard.wire import GENDERS, Direction, Swap
 from visard_errors import FaceTooSmall, NoFace, UncertainGender
-from visard_preprocess import MAX_PIXELS
+from visard_preprocess import MAX_PIXELS, Detector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from os import PathLike
 
     from visard_preprocess.align import Face
 
@@ -36,49 +39,47 @@ Choice = Literal["opposite", "to_male", "to_female", "leave"]  # a direction for
 _TARGETS: dict[Direction, Gender] = {"to_male": "male", "to_female": "female"}
 
 
+# What other options have too, in the same words.
+DirectionOption = Annotated[
+    Direction, Doc("Swap to the opposite of each face's apparent gender, or all faces one way.")
+]
+DetectorOption = Annotated[Detector, Doc("dlib's face detector; 'cnn' finds more poses, much more slowly.")]
+Certainty = Annotated[float, Interval(ge=0.5, le=1.0)]
+PersonaKey = Annotated[
+    str | bytes | None,
+    Doc(
+        "Secret from which the looks are drawn: the same key gives the same looks, and photos that can be linked. "
+        "Drawn anew for each photo without it."
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What to do with a photo.
 
-    Attributes:
-        faces: `all`, or the `largest` alone, which leaves the others visible.
-        direction: swap each face to the `opposite` of its apparent gender, or every face `to_male` or `to_female`
-            without asking for its apparent gender first.
-        min_confidence: 0.5..1. A face whose apparent gender is less certain is refused (`UncertainGender`) rather
-            than guessed. It has no meaning where the direction is given.
-        output: the whole `photo` with the faces blended in, or the aligned `crops` alone.
-        identity: also measure how far the face descriptors lie apart (some tens of milliseconds per face).
-        detector: dlib's `hog` (frontal faces, fast) or `cnn` (more poses, many times slower without a GPU).
-        landmarks_model: path of another 68-point predictor (`.dat` or `.dat.bz2`) than the installed one.
-        max_pixels: a photo with more is refused before it is decoded.
-        persona_key: draw the personas from this secret: the same key gives the same looks, in every photo, so that
-            whoever sees photos can tell that they belong together. By default each photo's are drawn anew.
+    Where the direction is given nobody asks for a face's apparent gender first, and `min_confidence` has no meaning.
+    A photo with a face that is less certain raises `UncertainGender`.
     """
 
-    faces: Literal["all", "largest"] = "all"
-    direction: Direction = "opposite"
-    min_confidence: float = 0.5
-    output: Literal["photo", "crops"] = "photo"
-    identity: bool = False
-    detector: Literal["hog", "cnn"] = "hog"
-    landmarks_model: str | PathLike[str] | None = None
-    max_pixels: int = MAX_PIXELS
-    persona_key: str | bytes | None = field(default=None, repr=False)
+    faces: Annotated[Literal["all", "largest"], Doc("'largest' leaves every other face visible.")] = "all"
+    direction: DirectionOption = "opposite"
+    min_confidence: Annotated[Certainty, Doc("Withhold a photo whose apparent gender is less certain than this.")] = 0.5
+    output: Annotated[
+        Literal["photo", "crops"], Doc("The photo with the faces blended in, or the generated faces alone.")
+    ] = "photo"
+    identity: Annotated[bool, Doc("Also measure whether a face recogniser would still match.")] = False
+    detector: DetectorOption = "hog"
+    landmarks_model: Annotated[
+        str | PathLike[str] | None,
+        Doc("Path of another 68-point predictor (.dat or .dat.bz2) than the installed one."),
+    ] = None
+    max_pixels: Annotated[int, Interval(ge=1), Doc("A photo with more is refused before it is decoded.")] = MAX_PIXELS
+    persona_key: PersonaKey = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
-        for name, allowed in (
-            ("faces", ("all", "largest")),
-            ("direction", get_args(Direction)),
-            ("output", ("photo", "crops")),
-            ("detector", ("hog", "cnn")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
-        if not 0.5 <= self.min_confidence <= 1.0:
-            raise ValueError(f"min_confidence must lie in 0.5..1, not {self.min_confidence}")
-        if self.max_pixels < 1:
-            raise ValueError(f"max_pixels must be positive, not {self.max_pixels}")
+        check(self)
         if self.persona_key is not None and not self.persona_key:
             raise ValueError("persona_key must not be empty: everybody's empty key is the same")
 

@@ -17,7 +17,7 @@ from visard_errors import DataError, PhotoError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from visard_preprocess.align import Detector
+    from visard_preprocess import Detector
 
 # dlib's own threshold of 0.6 is where mistakes of both kinds are as rare. Here they are not as bad: taking a stranger
 # for a person to keep leaves him visible, and so does missing one of the people to hide.

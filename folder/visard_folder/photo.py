@@ -18,13 +18,15 @@ from collections import defaultdict
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Doc
 
+from visard.declared import check
 from visard.personas import draw
-from visard.pipeline import Options, Stopwatch, score_face
+from visard.pipeline import Certainty, DetectorOption, DirectionOption, Options, Stopwatch, score_face
 from visard.wire import Direction, Swap
 from visard_errors import FaceTooSmall, NoFace, NotHidden, PhotoError, UncertainGender, VisardError
 from visard_folder.journal import FaceRecord, Outcome, Record
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
     from visard.result import FaceResult, Gender
     from visard_folder.people import People
-    from visard_preprocess.align import Detector, Face
+    from visard_preprocess.align import Face
     from visard_preprocess.photo import Format, SourceType
 
 
@@ -47,31 +49,32 @@ class NotAPhoto(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What to do with every photo of a folder. A journal keeps them: one folder of results, one set of settings.
+    """What to do with every photo of a folder. A journal keeps them: one folder of results, one set of settings."""
 
-    Attributes:
-        policy: what becomes of a photo with a face that could not be hidden; see `visard_folder.policy`.
-        direction: swap each face to the `opposite` of its apparent gender, or every face one way.
-        min_confidence: 0.5..1. A face whose apparent gender is less certain counts as not hidden.
-        identity: a face that dlib's recogniser still matches counts as not hidden (some tens of milliseconds each).
-        no_face: `withhold` a photo in which no face was found, because one may have been missed, or re-encode it
-            without metadata (`clean`).
-        detector: dlib's `hog` or `cnn`.
-    """
-
-    policy: Policy = "report"
-    direction: Direction = "opposite"
-    min_confidence: float = 0.5
-    identity: bool = False
-    no_face: Literal["withhold", "clean"] = "withhold"
-    detector: Detector = "hog"
+    policy: Annotated[
+        Policy,
+        Doc(
+            "A photo with a face that could not be hidden: report it and write nothing, write it with that face made "
+            "of a few blocks, or try that face a second time."
+        ),
+    ] = "report"
+    direction: DirectionOption = "opposite"
+    min_confidence: Annotated[Certainty, Doc("A face whose apparent gender is less certain counts as not hidden.")] = (
+        0.5
+    )
+    identity: Annotated[bool, Doc("A face that a recogniser still matches counts as not hidden.")] = False
+    no_face: Annotated[
+        Literal["withhold", "clean"],
+        Doc(
+            "A photo in which no face was found, and one may have been missed: write nothing, or write it without its "
+            "metadata."
+        ),
+    ] = "withhold"
+    detector: DetectorOption = "hog"
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
-        for name, allowed in (("policy", get_args(Policy)), ("no_face", ("withhold", "clean"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
-        self.options()
+        check(self)
 
     def options(self, **changes: Any) -> Options:
         """Write them as the options of a single photo, where there is such an option."""

@@ -14,7 +14,7 @@ import threading
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import dlib
 import numpy as np
@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from visard_errors import CheckpointError
+from visard_preprocess import Detector
 from visard_preprocess.geometry import CROP_SIZE, Quad, ffhq_quad, part_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from os import PathLike
 
-Detector = Literal["hog", "cnn"]
 Box = tuple[float, float, float, float]
 
 # Edge of the box in photo pixels. Over 30 real faces made smaller step by step, landmarks stay within 3 % of the

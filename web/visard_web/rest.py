@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import json
 from functools import partial
+from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from visard.declared import declared, words
+from visard.pipeline import Options, PersonaKey
 from visard.result import ImageFormat, Result
 from visard_web.described import PHOTO_BODY, PICTURES, problems
 from visard_web.faces import faces_found
@@ -110,30 +113,31 @@ class Anonymized(BaseModel):
     image: str | None = Field(None, description="the photo in base64; absent with output=crops")
 
 
-class AnonymizeQuery(BaseModel):
-    """`visard.Options` as a query; the detector is the operator's."""
+# Named one by one: an option that comes to `visard.Options` is the operator's until it is let in here.
+_CALLERS = ("faces", "direction", "min_confidence", "output", "identity")
 
-    faces: Literal["all", "largest"] = Field("all", description="'largest' leaves every other face visible")
-    direction: Literal["opposite", "to_male", "to_female"] = Field(
-        "opposite", description="of each face's apparent gender, or all faces one way"
-    )
-    min_confidence: float = Field(
-        0.5, ge=0.5, le=1, description="withhold a photo whose apparent gender is less certain than this"
-    )
-    output: Literal["photo", "crops"] = Field("photo", description="'crops': the generated faces alone, as JSON")
-    identity: bool = Field(False, description="also measure whether a face recogniser would still match")
-    format: ImageFormat | None = Field(None, description="of the picture; by default what Accept prefers, or JPEG")
 
+def choices(**query: Any) -> dict[str, Any]:
+    """Take the caller's options out of the query; `visard.Options` declares them, the signature below lists them."""
+    return query
+
+
+choices.__signature__ = Signature(  # type: ignore[attr-defined]
+    [
+        Parameter(
+            option.name,
+            Parameter.KEYWORD_ONLY,
+            default=option.default,
+            annotation=Annotated[option.type, option.range, Query(description=option.words)],
+        )
+        for option in declared(Options)
+        if option.name in _CALLERS
+    ]
+)
 
 # A header: an address gets logged by every proxy on the way.
-PersonaKey = Annotated[
-    str | None,
-    Header(
-        alias="Visard-Persona-Key",
-        min_length=1,
-        description="Secret from which the looks are drawn: the same key gives the same looks, and photos that can be "
-        "linked. Drawn anew for each photo without it.",
-    ),
+PersonaKeyHeader = Annotated[
+    str | None, Header(alias="Visard-Persona-Key", min_length=1, description=words(PersonaKey))
 ]
 
 
@@ -163,7 +167,8 @@ def router(state: AppState) -> APIRouter:
         summary="Anonymise the faces in a photo",
         description=(
             "Answers with the picture, or with JSON that holds it in base64 and the scores of each face, as `Accept` "
-            "asks. The picture has no metadata of the original; it is marked as algorithmically generated."
+            "asks; with output=crops always with JSON. The picture has no metadata of the "
+            "original; it is marked as algorithmically generated."
         ),
         openapi_extra={"requestBody": PHOTO_BODY},
         response_class=Large,
@@ -181,11 +186,16 @@ def router(state: AppState) -> APIRouter:
         },
     )
     async def anonymize(
-        request: Request, query: Annotated[AnonymizeQuery, Query()], persona_key: PersonaKey = None
+        request: Request,
+        query: Annotated[dict[str, Any], Depends(choices)],
+        format: Annotated[
+            ImageFormat | None, Query(description="Of the picture; by default what Accept prefers, or JPEG.")
+        ] = None,
+        persona_key: PersonaKeyHeader = None,
     ) -> Large:
-        media_type, format = _negotiate(request.headers.get("accept", ""), query)
+        media_type, format = _negotiate(request.headers.get("accept", ""), query["output"], format)
         key = None if persona_key is None else persona_key.encode("latin-1")  # the bytes that were sent
-        options = state.options(**query.model_dump(exclude={"format"}), persona_key=key)
+        options = state.options(**query, persona_key=key)
         async with state.limiter.place():
             fields = await state.read_fields(request, raw=True)
             result = await state.anonymize(request, fields["photo"], options)
@@ -201,14 +211,19 @@ def router(state: AppState) -> APIRouter:
     return routes
 
 
-def _negotiate(accept: str, query: AnonymizeQuery) -> tuple[str, ImageFormat]:
+def _negotiate(accept: str, output: Literal["photo", "crops"], format: ImageFormat | None) -> tuple[str, ImageFormat]:
     """Decide what the answer is: its media type and the format of the picture in it.
+
+    Args:
+        accept: the header.
+        output: crops fit into no picture, and come as JSON.
+        format: what the caller wants to have; None for any.
 
     Raises:
         Problem: 406, nothing that is accepted can be made.
     """
-    formats: tuple[ImageFormat, ...] = ("jpeg", "png", "webp") if query.format is None else (query.format,)
-    offered = [] if query.output == "crops" else [f"image/{format}" for format in formats]
+    formats: tuple[ImageFormat, ...] = ("jpeg", "png", "webp") if format is None else (format,)
+    offered = [] if output == "crops" else [f"image/{format}" for format in formats]
     offered.append("application/json")
     best = max(offered, key=lambda kind: _quality(accept, kind))  # the first of those that are liked as much
     if _quality(accept, best) <= 0:

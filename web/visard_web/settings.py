@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from visard.pipeline import DetectorOption
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +45,7 @@ class Settings:
     rate: str | None = "60/minute"
     keys: Path | None = None
     hosts: tuple[str, ...] = ()
-    detector: Literal["hog", "cnn"] = "hog"
+    detector: DetectorOption = "hog"
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""

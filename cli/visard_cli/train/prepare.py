@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from visard.pipeline import DetectorOption
 from visard_cli.console import say
+from visard_cli.derived import derived
 from visard_errors.extras import needs
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 EPILOG = "Example: visard train prepare photos/ faces/ --validation-share 0.15"
 
 
+@derived
 def prepare(
     source: Annotated[
         Path,
@@ -30,9 +33,7 @@ def prepare(
         float, typer.Option(min=0.0, max=0.5, help="Share of the people of each gender to hold out.")
     ] = 0.1,
     seed: Annotated[int, typer.Option(help="Decides who is held out.")] = 0,
-    detector: Annotated[
-        Literal["hog", "cnn"], typer.Option(help="dlib's face detector; 'cnn' finds more poses, much more slowly.")
-    ] = "hog",
+    detector: DetectorOption = "hog",
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
 ) -> None:
     """Align photographs once, for every training after it. Broken ones and those without a face are counted."""

@@ -33,7 +33,8 @@ from PIL import Image
 from rich.console import Console
 
 from visard_errors import DataError, PhotoError
-from visard_preprocess.align import Detector, finder
+from visard_preprocess import Detector
+from visard_preprocess.align import finder
 from visard_preprocess.files import write_atomically
 from visard_preprocess.geometry import CROP_SIZE, Quad, crop
 from visard_preprocess.photo import read_photo
