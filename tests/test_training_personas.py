@@ -22,9 +22,8 @@ from visard_training.personas.donors import tone_of
 from visard_training.personas.frame import ATLAS_FILE, SHAPES_FILE, Frame, write_personas
 from visard_training.personas.lessons import UNKNOWN, Lessons, put_before, relight
 from visard_training.personas.shapes import (
+    KEPT_MODES,
     MIRROR,
-    N_MODES,
-    OPEN_MODE,
     ShapeModel,
     mirrored,
     mouth_gap,
@@ -126,7 +125,7 @@ def test_open_mouth_is_kept(face, frame):
 
 def test_nothing_else_of_the_face_enters_the_shape(face, frame):
     # Changes that the kept modes do not see, anywhere but in lids and lips, whose opening is kept.
-    kept = frame.model.modes[[*range(N_MODES), OPEN_MODE]].reshape(-1, 75, 2)
+    kept = frame.model.modes[KEPT_MODES].reshape(-1, 75, 2)
     free = np.setdiff1d(np.arange(75), [*range(36, 48), *range(60, 68)])
     seen = kept[:, free].reshape(len(kept), -1)
     change = np.random.default_rng(0).normal(0, 10, (len(free), 2))

@@ -39,7 +39,7 @@ _RAMP = 24  # pixels over which the changes fade towards the window's edge
 SURROUNDINGS_SCALE, PERSONA_SCALE = 0.1, 0.3  # of the crop's side: what an output of one means
 
 _LIGHT_STEP = 8  # light is computed on a picture reduced so many times
-_LIGHT_SIGMA = 34.0  # pixels of the crop
+_LIGHT_SIGMA = 64.0  # pixels of the crop: finer shadows are those of a face
 _LIGHT_OFFSET = 2.0  # grey levels: keeps ratios of dark tones calm
 _LIGHT_RANGE = (0.02, 3.0)
 _SHARPEST = 1.25  # how many times its own detail a persona may be given

@@ -19,8 +19,7 @@ from visard_preprocess.geometry import CROP_SIZE
 Shape = NDArray[np.float64]  # (75, 2): x before y
 
 N_POINTS = 75
-N_MODES = 5  # taken from a face: how it is turned and tilted, and how far away it is; see `ShapeModel`
-OPEN_MODE = 6  # opens and shuts the mouth: taken from a face too
+KEPT_MODES = [0, 1, 3, 6]  # taken from a face: turning, tilt and distance, rolling, the open mouth; see `ShapeModel`
 
 OPEN_MOUTH = 0.05  # gap between the inner lips, in distances between the outer corners of the eyes
 
@@ -81,7 +80,8 @@ class ShapeModel:
     Attributes:
         mean: (75, 2).
         modes: (M, 150) orthonormal, the strongest first. Of people in the wild, the first five are, in this order,
-            turning, distance and tilt, length, rolling and turning again; the seventh opens the mouth.
+            turning, distance and tilt, length, rolling and turning again; the seventh opens the mouth. Length tells
+            people apart, and the second turning hardly changes a pose.
     """
 
     mean: Shape = field(repr=False)
@@ -98,11 +98,10 @@ class ShapeModel:
     def in_pose_of(self, persona: Shape, face: Shape) -> Shape:
         """Give a persona's shape the pose and the expression of a face, and nothing else of it.
 
-        The face enters by `N_MODES` + 1 numbers, by how wide its mouth is open and by how wide its eyes are open.
+        The face enters by four numbers (`KEPT_MODES`), by how wide its mouth is open and by how wide its eyes are open.
         """
         ours, theirs = ((shape - self.mean).ravel() @ self.modes.T for shape in (persona, face))
-        kept = [*range(N_MODES), OPEN_MODE]
-        ours[kept] = theirs[kept]
+        ours[KEPT_MODES] = theirs[KEPT_MODES]
         shape: Shape = self.mean + (ours @ self.modes).reshape(-1, 2)
         opening = (mouth_gap(face) - mouth_gap(shape)) * np.linalg.norm(shape[36] - shape[45])
         shape[_LOWER_LIP, 1] += opening / 2

@@ -28,7 +28,7 @@ from visard_training.personas.shapes import (
 FIELD_SIZE, MASK_SIZE = 64, 128
 
 _CORE_SHRINK = 34  # pixels
-_EDGE_SHRINK, _EDGE_BLUR = 11, 7.0
+_EDGE_SHRINK, _EDGE_BLUR = 8, 6.0
 _CUT_SIZE, _CUT_ROUNDS = 256, 3  # where skin is told from hair
 _BEARD_RAMP = 20  # pixels over which hair becomes beard
 _BEARDED = 0.35  # share of the chin's rim that is dark
