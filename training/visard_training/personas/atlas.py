@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
+from scipy import stats
 
 from visard_export.networks.persona import AGES, EXPRESSIONS, TILE_SHAPE, TONES, Atlas
 from visard_preprocess.files import write_atomically
@@ -44,6 +45,9 @@ _LIGHT_SIGMA = 30  # pixels of the crop: what varies more slowly is light
 _SKIN_SIGMA = 2.0  # pixels of a tile: what varies faster is pores and lashes, which an average loses
 _RIM, _RIM_SIGMAS = 14, (4.0, 12.0, 36.0, 90.0)  # pixels of the crop, of a tile: where skin is continued, how
 _MARGIN = 18  # pixels of the crop around the mean outline that a tile still shows
+_BROW_RAMP = 12  # pixels of a tile
+_MAX_PORES = 8.0  # grey levels: what stands out more from its surroundings is a hair
+_TRIMMED = 0.25  # share of the values of a pixel that is left out at either end when donors are averaged
 _OUTLIERS = 0.25  # share of a group's donors that are least like it: glasses, beards, hair in the face
 
 
@@ -217,9 +221,11 @@ def _persona(
         weight: NDArray[np.float32] = _mouth_mask(frame, expression)[..., None]
         mouth = mouth * _ratio(base, mouth, mask)
         tile: NDArray[np.float32] = base * (1 - weight) + mouth * weight
-        tile = tile + options.push * (own_mean[expression] - other_mean[expression])
+        pushed = _below_brows(frame, expression)  # above them the genders differ in hair
+        tile = tile + options.push * (own_mean[expression] - other_mean[expression]) * pushed
         fine: NDArray[np.float32] = detail[expression][0]
-        tile = tile + options.skin * _high_band(fine, _SKIN_SIGMA) * (1 - weight)
+        pores = np.clip(_high_band(fine, _SKIN_SIGMA), -_MAX_PORES, _MAX_PORES)
+        tile = tile + options.skin * pores * (1 - weight)
         to = frame.to_tile(frame.frame[expression] + features)
         moves = moves_map(to, frame.to_tile(frame.frame[expression]), TILE_SHAPE)
         tile = sample(tile.astype(np.float32), moves + pixel_centres(TILE_SHAPE, np.ones(2)))
@@ -249,7 +255,8 @@ def _average(
     """Average pictures after giving each the same light: the low frequencies of their common mean."""
     both = [each.mean(0) for each in layers]
     mean = np.mean(both, 0)
-    average: NDArray[np.float32] = np.mean([picture * _ratio(mean, picture, mask) for picture in both], 0)
+    alike = [picture * _ratio(mean, picture, mask) for picture in both]
+    average: NDArray[np.float32] = stats.trim_mean(alike, _TRIMMED, 0)  # no fringe and no glasses of one donor
     return average
 
 
@@ -279,6 +286,13 @@ def _mouth_mask(frame: Frame, expression: int) -> NDArray[np.float32]:
     x, y = np.moveaxis((_tile_centres(frame) - centre) / (0.75 * spread[0]), -1, 0)
     mask: NDArray[np.float32] = np.clip(1.6 - 1.6 * np.sqrt(x**2 + (y * 1.25) ** 2), 0, 1).astype(np.float32)
     return mask
+
+
+def _below_brows(frame: Frame, expression: int) -> NDArray[np.float32]:
+    """Zero above the eyebrows, one below their upper edge: (h, 1, 1)."""
+    brows = frame.to_tile(frame.frame[expression][17:27])[:, 1].min()
+    rows = np.arange(TILE_SHAPE[0], dtype=np.float32)
+    return np.clip((rows - brows) / _BROW_RAMP + 1, 0, 1)[:, None, None]
 
 
 def _write(output: Path, atlas: Atlas, frame: Frame, report: dict[str, object]) -> None:
