@@ -292,7 +292,8 @@ def _below_brows(frame: Frame, expression: int) -> NDArray[np.float32]:
     """Zero above the eyebrows, one below their upper edge: (h, 1, 1)."""
     brows = frame.to_tile(frame.frame[expression][17:27])[:, 1].min()
     rows = np.arange(TILE_SHAPE[0], dtype=np.float32)
-    return np.clip((rows - brows) / _BROW_RAMP + 1, 0, 1)[:, None, None]
+    below: NDArray[np.float32] = np.clip((rows - brows) / _BROW_RAMP + 1, 0, 1).astype(np.float32)
+    return below[:, None, None]
 
 
 def _write(output: Path, atlas: Atlas, frame: Frame, report: dict[str, object]) -> None:
