@@ -81,7 +81,7 @@ def test_nothing_changes_outside_the_window(faces):
 @pytest.mark.parametrize("colour", [(180, 140, 120), (60, 40, 30), (128, 128, 128)])
 def test_plain_persona_takes_the_photos_colour(colour):
     difference = run(network(), flat(colour), [0])[0][INSIDE].astype(int) - colour
-    assert np.abs(difference.mean((0, 1))).max() < 1
+    assert np.abs(difference.mean((0, 1))).max() < 2
     assert np.abs(difference).max() <= 4  # a compressed tile is not as plain
 
 
