@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from load_figures import Figures, Turn
-from load_server import ModelTimes
+from visard_benchmarks.load.figures import Figures, Turn
+from visard_benchmarks.load.server import ModelTimes
 from rich.console import Console
 from rich.table import Table
 

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from environment import environment
-from load_loops import served
+from visard_benchmarks.environment import environment
+from visard_benchmarks.load.loops import served
 
 from visard import Connection
 from visard_server.triton import TritonServer

@@ -40,11 +40,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from drive import HttpCaller, Load, SocketCaller, TritonCaller, drive_threads, drive_triton
-from environment import environment
+from visard_benchmarks.drive import HttpCaller, Load, SocketCaller, TritonCaller, drive_threads, drive_triton
+from visard_benchmarks.environment import environment
 from numpy.typing import NDArray
 from packaging.requirements import Requirement
-from processes import Processes
+from visard_benchmarks.processes import Processes
 from rich.console import Console
 from rich.table import Table
 

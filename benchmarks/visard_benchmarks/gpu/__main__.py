@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from variants import VARIANTS, Job, Variant
+from visard_benchmarks.gpu.variants import VARIANTS, Job, Variant
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -128,7 +128,7 @@ def print_table(table: list[tuple[str, ...]]) -> None:
 
 def versions() -> dict[str, Any]:
     """Name the machine, its GPU and the libraries."""
-    from environment import environment
+    from visard_benchmarks.environment import environment
 
     return environment()
 

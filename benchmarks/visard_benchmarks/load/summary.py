@@ -6,11 +6,11 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from load_figures import Figures
-from load_report import CLOSED, OPEN, Key
-from load_run import GRPC, SHARED_MEMORY, TARGET_LOAD, TARGET_OVERLOAD, Run
-from load_server import ModelTimes, times_between
-from load_transports import Transport
+from visard_benchmarks.load.figures import Figures
+from visard_benchmarks.load.report import CLOSED, OPEN, Key
+from visard_benchmarks.load.run import GRPC, SHARED_MEMORY, TARGET_LOAD, TARGET_OVERLOAD, Run
+from visard_benchmarks.load.server import ModelTimes, times_between
+from visard_benchmarks.load.transports import Transport
 
 TARGET_P99 = 4.0  # times the unloaded latency, at TARGET_LOAD
 TARGET_GOODPUT = 0.9  # of capacity, at TARGET_OVERLOAD

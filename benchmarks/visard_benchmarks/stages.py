@@ -39,9 +39,9 @@ from typing import Any
 import dlib
 import numpy as np
 import onnxruntime
-from drive import drive_triton
-from environment import environment
-from flops import count_flops
+from visard_benchmarks.drive import drive_triton
+from visard_benchmarks.environment import environment
+from visard_benchmarks.flops import count_flops
 from numpy.typing import NDArray
 from peers import identity_models
 from PIL import Image

@@ -43,10 +43,10 @@ from typing import Any
 
 import numpy as np
 from bare import CORES
-from environment import environment, model_digests
-from load_figures import Timing
-from load_loops import senders
-from load_report import (
+from visard_benchmarks.environment import environment, model_digests
+from visard_benchmarks.load.figures import Timing
+from visard_benchmarks.load.loops import senders
+from visard_benchmarks.load.report import (
     CLOSED,
     console,
     load_name,
@@ -58,9 +58,9 @@ from load_report import (
     write_json,
     write_samples,
 )
-from load_run import GRPC, PATIENCE_S, TARGET_LOAD, TARGET_OVERLOAD, TRANSPORTS, Plan, Run, Target, open_transports
-from load_summary import headline, make_report, median_of, shown_times
-from load_transports import RequestFailed, Transport
+from visard_benchmarks.load.run import GRPC, PATIENCE_S, TARGET_LOAD, TARGET_OVERLOAD, TRANSPORTS, Plan, Run, Target, open_transports
+from visard_benchmarks.load.summary import headline, make_report, median_of, shown_times
+from visard_benchmarks.load.transports import RequestFailed, Transport
 from load_wire import bytes_per_request
 from numpy.typing import NDArray
 from perf_analyzer import NoPerfAnalyzer, Witness, find_perf_analyzer, run_perf_analyzer

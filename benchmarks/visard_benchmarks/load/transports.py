@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from arrivals import mixture
+from visard_benchmarks.load.arrivals import mixture
 from numpy.typing import NDArray
 
 from visard import AsyncClient, Connection, Swap

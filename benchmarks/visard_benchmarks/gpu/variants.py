@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from meters import Gpu, gpu_uuid, measure, measure_peaks, synchronize
+from visard_benchmarks.gpu.meters import Gpu, gpu_uuid, measure, measure_peaks, synchronize
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:

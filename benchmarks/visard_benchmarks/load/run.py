@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from bare import CORES, LAYOUTS, bare_rate
-from load_figures import Figures, Timing, Turn, achieved, figures, goodput, ideal_latencies_s, percentile, stable
-from load_loops import Load, Senders
-from load_report import CLOSED, OPEN, SKEW, Key
-from load_server import Counters, read_counters
-from load_transports import FaceTransport, PhotoTransport, RestTransport, Transport
-from load_web import NoWebServer, web_api
+from visard_benchmarks.load.figures import Figures, Timing, Turn, achieved, figures, goodput, ideal_latencies_s, percentile, stable
+from visard_benchmarks.load.loops import Load, Senders
+from visard_benchmarks.load.report import CLOSED, OPEN, SKEW, Key
+from visard_benchmarks.load.server import Counters, read_counters
+from visard_benchmarks.load.transports import FaceTransport, PhotoTransport, RestTransport, Transport
+from visard_benchmarks.load.web import NoWebServer, web_api
 from numpy.typing import NDArray
 from perf_analyzer import Witness
 

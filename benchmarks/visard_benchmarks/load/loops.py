@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 
 import numpy as np
-from arrivals import poisson_schedule
-from load_figures import FLIPPED, UNFLIPPED, Sample, Timing, Turn
-from load_transports import FaceTransport, RequestFailed, Send, Transport
+from visard_benchmarks.load.arrivals import poisson_schedule
+from visard_benchmarks.load.figures import FLIPPED, UNFLIPPED, Sample, Timing, Turn
+from visard_benchmarks.load.transports import FaceTransport, RequestFailed, Send, Transport
 from numpy.typing import NDArray
 
 from visard import Connection

@@ -1,0 +1,1 @@
+"""Loads on the models: how many faces come back, how fast, how good, and why not."""
