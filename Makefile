@@ -39,10 +39,10 @@ serve: $(VENV)/.installed ## Serve the demo models on 127.0.0.1:8001 until Ctrl-
 	$(BIN)/visard serve
 
 bench: $(VENV)/.installed ## Measure alignment, stages, load and gateway against their ceilings (an hour)
-	$(BIN)/python benchmarks/align.py
-	$(BIN)/python benchmarks/stages.py
-	$(BIN)/python benchmarks/load.py
-	$(BIN)/python benchmarks/gateway.py
+	$(BIN)/python -m visard_benchmarks.align
+	$(BIN)/python -m visard_benchmarks.stages
+	$(BIN)/python -m visard_benchmarks.load
+	$(BIN)/python -m visard_benchmarks.gateway
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) out

@@ -13,20 +13,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import peers
 import psutil
 import pytest
-from drive import IMAGE_BYTES, HttpCaller, drive_threads
 from packaging.requirements import Requirement
-from peers import PEERS, best_within, find_python, how_to_install, is_installed, ratios, requirements
-from processes import Processes, marked
 
+from visard_benchmarks.drive import IMAGE_BYTES, HttpCaller, drive_threads
+from visard_benchmarks.identity import identity_models
+from visard_benchmarks.peers import __main__ as peers
+from visard_benchmarks.peers import environments
+from visard_benchmarks.peers.__main__ import best_within, ratios
+from visard_benchmarks.peers.environments import PEERS, find_python, how_to_install, is_installed, requirements
+from visard_benchmarks.processes import Processes, marked
 from visard_testing.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 def figures(images_per_s: float, p99_ms: float) -> dict[str, float]:
@@ -55,9 +56,9 @@ def test_two_peers_and_the_identity_model(capsys: pytest.CaptureFixture[str]) ->
 def test_an_answer_that_is_another_picture_does_not_count(tmp_path: Path) -> None:
     import numpy as np
 
-    model, _ = peers.identity_models(tmp_path)
+    model, repository = identity_models(tmp_path)
     image = np.full((1, 512, 512, 3), 7, np.uint8)
-    bench = peers.Bench("identity", {"graph": model}, image, 0.1)
+    bench = peers.Bench("identity", model, repository, image, 0.1)
     bench.check(image.tobytes())
     with pytest.raises(ValueError, match="away from the bare graph"):
         bench.check((image + 1).tobytes())
@@ -66,7 +67,7 @@ def test_an_answer_that_is_another_picture_does_not_count(tmp_path: Path) -> Non
 def test_a_peer_that_is_missing_is_named_and_left_out(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers, "requirements", lambda peer: ("no-such-distribution-anywhere>=1",))
+    monkeypatch.setattr(environments, "requirements", lambda peer: ("no-such-distribution-anywhere>=1",))
     previous = signal.getsignal(signal.SIGTERM)
     try:
         summary = peers.main(["--only", "litserve", "--workload", "identity", "--quick", "--seconds", "0.1"])
@@ -109,7 +110,7 @@ def test_the_best_rate_is_one_that_keeps_the_bound() -> None:
 
 
 def test_ratios_are_over_the_best_rival_alone() -> None:
-    rates = {"fastapi": 200.0, "litserve": 100.0, "socket": 2000.0, "pytriton": 900.0, "visard": 300.0}
+    rates = {"fastapi": 200.0, "litserve": 100.0, "socket": 2000.0, "visard": 300.0}
     assert ratios({**rates, "visard-shared": 900.0}) == {
         "grpc_over_best_peer": 1.5,
         "shared_memory_over_best_peer": 4.5,
@@ -182,7 +183,7 @@ time.sleep(600)
 
 
 def test_a_daemon_that_left_its_session_is_ended_too() -> None:
-    with Processes([sys.executable, "-c", FORKING], BENCHMARKS) as processes:
+    with Processes([sys.executable, "-c", FORKING], Path.cwd()) as processes:
         wait_until(lambda: "forked" in processes.last_words())
         started = marked(processes._mark)
         assert len(started) == 2
@@ -191,7 +192,7 @@ def test_a_daemon_that_left_its_session_is_ended_too() -> None:
 
 
 def test_an_interrupted_run_leaves_no_process_behind() -> None:
-    command = [sys.executable, str(BENCHMARKS / "peers.py"), "--only", "socket", "--workload", "identity"]
+    command = [sys.executable, "-m", "visard_benchmarks.peers", "--only", "socket", "--workload", "identity"]
     run = subprocess.Popen([*command, "--seconds", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         children = wait_until(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import pytest
-from flops import count_flops, flops_by_node_type
 from onnx import TensorProto, helper, numpy_helper
-from stages import Stage, ceiling_of_stages, plot, rate_of
+
+from visard_benchmarks.flops import count_flops, flops_by_node_type
+from visard_benchmarks.rates import rate_of
+from visard_benchmarks.stages import Stage, ceiling_of_stages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,9 +128,3 @@ def test_a_share_compares_what_was_measured_together() -> None:
     stage = Stage(name="decode", ceiling="libjpeg", rates=[50, 10, 45], ceilings=[100, 20, 100])
     assert stage.rate == 45
     assert stage.share == 0.5  # the slow minute slowed both
-
-
-def test_the_plot_is_a_picture(tmp_path: Path) -> None:
-    stages = [Stage(name=name, ceiling="x", rates=[1], ceilings=[2]) for name in ("decode", "detect")]
-    plot(stages, tmp_path / "out" / "stages.png")
-    assert (tmp_path / "out" / "stages.png").read_bytes().startswith(b"\x89PNG")

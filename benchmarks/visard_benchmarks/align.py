@@ -9,9 +9,9 @@ One scene of 12 megapixels with one face of a realistic size, as a JPEG in memor
 The two take turns, so that a busy machine slows both. The ceiling is the decoding of the JPEG alone, which nobody can
 leave out. Exits with 1 where a target is missed. The last line is JSON.
 
-    python benchmarks/align.py                      the sample photo in a 12-megapixel scene
-    python benchmarks/align.py holiday.jpg          another face; the photo is enlarged into the same scene
-    python benchmarks/align.py --repeats 9          steadier medians
+    python -m visard_benchmarks.align               the sample photo in a 12-megapixel scene
+    python -m visard_benchmarks.align holiday.jpg   another face; the photo is enlarged into the same scene
+    python -m visard_benchmarks.align --repeats 9   steadier medians
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from PIL import Image, ImageFilter
 from visard_preprocess.align import FaceFinder, installed_model
 from visard_preprocess.geometry import crop
 from visard_preprocess.photo import read_photo
+from visard_server.embedded import SAMPLE_PHOTO
 from visard_testing.textbook import textbook_corners, textbook_crop
 
-SAMPLE_PHOTO = Path(__file__).parents[1] / "server" / "visard_server" / "data" / "astronaut.jpg"
 SCENE = 4000, 3000
 QUAD_SIDE = 1350  # photo pixels: a portrait at arm's length with a 12-megapixel phone
 

@@ -15,7 +15,7 @@ _PACKAGES = (
     "visard", "numpy", "grpcio", "tritonclient", "nvidia-pytriton", "onnxruntime", "onnxruntime-gpu", "torch", "pillow",
     "dlib-bin",
 )  # fmt: skip
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 def environment() -> dict[str, Any]:

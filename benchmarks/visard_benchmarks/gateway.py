@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from visard_benchmarks.environment import environment
-from visard_benchmarks.load.loops import served
 
 from visard import Connection
+from visard_benchmarks.environment import environment
+from visard_benchmarks.load.loops import served
 from visard_server.triton import TritonServer
 from visard_testing.nginx_gateway import Gateway
 from visard_testing.tiny_models import tiny_repository

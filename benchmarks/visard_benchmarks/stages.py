@@ -13,9 +13,8 @@ ceilings are physical and far away on purpose: they say what the work would cost
 The last part sends photos through `anonymize_many` and compares with the slowest stage's own rate; where the server
 shares the cores with the SDK, the sum of all stages is the floor, and the rate that follows from it is printed too.
 
-    python benchmarks/stages.py                      the sample photo and the demo models
-    python benchmarks/stages.py --quick              a look within a minute
-    python benchmarks/stages.py --plot stages.png    a bar for every stage
+    python -m visard_benchmarks.stages           the sample photo and the demo models
+    python -m visard_benchmarks.stages --quick   a look within a minute
 
 The last line is JSON.
 """
@@ -25,10 +24,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -38,19 +35,23 @@ from typing import Any
 
 import dlib
 import numpy as np
+import onnx
 import onnxruntime
-from visard_benchmarks.drive import drive_triton
-from visard_benchmarks.environment import environment
-from visard_benchmarks.flops import count_flops
 from numpy.typing import NDArray
-from peers import identity_models
+from onnx import TensorProto, helper
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from visard import Client, Connection, Options, Swap
-from visard.pipeline import Prepared, finish, prepare
+from visard.pipeline import finish, prepare
 from visard.scoring import similarity
+from visard_benchmarks.drive import drive_triton
+from visard_benchmarks.environment import environment
+from visard_benchmarks.flops import count_flops
+from visard_benchmarks.identity import MODEL, identity_models
+from visard_benchmarks.peers.servers.graph import Graph, newest
+from visard_benchmarks.rates import CORES, bare_graphs, per_thread, rate_of
 from visard_preprocess.align import finder
 from visard_preprocess.compose import FaceSwap, compose
 from visard_preprocess.geometry import crop
@@ -58,7 +59,6 @@ from visard_preprocess.photo import read_photo
 from visard_server.embedded import SAMPLE_PHOTO, demo_models
 from visard_server.triton import TritonServer
 
-CORES = len(os.sched_getaffinity(0))
 IMAGE_BYTES = 512 * 512 * 3
 GOAL_OF_SLOWEST_STAGE = 0.9
 MATRIX = 1536  # rows and columns: 7 GFLOP, and three of them outgrow the second-level cache
@@ -92,55 +92,6 @@ class Stage:
         return statistics.median(rate / ceiling for rate, ceiling in zip(self.rates, self.ceilings, strict=True))
 
 
-def rate_of(work: Callable[[], Any], seconds: float, workers: int = CORES) -> float:
-    """Calls per second of a piece of work on some threads at once; each calls it once before the clock starts."""
-    counts = [0] * workers
-    failures: list[BaseException] = []
-    ready = threading.Barrier(workers + 1)
-    stop = threading.Event()
-
-    def loop(worker: int) -> None:
-        try:
-            work()
-            ready.wait()
-            while not stop.is_set():
-                work()
-                counts[worker] += 1
-        except BaseException as error:  # handed on to the caller of `rate_of`
-            failures.append(error)
-            ready.abort()
-
-    threads = [threading.Thread(target=loop, args=(worker,)) for worker in range(workers)]
-    for thread in threads:
-        thread.start()
-    try:
-        try:
-            ready.wait()
-        except threading.BrokenBarrierError:
-            raise failures[0] from None
-        start = time.perf_counter()
-        time.sleep(seconds)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    if failures:
-        raise failures[0]
-    return max(1, sum(counts)) / (time.perf_counter() - start)
-
-
-def per_thread(make: Callable[[], Callable[[], Any]]) -> Callable[[], Any]:
-    """Work that every thread does with something of its own, made at its first call."""
-    own = threading.local()
-
-    def work() -> Any:
-        if not hasattr(own, "work"):
-            own.work = make()
-        return own.work()
-
-    return work
-
-
 def copy_bytes_per_s(seconds: float) -> float:
     """Bytes per second that all cores together copy from memory to memory: one read and one write of each."""
 
@@ -153,9 +104,6 @@ def copy_bytes_per_s(seconds: float) -> float:
 
 def gemm_flops_per_s(seconds: float) -> float:
     """FLOPs per second of large float32 matrix products in onnxruntime, a thread and a session per core."""
-    import onnx
-    from onnx import TensorProto, helper
-
     square = [MATRIX, MATRIX]
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["a", "b"], ["c"])],
@@ -167,7 +115,9 @@ def gemm_flops_per_s(seconds: float) -> float:
     onnx.checker.check_model(model)
 
     def make() -> Callable[[], Any]:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), _one_thread())
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options)
         values = np.random.default_rng(0).random((MATRIX, MATRIX), np.float32)
         return lambda: session.run(None, {"a": values, "b": values})
 
@@ -186,23 +136,11 @@ def ceiling_of_stages(rates: Sequence[float]) -> tuple[float, float]:
     return min(rates), 1 / sum(1 / rate for rate in rates)
 
 
-def _one_thread() -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return options
-
-
-def _graph_files(repository: Path, prepared: Prepared) -> tuple[dict[str, Path], int]:
-    """The graphs that the photo's largest face goes through, and their FLOPs together."""
-    files = {
-        name: max((repository / name).glob("*/model.onnx"), key=lambda path: int(path.parent.name))
-        for name in ("gender_classifier", "generator_to_male", "generator_to_female")
-    }
-    session = onnxruntime.InferenceSession(files["gender_classifier"], _one_thread())
-    (gender,) = session.run(None, {"image": prepared.aligned[:1]})
-    generator = "generator_to_male" if gender[0, 0] >= gender[0, 1] else "generator_to_female"
-    chosen = {"classifier": files["gender_classifier"], "generator": files[generator]}
-    return chosen, 2 * count_flops(chosen["classifier"]) + count_flops(chosen["generator"])
+def graph_flops(repository: Path, aligned: NDArray[np.uint8]) -> int:
+    """FLOPs of the graphs that one face, (1, 512, 512, 3) uint8, goes through: classifier, generator, classifier."""
+    graph = Graph(repository)
+    classifier = count_flops(newest(repository / "gender_classifier"))
+    return 2 * classifier + count_flops(newest(repository / graph.generator(aligned)))
 
 
 class Work:
@@ -214,8 +152,8 @@ class Work:
         self.pixels = self.prepared.photo
         self.face = self.prepared.faces[0]
         self.aligned = self.prepared.aligned[0]
-        self.files, self.flops = _graph_files(repository, self.prepared)
-        self.graphs = per_thread(self._make_graphs)
+        self.flops = graph_flops(repository, self.prepared.aligned[:1])
+        self.graphs = bare_graphs(repository, self.prepared.aligned[:1])
         self.detector_alone = per_thread(self._make_detector)
         self.swap: Swap | None = None
 
@@ -262,17 +200,6 @@ class Work:
     def square_bytes(self) -> float:
         """Bytes of the photo under the face's square."""
         return min(self.face.quad.side**2 * 3, self.pixels.nbytes)
-
-    def _make_graphs(self) -> Callable[[], None]:
-        sessions = {name: onnxruntime.InferenceSession(path, _one_thread()) for name, path in self.files.items()}
-        image, persona = self.prepared.aligned[:1], np.zeros((1, 1), np.int32)
-
-        def run() -> None:
-            sessions["classifier"].run(None, {"image": image})
-            (swapped,) = sessions["generator"].run(None, {"image": image, "persona": persona})
-            sessions["classifier"].run(None, {"image": swapped})
-
-        return run
 
     def _make_detector(self) -> Callable[[], None]:
         """Make dlib's detector with a copy of the size that `FaceFinder` gives it."""
@@ -347,7 +274,7 @@ def measure(
         note("align", rate_of(work.align, seconds), copy / ((work.square_bytes + IMAGE_BYTES) / 2))
         for name, shared in (("wire, gRPC", False), ("wire, shared memory", True)):
             connection = Connection(url=identity.grpc_url, max_in_flight=in_flight, shared_memory=shared)
-            load = drive_triton(connection, "generator_to_male", work.prepared.aligned[:1], in_flight, seconds)
+            load = drive_triton(connection, MODEL, work.prepared.aligned[:1], in_flight, seconds)
             note(name, load.images_per_s, copy / (2 * IMAGE_BYTES))
         note("graph", rate_of(work.graphs, seconds), gemm / work.flops)
         note("score", rate_of(work.score, seconds), copy / IMAGE_BYTES)
@@ -381,25 +308,6 @@ def end_to_end(jpeg: bytes, connection: Connection, seconds: float) -> float:
         return done / (time.perf_counter() - start)
 
 
-def plot(stages: Sequence[Stage], path: Path) -> None:
-    """Draw each stage's share of its ceiling."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 0.45 * len(stages) + 1.2), layout="constrained")
-    bars = axes.barh([f"{stage.name}\n({stage.ceiling})" for stage in stages], [100 * stage.share for stage in stages])
-    axes.bar_label(bars, labels=[f"{stage.share:.1%}   {stage.rate:,.0f}/s" for stage in stages], padding=3)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 130)
-    axes.set_xlabel("% of the ceiling measured in the same run")
-    axes.tick_params(axis="y", labelsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photo", nargs="?", type=Path, default=SAMPLE_PHOTO, help="a photo with a face in it")
@@ -407,7 +315,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement (default 2)")
     parser.add_argument("--repeats", type=int, default=3, help="how often all take turns (default 3)")
     parser.add_argument("--in-flight", type=int, default=8, help="faces under way at once on the wire (default 8)")
-    parser.add_argument("--plot", type=Path, help="where to write a bar plot (PNG, SVG or PDF)")
     parser.add_argument("--quick", action="store_true", help="one repeat of half a second each")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -431,8 +338,6 @@ def main() -> None:
         ceiling = statistics.median(stage.ceilings)
         table.add_row(stage.name, f"{stage.rate:,.1f}", f"{ceiling:,.1f}", f"{stage.share:.1%}", stage.ceiling)
     Console(width=120).print(table)
-    if arguments.plot:
-        plot(list(stages.values()), arguments.plot)
 
     medians = {name: statistics.median(rates) for name, rates in chain.items()}
     whole = medians.pop("anonymize_many")

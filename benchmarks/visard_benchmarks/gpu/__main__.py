@@ -1,8 +1,8 @@
 """How fast one GPU runs the generator, in every way that Visard knows, beside what the GPU can do at best.
 
-    python benchmarks/gpu/bench.py                     on a machine with a CUDA GPU; needs no network
-    python benchmarks/gpu/bench.py --variants torch-fp16-nhwc,ort-cuda-nhwc-exhaustive --batches 8,16
-    python benchmarks/gpu/bench.py --dry-run           on any machine: tiny models on the CPU, figures without meaning
+    python -m visard_benchmarks.gpu                    on a machine with a CUDA GPU; needs no network
+    python -m visard_benchmarks.gpu --variants torch-fp16-nhwc,ort-cuda-nhwc-exhaustive --batches 8,16
+    python -m visard_benchmarks.gpu --dry-run          on any machine: tiny models on the CPU, figures without meaning
 
 The generator has the published size (ngf 64, 512²) and seeded random weights. Each variant runs in a process of its own
 at each batch size: images per second, share of the roofline (operations counted by torch over the network, divided by
@@ -23,10 +23,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
+from visard_benchmarks.environment import environment
 from visard_benchmarks.gpu.variants import VARIANTS, Job, Variant
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+RUN_JOB = [sys.executable, "-m", "visard_benchmarks.gpu.variants"]
 
 DRY_RUN = """
 **********************************************************************************
@@ -48,7 +51,7 @@ def run_job(job: Job, timeout_s: float) -> tuple[list[dict[str, Any]], str]:
     """
     file = job.out.with_suffix(".job")
     job.write(file)
-    command = [sys.executable, str(HERE / "variants.py"), str(file)]
+    command = [*RUN_JOB, str(file)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", cwd=job.work
     )
@@ -110,27 +113,12 @@ def _number(value: float | None, form: str) -> str:
 
 
 def print_table(table: list[tuple[str, ...]]) -> None:
-    """Print it with rich, or in plain columns where rich is absent."""
-    try:
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError:
-        widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-        for row in table:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-        return
-    rich_table = Table(*table[0])
+    """Print it, cut off nowhere where the output goes to a file."""
+    shown = Table(*table[0])
     for row in table[1:]:
-        rich_table.add_row(*row)
-    console = Console()
-    console.print(rich_table, markup=False) if console.is_terminal else Console(width=200).print(rich_table)
-
-
-def versions() -> dict[str, Any]:
-    """Name the machine, its GPU and the libraries."""
-    from visard_benchmarks.environment import environment
-
-    return environment()
+        shown.add_row(*row)
+    console = Console(markup=False)
+    (console if console.is_terminal else Console(markup=False, width=200)).print(shown)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -192,7 +180,7 @@ def run(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
             results[variant.name].append({"failed": reason})
     return {
         "dry_run": arguments.dry_run,
-        "environment": versions(),
+        "environment": environment(),
         **known,
         "variants": {
             variant.name: {"precision": variant.precision, "settings": dict(variant.settings)}

@@ -1,4 +1,4 @@
-"""One way to run the generator, measured in a process of its own: `python variants.py JOB.json`.
+"""One way to run the generator, measured in a process of its own: `python -m visard_benchmarks.gpu.variants JOB.json`.
 
 A job names a variant and where the models lie; each result is appended to the job's file as one line of JSON as soon as
 it is there, so that what comes after it cannot take it away. It knows nothing about tables or other variants.
@@ -14,7 +14,6 @@ import os
 import shutil
 import sys
 import sysconfig
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -22,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from visard_benchmarks.gpu.meters import Gpu, gpu_uuid, measure, measure_peaks, synchronize
 from numpy.typing import NDArray
 
+from visard_benchmarks.gpu.meters import Gpu, gpu_uuid, measure, measure_peaks, synchronize
+
 if TYPE_CHECKING:
-    from visard import Connection
     from visard.wire import Direction
 
 Images = NDArray[np.uint8]
@@ -319,8 +318,7 @@ def _load_cuda_libraries(onnxruntime: Any) -> None:
     """Load CUDA, cuDNN and TensorRT from their wheels, where onnxruntime does not look by itself."""
     import torch  # noqa: F401 - its import loads its own
 
-    if hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()
+    onnxruntime.preload_dlls()
     with suppress(ImportError):
         importlib.import_module("tensorrt")
 
@@ -407,6 +405,7 @@ def run_variant(variant: Variant, job: Job, gpu: Gpu, idle_mib: float | None) ->
 def run_server(variant: Variant, job: Job, gpu: Gpu) -> None:
     """Load the embedded Triton with callers who each send their next face when the last one is back."""
     from visard import Connection
+    from visard_benchmarks.load.loops import served
     from visard_server.triton import TritonServer
 
     accelerator = variant.settings.get("accelerator", "")
@@ -424,7 +423,7 @@ def run_server(variant: Variant, job: Job, gpu: Gpu) -> None:
             for callers in CALLERS[: 2 if job.tiny else None]:
                 connection = Connection(url=server.grpc_url, max_in_flight=callers, deadline_s=120)
                 with gpu.energy() as joules:
-                    rate, latencies = asyncio.run(closed_loop(connection, face, direction, job.seconds))
+                    rate, latencies = asyncio.run(served(connection, face, job.seconds, direction))
                 job.report(
                     callers=callers,
                     direction=direction,
@@ -433,26 +432,6 @@ def run_server(variant: Variant, job: Job, gpu: Gpu) -> None:
                     p99_ms=float(np.percentile(latencies, 99)) * 1000,
                     joules_per_image=joules[0] / (len(latencies) + 1) if joules else None,
                 )
-
-
-async def closed_loop(
-    connection: Connection, face: Images, direction: Direction, seconds: float
-) -> tuple[float, list[float]]:
-    """Faces per second and each one's seconds, with `max_in_flight` callers."""
-    from visard import AsyncClient
-
-    latencies: list[float] = []
-    async with AsyncClient(connection) as client:
-        await client.swap(face, direction)
-        start = time.perf_counter()
-
-        async def caller() -> None:
-            while (sent := time.perf_counter()) - start < seconds:
-                await client.swap(face, direction)
-                latencies.append(time.perf_counter() - sent)
-
-        await asyncio.gather(*(caller() for _ in range(connection.max_in_flight)))
-        return len(latencies) / (time.perf_counter() - start), latencies
 
 
 def _choose_accelerator(repository: Path, accelerator: str, cache: Path) -> None:

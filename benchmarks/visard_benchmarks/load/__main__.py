@@ -1,12 +1,12 @@
 """Puts loads on every transport to the models and says what came back: how many, how fast, how good, and why not.
 
-    python benchmarks/load.py                        everything, on the embedded server with the demo models: 30 min
-    python benchmarks/load.py --quick                fewer loads and short windows: two to four minutes
-    python benchmarks/load.py --models models        your own models
-    python benchmarks/load.py --server gpu:8001 --metrics http://gpu:8002/metrics --senders 4
-                                                     a server that runs elsewhere, loaded by four processes
-    python benchmarks/load.py --transports grpc --callers 1,4,16 --loads 0.5,0.7,0.9,1,1.2,1.5,2
-                                                     one transport, more closely
+    python -m visard_benchmarks.load              all of it, on the embedded server with the demo models: half an hour
+        --quick                                   fewer loads and short windows: two to four minutes
+        --models models                           your own models
+        --server gpu:8001 --metrics http://gpu:8002/metrics --senders 4
+                                                  a server that runs elsewhere, loaded by four processes
+        --transports grpc --callers 1,4,16 --loads 0.5,0.7,0.9,1,1.2,1.5,2
+                                                  one transport, more closely
 
 Each turn (`--repeats`, three) goes through all of it, so that a slow minute of the machine slows all of it, and ratios
 are taken within a turn:
@@ -16,16 +16,15 @@ are taken within a turn:
     open loop       Poisson arrivals at `--loads` (shares of the turn's capacity), sent whether or not earlier ones are
                     back. Latency counts from when a request was due, so that a stall is not hidden. Nothing is sent
                     twice. Good is what came back flipped and within the deadline
-    route skew      faces that go to the two generators in the given shares
-    perf_analyzer   NVIDIA's own program on the same server, as a witness from outside
+    route skew      faces that go to the two generators in several shares
 
 A load has settled where its three windows agree within 10 %; one that has not is run again once, and said. Client,
 server, gateway and load share this machine unless `--server` says otherwise. Figures from before anything else runs:
-cold start, first request, stages of one photo in the client, bytes on the wire.
+cold start, first request, stages of one photo in the client.
 
 Results go to a folder of their own below `--output`: report.json (with machine, versions, commit and the models'
-digests), samples.csv.gz (every request), latency.png, stages.png. No photo and no file name is in any of them. The last
-line printed is JSON.
+digests), samples.csv.gz (every request), latency.png. No photo and no file name is in any of them. The last line
+printed is JSON.
 """
 
 from __future__ import annotations
@@ -42,32 +41,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bare import CORES
+from numpy.typing import NDArray
+from rich.console import Console
+
+from visard import AsyncClient, Client, Connection
 from visard_benchmarks.environment import environment, model_digests
 from visard_benchmarks.load.figures import Timing
 from visard_benchmarks.load.loops import senders
 from visard_benchmarks.load.report import (
-    CLOSED,
     console,
     load_name,
     loads_table,
     outcomes_table,
     plot_latency,
-    plot_stages,
     server_table,
     write_json,
     write_samples,
 )
-from visard_benchmarks.load.run import GRPC, PATIENCE_S, TARGET_LOAD, TARGET_OVERLOAD, TRANSPORTS, Plan, Run, Target, open_transports
-from visard_benchmarks.load.summary import headline, make_report, median_of, shown_times
+from visard_benchmarks.load.run import (
+    PATIENCE_S,
+    TARGET_LOAD,
+    TARGET_OVERLOAD,
+    TRANSPORTS,
+    Plan,
+    Run,
+    Target,
+    open_transports,
+)
+from visard_benchmarks.load.summary import headline, make_report, shown_times
 from visard_benchmarks.load.transports import RequestFailed, Transport
-from load_wire import bytes_per_request
-from numpy.typing import NDArray
-from perf_analyzer import NoPerfAnalyzer, Witness, find_perf_analyzer, run_perf_analyzer
-from platformdirs import user_cache_path
-from rich.console import Console
-
-from visard import AsyncClient, Client, Connection
+from visard_benchmarks.rates import CORES
 from visard_errors import VisardError
 from visard_server.embedded import SAMPLE_PHOTO, aligned_faces, demo_models
 from visard_server.triton import TritonServer
@@ -93,16 +96,14 @@ def main() -> None:
         if len(faces) < 2:
             out.print("route skew is left out: the models do not call the sample's swap the other gender")
         transports = stack.enter_context(open_transports(plan.transports, target, face, out.print))
-        wire = bytes_on(transports, out.print)
-        transports = [transport for transport in transports if transport.name in wire]
+        transports = [each for each in transports if asyncio.run(is_open(each, out.print))]
         stages_ms = asyncio.run(client_stages(target.grpc_url, 3 if arguments.quick else 15))
         run = Run(plan, target, stack.enter_context(senders(arguments.senders)), out.print)
         for turn in range(plan.repeats):
             out.rule(f"turn {turn + 1} of {plan.repeats}")
             run.one_turn(transports, faces, turn)
-            run.witness += witness(arguments, plan, target, face[0], out.print)
     report = make_report(run, transports)
-    report |= {"bytes_per_request": wire, "client_stages_ms": stages_ms, "cold_starts": cold}
+    report |= {"client_stages_ms": stages_ms, "cold_starts": cold}
     report |= {"environment": {**where, "models": model_digests(provenance)}, "arguments": sys.argv[1:]}
     folder = arguments.output / f"{time.strftime('%Y%m%dT%H%M%S')}-{where['commit'][:8] or 'no-commit'}"
     show(out, run, report)
@@ -135,9 +136,6 @@ def parse_arguments() -> argparse.Namespace:
         "other than grpc take 0.7 and 1.5 of them)",
     )
     loads.add_argument(
-        "--skew", type=_shares, help="shares of the faces that go to the second generator (default 0.5,0.1,0)"
-    )
-    loads.add_argument(
         "--in-flight", type=int, default=2 * CORES, help="under way for served_over_bare and skew (default: 2 per core)"
     )
     loads.add_argument(
@@ -160,13 +158,6 @@ def parse_arguments() -> argparse.Namespace:
         "--output", type=Path, default=Path("out/bench"), help="folder for the results (default out/bench)"
     )
     results.add_argument("--check", action="store_true", help="exit with 1 where a target is missed")
-    results.add_argument("--no-perf-analyzer", action="store_true", help="leave the outside witness out")
-    results.add_argument(
-        "--cache",
-        type=Path,
-        default=user_cache_path("visard") / "perf_analyzer",
-        help="where perf_analyzer is downloaded to",
-    )
     arguments = parser.parse_args()
     if unknown := set(arguments.transports) - set(TRANSPORTS):
         parser.error(f"there is no transport {', '.join(sorted(unknown))}: choose among {', '.join(TRANSPORTS)}")
@@ -184,7 +175,6 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         transports=arguments.transports,
         callers=tuple(sorted({1, arguments.in_flight, *callers})),
         loads=arguments.loads or ((TARGET_LOAD, TARGET_OVERLOAD) if quick else (0.5, 0.7, 0.9, 1.2, 1.5)),
-        skews=(0.5, 0.0) if quick and arguments.skew is None else arguments.skew or (0.5, 0.1, 0.0),
         in_flight=arguments.in_flight,
         closed=Timing(warm_up_s=window_s / 2, window_s=window_s),
         opened=Timing(warm_up_s=window_s, window_s=2 * window_s),
@@ -220,15 +210,15 @@ def skew_pair(client: Client, face: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return face if swap.gender.argmax() == back.gender.argmax() else np.concatenate([face, swap.swapped[None]])
 
 
-def bytes_on(transports: list[Transport], say: Callable[[str], None]) -> dict[str, tuple[int, int]]:
-    """Bytes of one request there and back on every transport that lets us through; one that does not is said."""
-    wire = {}
-    for transport in transports:
-        try:
-            wire[transport.name] = asyncio.run(bytes_per_request(transport))
-        except (VisardError, RequestFailed) as error:
-            say(f"{transport.name} is left out: {error}")
-    return wire
+async def is_open(transport: Transport, say: Callable[[str], None]) -> bool:
+    """Whether one request comes through; where it does not, the reason is said."""
+    try:
+        async with transport.opened(patient=True) as send:
+            await send(0)
+    except (VisardError, RequestFailed) as error:
+        say(f"{transport.name} is left out: {error}")
+        return False
+    return True
 
 
 async def client_stages(url: str, photos: int) -> dict[str, float]:
@@ -237,30 +227,6 @@ async def client_stages(url: str, photos: int) -> dict[str, float]:
         await client.anonymize(SAMPLE_PHOTO)
         seconds = [(await client.anonymize(SAMPLE_PHOTO)).seconds for _ in range(photos)]
     return {stage: round(statistics.median(each[stage] for each in seconds) * 1000, 2) for stage in seconds[0]}
-
-
-def witness(
-    arguments: argparse.Namespace, plan: Plan, target: Target, face: NDArray[np.uint8], say: Callable[[str], None]
-) -> list[Witness]:
-    """Let perf_analyzer measure what the closed loop over gRPC measured; nothing where it cannot be had."""
-    if arguments.no_perf_analyzer:
-        return []
-    try:
-        program = find_perf_analyzer(arguments.cache)
-        seen = run_perf_analyzer(
-            program,
-            target.grpc_url,
-            face,
-            callers=plan.in_flight,
-            window_s=max(1.0, plan.closed.window_s),
-            headers=target.admin_headers,
-        )
-    except (NoPerfAnalyzer, OSError) as error:
-        say(f"perf_analyzer is left out: {error}")
-        arguments.no_perf_analyzer = True  # it is not asked again
-        return []
-    say(f"perf_analyzer   {seen.callers} under way: {seen.per_s:.1f}/s")
-    return [seen]
 
 
 def show(out: Console, run: Run, report: dict[str, Any]) -> None:
@@ -278,19 +244,6 @@ def show(out: Console, run: Run, report: dict[str, Any]) -> None:
         )
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in report["client_stages_ms"].items())
     out.print(f"one photo in the client, nothing else under way, ms: {stages}")
-    for transport, (sent, received) in report["bytes_per_request"].items():
-        out.print(f"bytes of one request: {transport} {sent:,} there, {received:,} back")
-    ours = results.get((GRPC, CLOSED, float(run.plan.in_flight)))
-    if run.witness and ours:
-        their_rate, their_p50, their_p99 = (
-            median_of([getattr(each, name) for each in run.witness]) for name in ("per_s", "p50_ms", "p99_ms")
-        )
-        settled = sum(each.stable for each in run.witness)
-        mine = f"{ours.achieved_per_s:.1f}/s, p50 {ours.latency_ms['p50']:.0f}, p99 {ours.latency_ms['p99']:.0f} ms"
-        theirs = (
-            f"{their_rate:.1f}/s, p50 {their_p50:.0f}, p99 {their_p99:.0f} ms (settled {settled}/{len(run.witness)})"
-        )
-        out.print(f"{run.plan.in_flight} under way over gRPC: ours {mine}; perf_analyzer {theirs}")
     if run.bare:
         shares = ", ".join(f"{transport} {value:.1%}" for transport, value in report["over_bare"].items())
         out.print(f"bare {report['bare_per_s']:.1f}/s; of it, with {run.plan.in_flight} under way: {shares}")
@@ -311,8 +264,6 @@ def write(folder: Path, run: Run, report: dict[str, Any]) -> None:
     write_json(folder / "report.json", report)
     write_samples(folder / "samples.csv.gz", run.turns)
     plot_latency(folder / "latency.png", run.results())
-    labels = {f"{kind} {amount:g}": times for (_, kind, amount), times in shown_times(run).items()}
-    plot_stages(folder / "stages.png", report["client_stages_ms"], labels)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -20,13 +20,12 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 
 import numpy as np
-from visard_benchmarks.load.arrivals import poisson_schedule
-from visard_benchmarks.load.figures import FLIPPED, UNFLIPPED, Sample, Timing, Turn
-from visard_benchmarks.load.transports import FaceTransport, RequestFailed, Send, Transport
 from numpy.typing import NDArray
 
 from visard import Connection
 from visard.wire import Direction
+from visard_benchmarks.load.figures import FLIPPED, UNFLIPPED, Sample, Timing, Turn
+from visard_benchmarks.load.transports import FaceTransport, RequestFailed, Send, Transport
 from visard_errors import VisardError
 
 _START_IN_S = 0.5  # time for every process to be there when the load starts
@@ -43,6 +42,30 @@ class Load:
         """Refuse what is neither or both."""
         if (self.callers > 0) == (self.rate_per_s > 0):
             raise ValueError("a load has either callers or a rate")
+
+
+def poisson_schedule(rate_per_s: float, seconds: float, seed: int) -> NDArray[np.float64]:
+    """Draw the moments at which requests are due.
+
+    Args:
+        rate_per_s: how many come per second on average.
+        seconds: length of the schedule.
+        seed: the same seed gives the same schedule.
+
+    Returns:
+        (N,) ascending seconds from the start, all below `seconds`. N varies as a Poisson number does: its standard
+        deviation is the root of its mean.
+
+    Raises:
+        ValueError: the rate or the length is not positive.
+    """
+    if rate_per_s <= 0 or seconds <= 0:
+        raise ValueError(f"rate and length must be positive, not {rate_per_s:g}/s over {seconds:g} s")
+    rng = np.random.default_rng(seed)
+    mean = rate_per_s * seconds
+    enough = int(mean + 10 * mean**0.5 + 10)  # ten standard deviations more than are needed
+    moments: NDArray[np.float64] = np.cumsum(rng.exponential(1 / rate_per_s, enough))
+    return np.asarray(moments[moments < seconds])
 
 
 async def closed_loop(send: Send, callers: int, end_s: float, start_at_s: float) -> list[Sample]:

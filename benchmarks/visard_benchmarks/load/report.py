@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from visard_benchmarks.load.figures import Figures, Turn
-from visard_benchmarks.load.server import ModelTimes
 from rich.console import Console
 from rich.table import Table
+
+from visard_benchmarks.load.figures import Figures, Turn
+from visard_benchmarks.load.server import ModelTimes
 
 CLOSED, OPEN, SKEW = "closed", "open", "skew"
 Key = tuple[str, str, float]  # transport; kind of load; callers, share of capacity, or share of the second generator
@@ -148,38 +149,6 @@ def plot_latency(path: Path, results: Mapping[Key, Figures]) -> None:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
     opened.set_ylim(bottom=0)
-    figure.savefig(path, dpi=120)
-
-
-def plot_stages(path: Path, client_ms: Mapping[str, float], server: Mapping[str, Sequence[ModelTimes]]) -> None:
-    """Draw where time goes: the stages of one photo in the client, and each model in the server under each load."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 1.8 + 0.32 * sum(len(times) for times in server.values())), layout="constrained")
-    client, models = figure.subplots(2, 1, height_ratios=[1, 3])
-    left = 0.0
-    for number, (stage, value) in enumerate(client_ms.items()):
-        client.barh(0, value, left=left, color=_HUES[number % len(_HUES)], alpha=1 - 0.45 * (number >= len(_HUES)))
-        if value > 0.04 * sum(client_ms.values()):
-            client.text(
-                left + value / 2, 0, f"{stage}\n{value:.1f}", ha="center", va="center", fontsize=8, color="white"
-            )
-        left += value
-    client.set(yticks=[], title="One photo in the client, nothing else under way: median ms per stage")
-    names: list[str] = []
-    for label, times in server.items():
-        for each in times:
-            parts = (each.queue_ms, each.compute_input_ms, each.compute_infer_ms, each.compute_output_ms)
-            left = 0.0
-            for hue, part in zip(_HUES, parts, strict=False):
-                models.barh(len(names), part, left=left, color=hue)
-                left += part
-            names.append(f"{each.model}, {label}")
-    models.set_yticks(range(len(names)), names, fontsize=8)
-    models.invert_yaxis()
-    handles = [models.barh(0, 0, color=hue) for hue in _HUES[:4]]
-    models.legend(handles, ["queue", "input", "infer", "output"], fontsize=8)
-    models.set(xlabel="ms per request", title="Each model in the server")
     figure.savefig(path, dpi=120)
 
 

@@ -1,30 +1,39 @@
-"""One run of `load.py`: which transports there are, and turns in which every load is put on every transport.
+"""One run of the load benchmark: which transports there are, and turns in which every load is put on each of them.
 
-It knows the order of things; how a load is put is `load_loops`, what it says is `load_figures`.
+It knows the order of things; how a load is put is `loops`, what it says is `figures`.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from bare import CORES, LAYOUTS, bare_rate
-from visard_benchmarks.load.figures import Figures, Timing, Turn, achieved, figures, goodput, ideal_latencies_s, percentile, stable
+from numpy.typing import NDArray
+
+from visard import Connection
+from visard_benchmarks.load.figures import (
+    Figures,
+    Timing,
+    Turn,
+    achieved,
+    figures,
+    goodput,
+    ideal_latencies_s,
+    percentile,
+    stable,
+)
 from visard_benchmarks.load.loops import Load, Senders
 from visard_benchmarks.load.report import CLOSED, OPEN, SKEW, Key
 from visard_benchmarks.load.server import Counters, read_counters
 from visard_benchmarks.load.transports import FaceTransport, PhotoTransport, RestTransport, Transport
 from visard_benchmarks.load.web import NoWebServer, web_api
-from numpy.typing import NDArray
-from perf_analyzer import Witness
-
-from visard import Connection
+from visard_benchmarks.rates import CORES, bare_rate
 from visard_errors import VisardError
 from visard_server.embedded import SAMPLE_PHOTO
 from visard_server.triton import TritonServer
@@ -35,6 +44,7 @@ TRANSPORTS = (GRPC, SHARED_MEMORY, "gateway", "sdk", "rest")
 
 TARGET_LOAD, TARGET_OVERLOAD = 0.7, 1.5  # shares of the capacity that the targets speak of
 DEADLINE = 10  # times the unloaded latency, where none is given: what a caller waits before he gives up
+SKEWS = (0.5, 0.1, 0.0)  # shares of the faces that go to the second generator
 PATIENCE_S = 120.0  # deadline in closed loops, where nobody gives up
 
 
@@ -45,7 +55,6 @@ class Plan:
     transports: tuple[str, ...]
     callers: tuple[int, ...]
     loads: tuple[float, ...]
-    skews: tuple[float, ...]
     in_flight: int
     closed: Timing
     opened: Timing
@@ -64,11 +73,6 @@ class Target:
     metrics_url: str | None
     embedded: TritonServer | None = None  # where it is our own
 
-    @property
-    def admin_headers(self) -> Mapping[str, str]:
-        """What opens the statistics to perf_analyzer."""
-        return {} if self.embedded is None else self.embedded.admin_headers
-
 
 class Run:
     """Everything that was measured so far."""
@@ -79,7 +83,6 @@ class Run:
         self.turns: dict[Key, list[Turn]] = {}
         self.counters: dict[Key, Counters] = {}
         self.bare: list[float] = []
-        self.witness: list[Witness] = []
         self.deadlines_s: dict[str, float] = {}
         self._sending = sending
         self._say = report_line
@@ -134,9 +137,8 @@ class Run:
         """Measure everything once; `faces` are (N, 512, 512, 3), the second one, if any, for the other generator."""
         if self.target.embedded is not None:
             repository, seconds = self.target.embedded.repository, self.plan.closed.measured_s / 2
-            rates = [bare_rate(repository, faces[:1], seconds, loops) for loops in LAYOUTS]
-            self.bare.append(max(rates))
-            self._say("bare " + ", ".join(f"{rate:.1f}/s" for rate in rates))
+            self.bare.append(bare_rate(repository, faces[:1], seconds))
+            self._say(f"bare {self.bare[-1]:.1f}/s")
         for transport in transports if turn % 2 == 0 else transports[::-1]:  # nobody always comes after the same
             said = []
             for callers in self.plan.callers:
@@ -159,8 +161,8 @@ class Run:
             self._say(f"{transport.name}   " + "   ".join(said))
         for transport in transports:
             if isinstance(transport, FaceTransport) and transport.name == GRPC and len(faces) > 1:
-                for share in self.plan.skews:
-                    skewed = replace(transport, faces=faces, second_share=share)
+                for share in SKEWS:
+                    skewed = replace(transport, faces=mixed(faces, share))
                     self.put(skewed, SKEW, share, Load(callers=self.plan.in_flight), turn)
 
     def _unloaded_s(self, transport: str) -> float:
@@ -179,6 +181,12 @@ class Run:
 
     def _read(self) -> Counters:
         return read_counters(self.target.metrics_url) if self.target.metrics_url else {}
+
+
+def mixed(faces: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
+    """Ten faces, of which `share` (a multiple of a tenth) are the second one, spread evenly among the first."""
+    seconds = round(10 * share)
+    return faces[[(number + 1) * seconds // 10 - number * seconds // 10 for number in range(10)]]
 
 
 def _with_deadline(transport: Transport, deadline_s: float) -> Transport:

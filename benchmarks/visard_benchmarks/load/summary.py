@@ -1,4 +1,4 @@
-"""What one run of `load.py` comes to: the report, the targets, and the few figures by which runs are compared."""
+"""What one run of the load benchmark comes to: report, targets, and the few figures by which runs are compared."""
 
 from __future__ import annotations
 
@@ -45,7 +45,6 @@ def make_report(run: Run, transports: list[Transport]) -> dict[str, Any]:
             for (transport, kind, amount), times in server_times(run).items()
             if times
         ],
-        "perf_analyzer": [each.to_dict() for each in run.witness],
         "repeats": run.plan.repeats,
     }
 

@@ -14,22 +14,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
-from visard_benchmarks.load.arrivals import mixture
 from numpy.typing import NDArray
 
 from visard import AsyncClient, Connection, Swap
 from visard.wire import Direction
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 Send = Callable[[int], Awaitable[bool]]  # the number of a request → whether its faces came back flipped
 
 _TARGETS: dict[Direction, int] = {"to_female": 0, "to_male": 1}  # positions in the gender tensors
-_PATTERN = 1000  # requests after which the order of the faces repeats
 _UNBOUNDED = 1024  # requests under way: more than any server here takes before it refuses
 
 
@@ -39,13 +34,6 @@ class Transport(Protocol):
     @property
     def name(self) -> str:
         """How reports call it."""
-
-    @property
-    def address(self) -> str:
-        """Where it leads, host:port."""
-
-    def at(self, address: str) -> Transport:
-        """The same transport to another address."""
 
     def opened(self, *, patient: bool) -> AbstractAsyncContextManager[Send]:
         """Connect; gives the function that sends.
@@ -63,15 +51,6 @@ class _SdkTransport:
     name: str
     connection: Connection
 
-    @property
-    def address(self) -> str:
-        """Where it leads."""
-        return self.connection.url
-
-    def at(self, address: str) -> Self:
-        """The same transport to another address."""
-        return replace(self, connection=replace(self.connection, url=address))
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FaceTransport(_SdkTransport):
@@ -80,23 +59,20 @@ class FaceTransport(_SdkTransport):
     Attributes:
         name: how reports call it.
         connection: the way there. Its deadline is the callers'.
-        faces: (N, 512, 512, 3) uint8 RGB: one face, or two that go to different generators.
-        second_share: which share of the requests carries the second face.
+        faces: (N, 512, 512, 3) uint8 RGB; requests take them in turn.
         direction: as for the SDK.
     """
 
     faces: NDArray[np.uint8] = field(repr=False)
-    second_share: float = 0.0
     direction: Direction = "opposite"
 
     @asynccontextmanager
     async def opened(self, *, patient: bool) -> AsyncIterator[Send]:
         """Connect."""
-        second = mixture(self.second_share, _PATTERN, seed=0)
         async with AsyncClient(_connection(self.connection, patient), workers=1) as client:
 
             async def send(number: int) -> bool:
-                (swap,) = await client.swap(self.faces[int(second[number % _PATTERN])], self.direction)
+                (swap,) = await client.swap(self.faces[number % len(self.faces)], self.direction)
                 return flipped(swap, self.direction)
 
             yield send
@@ -127,15 +103,6 @@ class RestTransport:
     url: str
     photo: bytes = field(repr=False)
     deadline_s: float
-
-    @property
-    def address(self) -> str:
-        """Where it leads."""
-        return self.url.removeprefix("http://")
-
-    def at(self, address: str) -> Transport:
-        """The same transport to another address."""
-        return replace(self, url=f"http://{address}")
 
     @asynccontextmanager
     async def opened(self, *, patient: bool) -> AsyncIterator[Send]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+
+from visard_benchmarks.processes import Processes
 
 _START_S = 30
 
@@ -27,27 +26,17 @@ def web_api(server_url: str) -> Iterator[str]:
     Raises:
         NoWebServer: it did not start, for want of `visard[web]` for one.
     """
-    program = Path(sys.executable).with_name("visard")
-    command = [str(program), "web", "--port", "0", "--server", server_url, "--rate", "none"]
-    with tempfile.TemporaryFile("w+") as log:  # not a pipe: nobody would empty it
-        process = subprocess.Popen(command, stderr=log, stdout=log)
-        try:
-            yield _wait_for_url(process, log)
-        finally:
-            process.terminate()
-            process.wait()
+    command = [sys.executable, "-m", "visard_cli", "web", "--port", "0", "--server", server_url, "--rate", "none"]
+    with Processes(command, Path.cwd()) as process:
+        yield _wait_for_url(process)
 
 
-def _wait_for_url(process: subprocess.Popen[bytes], log: IO[str]) -> str:
+def _wait_for_url(process: Processes) -> str:
     deadline = time.monotonic() + _START_S
-    while time.monotonic() < deadline:
-        log.seek(0)
-        said = log.read()
-        if found := re.search(r"http://[\w.:\[\]]+", said):
+    while time.monotonic() < deadline and not process.ended():
+        if found := re.search(r"http://[\w.:\[\]]+", process.last_words()):
             with suppress(OSError):
                 urllib.request.urlopen(f"{found[0]}/healthz", timeout=1).close()
                 return found[0]
-        if process.poll() is not None:
-            raise NoWebServer(f"`visard web` did not start: {' '.join(said.split()) or 'it said nothing'}")
         time.sleep(0.05)
-    raise NoWebServer(f"`visard web` did not start within {_START_S} s")
+    raise NoWebServer(f"`visard web` did not start: {' '.join(process.last_words().split()) or 'it said nothing'}")

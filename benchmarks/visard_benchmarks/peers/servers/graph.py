@@ -30,14 +30,7 @@ class Graph:
         models = Path(models)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        paths = (
-            {"identity": models}
-            if models.is_file()
-            else {
-                name: max((models / name).glob("*/model.onnx"), key=lambda path: int(path.parent.name))
-                for name in MODELS
-            }
-        )
+        paths = {"identity": models} if models.is_file() else {name: newest(models / name) for name in MODELS}
         self._sessions = {
             name: onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             for name, path in paths.items()
@@ -57,13 +50,24 @@ class Graph:
             return [image.tobytes() for image in swapped]
         return [self._swap(images[index : index + 1]) for index in range(len(images))]
 
+    def generator(self, image: NDArray[np.uint8]) -> str:
+        """Name of the generator that (1, 512, 512, 3) uint8 goes to."""
+        return self._chosen(self._sessions["gender_classifier"].run(None, {"image": image})[0])
+
+    def _chosen(self, gender: NDArray[np.float32]) -> str:
+        return "generator_to_male" if gender[0, 0] >= gender[0, 1] else "generator_to_female"
+
     def _swap(self, image: NDArray[np.uint8]) -> bytes:
         """One face; a batch saves a CPU nothing, so the graphs take the faces one by one."""
         (gender,) = self._sessions["gender_classifier"].run(None, {"image": image})
-        generator = "generator_to_male" if gender[0, 0] >= gender[0, 1] else "generator_to_female"
-        (swapped,) = self._sessions[generator].run(None, {"image": image, "persona": persona(1)})
+        (swapped,) = self._sessions[self._chosen(gender)].run(None, {"image": image, "persona": persona(1)})
         (swapped_gender,) = self._sessions["gender_classifier"].run(None, {"image": swapped})
         return b"".join(tensor.tobytes() for tensor in (swapped, gender, swapped_gender))
+
+
+def newest(model: Path) -> Path:
+    """The graph of the version that Triton serves: the highest number."""
+    return max(model.glob("*/model.onnx"), key=lambda path: int(path.parent.name))
 
 
 def persona(faces: int) -> NDArray[np.int32]:
