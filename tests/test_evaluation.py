@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -80,19 +81,15 @@ def evaluation(labelled, tiny_server, recogniser, second_classifier):
     )
     with Client(tiny_server.grpc_url) as client:
         found = evaluate(photos, client, judges=judges, groups=["light", "note"])
-    found.figures["settings"] |= {
-        "visard": "0.0",
-        "created": "now",
-        "models": {"generator_to_male": {"trained": False, "checkpoint_sha256": None}},
-    }
-    return found
+    models = {"generator_to_male": {"trained": False, "checkpoint_sha256": None}}
+    return replace(found, settings=replace(found.settings, visard="0.0", created="now", models=models))
 
 
 # --- figures ---
 
 
 def test_published_figures(evaluation):
-    figures = evaluation.figures
+    figures = evaluation.to_dict()
     assert figures["n"] == 3
     assert figures["classifier_accuracy"] == {"female": 1.0, "male": 0.5}
     assert figures["swap_success"] == {"female": 1.0, "male": 1.0}
@@ -105,11 +102,11 @@ def test_published_figures(evaluation):
 
 def test_privacy_figures(evaluation):
     for name in ("dlib", "mean"):
-        identity, attacked = evaluation.figures["identity"][name], evaluation.figures["swap_back"][name]
+        identity, attacked = evaluation.to_dict()["identity"][name], evaluation.to_dict()["swap_back"][name]
         assert all(0 <= share[key] <= 1 for share in (identity, attacked) for key in ("verification", "rank1"))
         assert identity["rank1_chance"] == pytest.approx(1 / 3, abs=1e-4)
     # The tiny generators add and take away the same 100 levels: the attack undoes the swap of every face.
-    assert evaluation.figures["swap_back"]["dlib"]["verification"] == 1.0
+    assert evaluation.to_dict()["swap_back"]["dlib"]["verification"] == 1.0
     for result, attacked in zip(
         *(evaluation.identities["mean"].matches[kind] for kind in ("anonymised", "swapped_back")), strict=True
     ):
@@ -118,35 +115,35 @@ def test_privacy_figures(evaluation):
 
 def test_a_second_classifier_is_reported_beside_the_first(evaluation):
     """It is the same model here, so that it has the same opinion of originals."""
-    figures = evaluation.figures
+    figures = evaluation.to_dict()
     assert figures["second_classifier"]["classifier_accuracy"] == figures["overall"]["classifier_accuracy"]
     assert figures["settings"]["second_classifier"]["file"] == "classifier.onnx"
 
 
 def test_too_few_people_to_learn_from_are_said_to_be(evaluation):
-    assert evaluation.figures["learned"]["dlib"]["rank1"] is None
-    assert evaluation.figures["settings"]["linkable"] == 0
-    assert "3 people are too few for an attacker to learn from" in write_markdown(evaluation.figures, "title")
+    assert evaluation.to_dict()["learned"]["dlib"]["rank1"] is None
+    assert evaluation.to_dict()["settings"]["linkable"] == 0
+    assert "3 people are too few for an attacker to learn from" in write_markdown(evaluation, "title")
 
 
 def test_a_group_is_a_part_of_the_whole(evaluation):
-    groups = evaluation.figures["groups"]
+    groups = evaluation.to_dict()["groups"]
     assert set(groups) == {"gender", "light", "note"}
     assert {name: part["n"] for name, part in groups["light"].items()} == {"low": 2, "high": 1}
-    assert groups["gender"]["male"]["overall"]["swap_success"] == evaluation.figures["swap_success"]["male"]
-    low, everybody = groups["light"]["low"]["intervals"], evaluation.figures["intervals"]
+    assert groups["gender"]["male"]["overall"]["swap_success"] == evaluation.to_dict()["swap_success"]["male"]
+    low, everybody = groups["light"]["low"]["intervals"], evaluation.to_dict()["intervals"]
     width = [np.diff(part["detection_preserved"])[0] for part in (low, everybody)]
     assert width[0] > width[1]
 
 
 def test_only_what_should_change_does(evaluation):
-    outside = evaluation.figures["outside_face"]
+    outside = evaluation.to_dict()["outside_face"]
     assert outside["levels_beyond_crop"] == 0
     assert 0 < outside["levels"] < 100  # the blend brings colours at the edge back to the photo's
 
 
 def test_worst_cases_have_names_and_no_more(evaluation):
-    worst = evaluation.figures["worst"]
+    worst = evaluation.to_dict()["worst"]
     names = [case["file"] for case in worst["identity"]["dlib"]]
     assert sorted(names) == ["<b>bright.png", "dark.png", "dark2.png"]
     assert names == [
@@ -165,7 +162,7 @@ def test_worst_cases_have_names_and_no_more(evaluation):
 def test_results_that_are_the_originals_change_nothing(labelled, tiny_server):
     photos = find_photos(labelled, "a")[:2]
     with Client(tiny_server.grpc_url) as client:
-        figures = evaluate(photos, client, results=labelled).figures
+        figures = evaluate(photos, client, results=labelled).to_dict()
     assert figures["n"] == 2
     assert figures["identity"]["dlib"]["verification"] == figures["identity"]["dlib"]["rank1"] == 1.0
     assert figures["identity"]["dlib"]["distance"] == figures["landmark_drift_percent"] == 0.0
@@ -179,7 +176,7 @@ def test_missing_and_foreign_results_are_named(labelled, tiny_server, tmp_path):
     (tmp_path / "dark2.png").write_bytes((labelled / "dark2.png").read_bytes())
     Image.new("RGB", (200, 200)).save(tmp_path / "<b>bright.png")
     with Client(tiny_server.grpc_url) as client:
-        figures = evaluate(find_photos(labelled, "a"), client, results=tmp_path).figures
+        figures = evaluate(find_photos(labelled, "a"), client, results=tmp_path).to_dict()
     assert figures["n"] == 1
     assert figures["errors"] == {"Withheld": 2, "PhotoError": 1}
 
@@ -190,7 +187,7 @@ def test_finished_results_are_judged_like_fresh_ones(labelled, tiny_server, seco
     with Client(tiny_server.grpc_url) as client:
         client.anonymize(photo.path).save(tmp_path / photo.name)
         finished, fresh = (
-            evaluate([photo], client, results=results, judges=judges).figures for results in (tmp_path, None)
+            evaluate([photo], client, results=results, judges=judges).to_dict() for results in (tmp_path, None)
         )
     assert finished["overall"]["swap_success"] == fresh["overall"]["swap_success"] == 1.0
     # The attack and the surroundings are measured on what is published in either case.
@@ -242,11 +239,7 @@ class Page(HTMLParser):
 
 
 def test_report_loads_nothing_and_shows_nobody(evaluation):
-    without = type(evaluation)(
-        figures=evaluation.figures,
-        identities=evaluation.identities,
-        measures=tuple(_without_pictures(each) for each in evaluation.measures),
-    )
+    without = replace(evaluation, measures=tuple(replace(each, pictures=None) for each in evaluation.measures))
     text = write_html(without, "A <title>")
     assert write_html(without, "A <title>") == text
     page = Page(text)
@@ -279,7 +272,7 @@ def test_pictures_on_request_alone(evaluation):
 
 
 def test_summary_says_it_in_words_first(evaluation):
-    text = write_markdown(evaluation.figures, "photos | <b>")
+    text = write_markdown(evaluation, "photos | <b>")
     assert len(text.splitlines()) < 120
     assert text.index("of 3 (") < text.index("| figure")  # sentences first
     assert "| swap success | 100.0 % (43.9–100.0) |" in text  # 3 of 3
@@ -289,13 +282,9 @@ def test_summary_says_it_in_words_first(evaluation):
 
 
 def test_every_figure_of_the_table_exists(evaluation):
-    for row in rows(evaluation.figures):
-        for part in (evaluation.figures, evaluation.figures["groups"]["light"]["low"]):
+    for row in rows(evaluation):
+        for part in (evaluation.figures, evaluation.groups["light"]["low"]):
             assert cell(part, row) == "–" or any(letter.isdigit() for letter in cell(part, row))
-
-
-def _without_pictures(measures):
-    return type(measures)(**{**vars(measures), "pictures": None})
 
 
 # --- command ---
@@ -327,7 +316,7 @@ def test_command_writes_everything(labelled, tiny_server, recogniser, tmp_path):
 
 
 def test_command_prints_a_table(evaluation, capsys):
-    Console(width=200).print(figures_table(evaluation.figures))
+    Console(width=200).print(figures_table(evaluation))
     printed = capsys.readouterr().out
     assert "100.0 % (43.9–100.0)" in printed
     assert "still matched (mean)" in printed

@@ -23,20 +23,30 @@ def people(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def unchanged(people, tiny_server):
+def unchanged_evaluation(people, tiny_server):
     """An anonymiser that returns the original, and an attacker who restores without having learned anything yet."""
     judges = Judges(restore=True)
     with Client(tiny_server.grpc_url) as client, pytest.MonkeyPatch.context() as patch:
         patch.setattr(restore, "STEPS", 1)
-        return evaluate(find_photos(people), client, results=people, judges=judges, groups=["light"]).figures
+        return evaluate(find_photos(people), client, results=people, judges=judges, groups=["light"])
 
 
 @pytest.fixture(scope="module")
-def painted(people, tiny_server, tmp_path_factory):
+def painted_evaluation(people, tiny_server, tmp_path_factory):
     """An anonymiser that paints every face over."""
     results = write_painted(people, tmp_path_factory.mktemp("painted") / "photos")
     with Client(tiny_server.grpc_url) as client:
-        return evaluate(find_photos(people), client, results=results, groups=["light"]).figures
+        return evaluate(find_photos(people), client, results=results, groups=["light"])
+
+
+@pytest.fixture(scope="module")
+def unchanged(unchanged_evaluation):
+    return unchanged_evaluation.to_dict()
+
+
+@pytest.fixture(scope="module")
+def painted(painted_evaluation):
+    return painted_evaluation.to_dict()
 
 
 # --- search, verification, and the control ---
@@ -62,8 +72,8 @@ def test_a_painted_face_lands_at_the_control(painted, unchanged):
     assert painted["control"] == unchanged["control"]  # it is made of the originals alone
 
 
-def test_sentences_say_who_is_found(unchanged, painted):
-    found, hidden = (" ".join(sentences(figures)) for figures in (unchanged, painted))
+def test_sentences_say_who_is_found(unchanged_evaluation, painted_evaluation):
+    found, hidden = (" ".join(sentences(evaluation)) for evaluation in (unchanged_evaluation, painted_evaluation))
     assert "finds the right person for 24 of 24 (100.0 %" in found
     assert "the faces give away more than their surroundings do" in found
     assert "no difference to the surroundings alone" in hidden

@@ -8,7 +8,7 @@ import pytest
 from typer.main import get_command
 
 from visard_cli.receipt import app as receipt_app
-from visard_evaluation.figures import figures_of
+from visard_evaluation.reduce import figures_of
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -25,7 +25,15 @@ def lines(name):
 def test_every_key_is_explained():
     text = (DOCS / "evaluation.md").read_text(encoding="utf-8")
     explained = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`\n]+)`", text))))
-    everything = {*figures_of([], {}, []), "groups", "worst", "errors", "settings", "rank1_chance", "false_match"}
+    everything = {
+        *figures_of([], {}, []).to_dict(),
+        "groups",
+        "worst",
+        "errors",
+        "settings",
+        "rank1_chance",
+        "false_match",
+    }
     assert everything <= explained
 
 

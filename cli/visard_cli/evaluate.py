@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,9 +21,10 @@ from visard_cli.console import ModelsOption, ServerOption
 from visard_errors import OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from visard_evaluation.judges import Judges
+    from visard_evaluation.summary import Evaluation
 
 EPILOG = "Example: visard evaluate photos/ --split test --report report.html"
 
@@ -112,28 +114,30 @@ def evaluate(
             groups=groups,
             progress=lambda items, what, total: bar.track(items, total=total, description=what),
         )
-        found.figures["settings"] |= {
-            "visard": metadata.version("visard"),
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "models": {
+        settings = replace(
+            found.settings,
+            visard=metadata.version("visard"),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            models={
                 model: {key: origin.get(key) for key in ("trained", "checkpoint_sha256")}
                 for model, origin in provenance.items()
             },
-        }
+        )
+        found = replace(found, settings=settings)
     title = f"How well {'the results of ' if results else ''}“{folder.name or folder.resolve().name}” "
     title += "is anonymised" if not results else "are anonymised"
     if markdown is not None:
         from visard_evaluation.markdown import write_markdown
 
-        _write(markdown, write_markdown(found.figures, title, results=results is not None))
+        _write(markdown, write_markdown(found, title, results=results is not None))
     if report is not None:
         _write(report, write_html(found, title, results=results is not None))
     if as_json:
-        sys.stdout.write(json.dumps(found.figures) + "\n")
+        sys.stdout.write(json.dumps(found.to_dict()) + "\n")
     else:
-        for sentence in sentences(found.figures):
+        for sentence in sentences(found):
             console.out.print(f"• {sentence}", markup=False, highlight=False)
-        console.out.print(figures_table(found.figures))
+        console.out.print(figures_table(found))
 
 
 def _judges(
@@ -168,18 +172,18 @@ def _judges(
     )
 
 
-def figures_table(figures: Mapping[str, Any]) -> Table:
+def figures_table(evaluation: Evaluation) -> Table:
     """What an evaluation found, a row per figure."""
     from visard_evaluation.rows import rows
     from visard_evaluation.wording import cell
 
-    parts = {"all": figures, **figures["groups"]["gender"]}
-    table = Table("figure", title=f"{figures['n']} faces (95 % intervals)", title_justify="left")
+    parts = {"all": evaluation.figures, **evaluation.groups["gender"]}
+    table = Table("figure", title=f"{evaluation.figures.n} faces (95 % intervals)", title_justify="left")
     for name, part in parts.items():
-        table.add_column(f"{name} ({part['n']})")
-    for row in rows(figures):
+        table.add_column(f"{name} ({part.n})")
+    for row in rows(evaluation):
         table.add_row(row.label, *(cell(part, row) for part in parts.values()))
-    for error, count in figures["errors"].items():
+    for error, count in evaluation.errors.items():
         table.add_row(f"[red]{error}[/]", str(count))
     return table
 

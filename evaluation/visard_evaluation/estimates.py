@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,9 +19,7 @@ except ImportError as error:
     raise MissingExtra("evaluate", "an evaluation") from error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    Value = TypeVar("Value")
+    from collections.abc import Sequence
 
 CONFIDENCE = 0.95
 
@@ -35,6 +33,11 @@ class Estimate:
     value: float | None
     low: float | None = None
     high: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends; None where there is no interval."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
 
 def share(hits: Sequence[bool]) -> Estimate:
@@ -101,11 +104,6 @@ def difference(hits: Sequence[bool], control: Sequence[bool]) -> Estimate:
         rounded(value - reach(p1 - low1, high2 - p2)),
         rounded(value + reach(high1 - p1, p2 - low2)),
     )
-
-
-def read_tree(tree: Mapping[str, Any], read: Callable[[Estimate], Value]) -> dict[str, Any]:
-    """The same tree with a part of every estimate."""
-    return {key: read(node) if isinstance(node, Estimate) else read_tree(node, read) for key, node in tree.items()}
 
 
 def rounded(value: float) -> float:

@@ -1,198 +1,257 @@
-"""The figures of some photos: what was found of each, reduced to shares, means and medians, as a tree by name.
+"""What there is to say of some photos: shares, means and medians with their intervals, by name.
 
-It knows nothing about which photos make a group, nor about how figures are shown.
+Shares lie in 0..1. What ends in `_minus_control` lies in −1..1: how far a share is above that of the control, paired by
+photo. The control are originals whose face is painted over. Rank-1 is the share of pictures whose nearest neighbour
+among all originals is the same person, who is always among them. This file knows nothing about how figures are
+computed, nor about how they are shown.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
-
-import numpy as np
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from visard.result import Gender
-from visard_evaluation.estimates import Estimate, difference, mean, median, read_tree, share
-from visard_evaluation.naturalness import kernel_distance, reference_distance
-from visard_evaluation.search import people_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from visard_evaluation.measures import Measures
-    from visard_evaluation.search import Identity
+from visard_evaluation.estimates import Estimate
 
 
-def figures_of(
-    measures: Sequence[Measures], identities: Mapping[str, Identity], chosen: Sequence[int]
-) -> dict[str, Any]:
-    """Reduce some photos to figures; see `visard_evaluation.summary.summarise`.
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What published tables have.
 
-    Args:
-        measures: of all photos.
-        identities: by the recogniser's name, of all photos.
-        chosen: indices of those that count.
+    Attributes:
+        classifier_accuracy: the share of labelled faces whose label the classifier agrees with.
+        swap_success: the share of results that it calls the intended gender.
+        similarity_percent: a mean, by the published formula.
     """
-    people = people_of(measures)
-    some = [measures[index] for index in chosen]
-    by_gender = {gender: _published([m for m in some if m.group == gender]) for gender in get_args(Gender)}
-    tree = {
-        **{name: {gender: by_gender[gender][name] for gender in by_gender} for name in _published([])},
-        "overall": _published(some),
-        "detection_preserved": share([m.detected for m in some]),
-        "detection_preserved_yunet": share([m.detected_yunet for m in some if m.detected_yunet is not None]),
-        "detection_preserved_both": share(
-            [m.detected and m.detected_yunet for m in some if m.detected_yunet is not None]
-        ),
-        **{
-            attack: {name: read(each, chosen) for name, each in identities.items()}
-            for attack, read in (
-                ("identity", _identity),
-                ("identity_full", _identity_full),
-                ("control", _control),
-                ("swap_back", _swap_back),
-                ("learned", _learned),
-                ("restored", _restored),
-                ("linkability", _linkability),
-            )
-        },
-        **_kept(some),
-        "second_classifier": _second_classifier(some),
-        "naturalness": _naturalness(some, [people[index] for index in chosen]),
-    }
-    return {
-        "n": len(some),
-        **read_tree(tree, lambda estimate: estimate.value),
-        "intervals": read_tree(tree, lambda estimate: None if estimate.low is None else [estimate.low, estimate.high]),
-    }
+
+    classifier_accuracy: Estimate
+    swap_success: Estimate
+    similarity_percent: Estimate
 
 
-def _published(part: Sequence[Measures]) -> dict[str, Estimate]:
-    """What published tables have."""
-    return {
-        "classifier_accuracy": share([m.gender == m.photo.gender for m in part if m.photo.gender is not None]),
-        "swap_success": share([m.flipped for m in part]),
-        "similarity_percent": mean([m.similarity_percent for m in part]),
-    }
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What a recogniser makes of one kind of picture.
+
+    Attributes:
+        verification: the share that is still taken for the same person at the recogniser's own threshold.
+        rank1: the share that a search finds.
+        distance: a mean.
+    """
+
+    verification: Estimate
+    verification_minus_control: Estimate
+    rank1: Estimate
+    rank1_minus_control: Estimate
+    distance: Estimate
 
 
-def _identity(identity: Identity, chosen: Sequence[int]) -> dict[str, Estimate]:
-    return _compared(identity, chosen, "anonymised")
+@dataclass(frozen=True, kw_only=True)
+class Searched:
+    """What a search finds where the recogniser sees the whole aligned crop of both sides, with hair."""
+
+    rank1: Estimate
+    rank1_minus_control: Estimate
 
 
-def _swap_back(identity: Identity, chosen: Sequence[int]) -> dict[str, Estimate]:
-    return _compared(identity, chosen, "swapped_back")
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """What a recogniser makes of the control.
+
+    Attributes:
+        rank1_full: shown the whole aligned crop.
+    """
+
+    verification: Estimate
+    rank1: Estimate
+    rank1_full: Estimate
 
 
-def _compared(identity: Identity, chosen: Sequence[int], kind: str) -> dict[str, Estimate]:
-    """Verification and search with a kind of picture, held against the control."""
-    matches, control = ([identity.matches[each][index] for index in chosen] for each in (kind, "control"))
-    verified, found = [m.verified for m in matches], [m.rank1 for m in matches]
-    return {
-        "verification": share(verified),
-        "verification_minus_control": difference(verified, [m.verified for m in control]),
-        "rank1": share(found),
-        "rank1_minus_control": difference(found, [m.rank1 for m in control]),
-        "distance": mean([m.distance for m in matches]),
-    }
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What an attacker finds who learned, from other people's pairs, where anonymisation moves descriptors.
+
+    Without a value where there are too few people to learn from.
+
+    Attributes:
+        control_rank1: for one who learned from the control.
+    """
+
+    rank1: Estimate
+    control_rank1: Estimate
+    rank1_minus_control: Estimate
 
 
-def _identity_full(identity: Identity, chosen: Sequence[int]) -> dict[str, Estimate]:
-    found, control = (
-        [identity.matches[kind][index].rank1 for index in chosen] for kind in ("anonymised_full", "control_full")
-    )
-    return {"rank1": share(found), "rank1_minus_control": difference(found, control)}
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """What an attacker finds who learned, from other people's pairs, to restore pictures.
+
+    Attributes:
+        control_rank1: for one who learned from the control.
+        rank1_of_reduced_originals: what can be found at that resolution.
+    """
+
+    verification: Estimate
+    rank1: Estimate
+    control_rank1: Estimate
+    rank1_minus_control: Estimate
+    rank1_of_reduced_originals: Estimate
 
 
-def _control(identity: Identity, chosen: Sequence[int]) -> dict[str, Estimate]:
-    tight, full = ([identity.matches[kind][index] for index in chosen] for kind in ("control", "control_full"))
-    return {
-        "verification": share([m.verified for m in tight]),
-        "rank1": share([m.rank1 for m in tight]),
-        "rank1_full": share([m.rank1 for m in full]),
-    }
+@dataclass(frozen=True, kw_only=True)
+class Linked:
+    """Of the photos whose person has another one, the share whose nearest other photo is of the same person.
+
+    Attributes:
+        random: personas drawn for each photo.
+        control: of the control.
+        originals: of the originals.
+        keyed: one key for each person; None where nobody made such.
+    """
+
+    random: Estimate
+    random_minus_control: Estimate
+    keyed: Estimate | None
+    keyed_minus_control: Estimate | None
+    control: Estimate
+    originals: Estimate
 
 
-def _learned(identity: Identity, chosen: Sequence[int]) -> dict[str, Estimate]:
-    if not identity.learned:
-        nothing = Estimate(None)
-        return {"rank1": nothing, "control_rank1": nothing, "rank1_minus_control": nothing}
-    found, control = ([identity.learned[kind][index] for index in chosen] for kind in ("anonymised", "control"))
-    return {"rank1": share(found), "control_rank1": share(control), "rank1_minus_control": difference(found, control)}
+@dataclass(frozen=True, kw_only=True)
+class PoseDrift:
+    """Medians, in degrees."""
+
+    yaw: Estimate
+    pitch: Estimate
+    roll: Estimate
 
 
-def _restored(identity: Identity, chosen: Sequence[int]) -> dict[str, Estimate]:
-    """Nothing where nobody asked for it; the originals reduced to the same size say what could be found at all."""
-    kinds = ("restored", "restored_control", "reduced")
-    if kinds[0] not in identity.matches:
+@dataclass(frozen=True, kw_only=True)
+class ExpressionDrift:
+    """Means, in percent; see `visard_evaluation.kept.Kept`."""
+
+    mouth_opening: Estimate
+    eye_opening: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Light:
+    """Means; see `visard_evaluation.kept.Kept`."""
+
+    levels: Estimate
+    direction_degrees: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutsideFace:
+    """Means of what changed there; see `visard_evaluation.measures.Outside`."""
+
+    levels: Estimate
+    colour_delta_e: Estimate
+    levels_beyond_crop: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondOpinion:
+    """What `Published` says of the classifier, of another network."""
+
+    classifier_accuracy: Estimate
+    swap_success: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Naturalness:
+    """How natural results look; without a value where there are too few people.
+
+    Attributes:
+        kernel_distance: of results to other people's originals.
+        kernel_distance_of_originals: among halves of the originals.
+    """
+
+    kernel_distance: Estimate
+    kernel_distance_of_originals: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What was found of some photos.
+
+    Attributes:
+        n: faces.
+        by_gender: of the faces with a label, by that, and of the others by their apparent gender.
+        overall: of all.
+        detection_preserved: the share of results in which the detector sees a face in the same place.
+        detection_preserved_yunet: a second detector, of originals in which it sees one.
+        detection_preserved_both: both detectors, likewise.
+        identity: by the recogniser's name, of the faces as published.
+        identity_full: likewise, of the whole crops.
+        control: likewise, of the originals whose face is painted over.
+        swap_back: likewise, after the opposite generator.
+        learned: likewise, after an attacker has learned.
+        restored: likewise, on request; None where nobody asked, or there are too few people.
+        linkability: likewise, of photos of one person.
+        landmark_drift_percent: a mean.
+        pose_drift_degrees: how heads turned.
+        expression_drift_percent: how mouths and eyes opened.
+        light: how the light on the skin changed.
+        skin_delta_e: a mean; see `visard_evaluation.kept.Kept`.
+        outside_face: what changed around the face.
+        second_classifier: on request.
+        naturalness: on request.
+    """
+
+    n: int
+    by_gender: Mapping[Gender, Published]
+    overall: Published
+    detection_preserved: Estimate
+    detection_preserved_yunet: Estimate
+    detection_preserved_both: Estimate
+    identity: Mapping[str, Compared]
+    identity_full: Mapping[str, Searched]
+    control: Mapping[str, Control]
+    swap_back: Mapping[str, Compared]
+    learned: Mapping[str, Learned]
+    restored: Mapping[str, Restored | None]
+    linkability: Mapping[str, Linked]
+    landmark_drift_percent: Estimate
+    pose_drift_degrees: PoseDrift
+    expression_drift_percent: ExpressionDrift
+    light: Light
+    skin_delta_e: Estimate
+    outside_face: OutsideFace
+    second_classifier: SecondOpinion | None
+    naturalness: Naturalness | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures as JSON has them: names → values, and under `intervals` the same names → [low, high].
+
+        Figures by gender stand as `swap_success.female`, not `female.swap_success`. None for a value or an interval
+        that the sample does not allow; what nobody asked for is empty.
+        """
+        return {
+            "n": self.n,
+            **self._read(lambda estimate: estimate.value),
+            "intervals": self._read(lambda estimate: estimate.interval and list(estimate.interval)),
+        }
+
+    def _read(self, read: Callable[[Estimate], Any]) -> dict[str, Any]:
+        names = [field.name for field in fields(Published)]
+        by_gender = {
+            name: {gender: read(getattr(part, name)) for gender, part in self.by_gender.items()} for name in names
+        }
+        others = (field.name for field in fields(self) if field.name not in ("n", "by_gender"))
+        return {**by_gender, **{name: _read(getattr(self, name), read) for name in others}}
+
+
+def _read(node: Any, read: Callable[[Estimate], Any]) -> Any:
+    """The same tree with a part of every estimate, without what is None."""
+    if isinstance(node, Estimate):
+        return read(node)
+    if node is None:
         return {}
-    found, control, reduced = ([identity.matches[kind][index].rank1 for index in chosen] for kind in kinds)
-    return {
-        "verification": share([identity.matches["restored"][index].verified for index in chosen]),
-        "rank1": share(found),
-        "control_rank1": share(control),
-        "rank1_minus_control": difference(found, control),
-        "rank1_of_reduced_originals": share(reduced),
-    }
-
-
-def _linkability(identity: Identity, chosen: Sequence[int]) -> dict[str, Estimate]:
-    """Shares of the photos whose person has another one."""
-    tree = {}
-    for kind, name in (("anonymised", "random"), ("keyed", "keyed"), ("control", "control"), ("original", "originals")):
-        if kind in identity.linked:
-            pairs = [(identity.linked[kind][index], identity.linked["control"][index]) for index in chosen]
-            known = [(hit, control) for hit, control in pairs if hit is not None and control is not None]
-            hits, controls = [hit for hit, _ in known], [control for _, control in known]
-            tree[name] = share(hits)
-            if name in ("random", "keyed"):
-                tree[f"{name}_minus_control"] = difference(hits, controls)
-    return tree
-
-
-def _second_classifier(some: Sequence[Measures]) -> dict[str, Estimate]:
-    """What `_published` says of the classifier, for the second one; nothing without one."""
-    judged = [(m, *m.second_genders) for m in some if m.second_genders is not None]
-    if not judged and some:
-        return {}
-    return {
-        "classifier_accuracy": share([before == m.photo.gender for m, before, _ in judged if m.photo.gender]),
-        "swap_success": share([after == m.target for m, _, after in judged]),
-    }
-
-
-def _naturalness(some: Sequence[Measures], people: Sequence[str]) -> dict[str, Estimate]:
-    """The kernel distance of results to originals, and of originals to others; nothing where nobody asked for it."""
-    features = [m.features for m in some if m.features is not None]
-    if not features:
-        return {}
-    originals, results = (np.stack([pair[side] for pair in features]) for side in (0, 1))
-    return {
-        "kernel_distance": kernel_distance(originals, results, people),
-        "kernel_distance_of_originals": reference_distance(originals, people),
-    }
-
-
-def _kept(some: Sequence[Measures]) -> dict[str, Any]:
-    """What should not have changed."""
-    beyond = [m.outside.levels_beyond_crop for m in some if m.outside.levels_beyond_crop is not None]
-    return {
-        "landmark_drift_percent": mean([m.landmark_drift_percent for m in some]),
-        "pose_drift_degrees": {
-            angle: median([getattr(m.pose_drift, angle) for m in some]) for angle in ("yaw", "pitch", "roll")
-        },
-        "expression_drift_percent": {
-            "mouth_opening": mean([m.kept.mouth_opening for m in some]),
-            "eye_opening": mean([m.kept.eye_opening for m in some]),
-        },
-        "light": {
-            "levels": mean([m.kept.light_levels for m in some]),
-            "direction_degrees": mean(
-                [m.kept.light_direction_degrees for m in some if m.kept.light_direction_degrees is not None]
-            ),
-        },
-        "skin_delta_e": mean([m.kept.skin_delta_e for m in some]),
-        "outside_face": {
-            "levels": mean([m.outside.levels for m in some]),
-            "colour_delta_e": mean([m.outside.colour_delta_e for m in some]),
-            "levels_beyond_crop": mean(beyond),
-        },
-    }
+    if isinstance(node, Mapping):
+        return {key: _read(value, read) for key, value in node.items()}
+    parts = {field.name: getattr(node, field.name) for field in fields(node)}
+    return {name: _read(part, read) for name, part in parts.items() if part is not None}

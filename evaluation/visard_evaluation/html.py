@@ -35,7 +35,7 @@ def write_html(evaluation: Evaluation, title: str, *, results: bool = False) -> 
         title: what was evaluated.
         results: whether finished results were judged.
     """
-    figures, table = evaluation.figures, list(rows(evaluation.figures))
+    table = list(rows(evaluation))
     plots = draw(evaluation, table, [row for row in table if row.label in _COMPARED])
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(
@@ -43,12 +43,12 @@ def write_html(evaluation: Evaluation, title: str, *, results: bool = False) -> 
     )
     return template.render(
         title=title,
-        figures=figures,
+        evaluation=evaluation,
         rows=table,
         cell=cell,
-        sentences=list(sentences(figures)),
-        caveats=list(caveats(figures, results=results)),
-        worst=list(worst_cases(figures)),
+        sentences=list(sentences(evaluation)),
+        caveats=list(caveats(evaluation, results=results)),
+        worst=list(worst_cases(evaluation)),
         pictures=_pictures(evaluation),
         rates=Markup(plots.rates),  # noqa: S704 - drawn by matplotlib, which escapes what it writes
         identities={name: Markup(svg) for name, svg in plots.identities.items()},  # noqa: S704

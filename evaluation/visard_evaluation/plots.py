@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+    from visard_evaluation.figures import Figures
     from visard_evaluation.rows import Row
     from visard_evaluation.search import Identity
     from visard_evaluation.summary import Evaluation
@@ -68,19 +69,18 @@ def draw(evaluation: Evaluation, rows: Sequence[Row], compared: Sequence[Row]) -
         rows: the figures of the report.
         compared: those that the groups are compared by.
     """
-    figures = evaluation.figures
     with rc_context(_STYLE):
         return Plots(
-            rates=_rates_plot(figures, rows),
+            rates=_rates_plot(evaluation.figures, rows),
             identities={name: _identity_plot(identity) for name, identity in evaluation.identities.items()},
             utility=_utility_plot(evaluation),
-            groups={column: _group_plot(column, parts, compared) for column, parts in figures["groups"].items()},
+            groups={column: _group_plot(column, parts, compared) for column, parts in evaluation.groups.items()},
         )
 
 
-def _rates_plot(figures: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def _rates_plot(figures: Figures, rows: Sequence[Row]) -> str:
     """Draw shares with their intervals, one line each; figures of another kind and without a value are left out."""
-    shown = [row for row in rows if row.kind == "share" and row.value(figures) is not None]
+    shown = [row for row in rows if row.kind == "share" and row.read(figures).value is not None]
     figure = Figure(figsize=(_WIDTH, 0.6 + 0.32 * len(shown)))
     axes = figure.subplots()
     for height, row in enumerate(reversed(shown)):
@@ -166,7 +166,7 @@ def _utility_plot(evaluation: Evaluation) -> str:
     return _svg(figure)
 
 
-def _group_plot(column: str, parts: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def _group_plot(column: str, parts: Mapping[str, Figures], rows: Sequence[Row]) -> str:
     """Draw shares of the parts of one column (value → figures) below each other, a panel for each share."""
     figure = Figure(figsize=(_WIDTH, 1.0 + 0.3 * len(parts)))
     panels = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
@@ -177,19 +177,19 @@ def _group_plot(column: str, parts: Mapping[str, Any], rows: Sequence[Row]) -> s
         axes.set_xlim(-3, 103)
         axes.set_title(f"{row.label}, %", fontsize=9)
         axes.grid(axis="x", alpha=0.3)
-    panels[0].set_yticks(range(len(values)), [f"{name} ({parts[name]['n']})" for name in values])
+    panels[0].set_yticks(range(len(values)), [f"{name} ({parts[name].n})" for name in values])
     panels[0].set_ylim(-0.6, len(values) - 0.4)
     panels[0].set_ylabel(column)
     return _svg(figure)
 
 
-def _draw_share(axes: Axes, height: float, row: Row, figures: Mapping[str, Any], colour: str) -> None:
-    value, interval = row.value(figures), row.interval(figures)
-    if value is None or interval is None:
+def _draw_share(axes: Axes, height: float, row: Row, figures: Figures, colour: str) -> None:
+    estimate = row.read(figures)
+    if estimate.value is None or estimate.interval is None:
         return
-    ends = [100 * edge for edge in interval]
+    ends = [100 * edge for edge in estimate.interval]
     axes.plot(ends, [height, height], color=colour, linewidth=3, alpha=0.35, solid_capstyle="butt")
-    axes.plot([100 * value], [height], "o", color=colour)
+    axes.plot([100 * estimate.value], [height], "o", color=colour)
 
 
 def _svg(figure: Figure) -> str:

@@ -5,11 +5,17 @@ It knows nothing about how they are laid out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal
+
+from visard_evaluation.estimates import Estimate
+from visard_evaluation.figures import Figures, Linked, Naturalness, Restored, SecondOpinion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
+
+    from visard_evaluation.summary import Evaluation
 
 Kind = Literal["share", "points", "percent", "degrees", "distance", "levels", "plain"]
 
@@ -21,91 +27,72 @@ class Row:
     Attributes:
         label: name.
         meaning: one sentence.
-        path: keys within the figures.
+        read: finds it in the figures; without a value where the sample has none.
         kind: how it is written.
         better: which values are good for privacy or utility; empty where neither is.
     """
 
     label: str
     meaning: str
-    path: tuple[str, ...]
+    read: Callable[[Figures], Estimate]
     kind: Kind
     better: Literal["high", "low", ""] = ""
 
-    def value(self, figures: Mapping[str, Any]) -> float | None:
-        """The figure itself; None where the sample has none."""
-        return cast("float | None", self._read(figures))
-
-    def interval(self, figures: Mapping[str, Any]) -> tuple[float, float] | None:
-        """Its 95 % interval, None where there is none."""
-        edges = self._read(figures["intervals"])
-        return None if edges is None else (edges[0], edges[1])
-
-    def _read(self, tree: Any) -> Any:
-        for key in self.path:
-            tree = tree[key]
-        return tree
-
 
 _ABOVE = "… above context alone"
+_NOTHING = Estimate(None)
 
 
-def rows(figures: Mapping[str, Any]) -> Iterator[Row]:
+def rows(evaluation: Evaluation) -> Iterator[Row]:
     """List the figures of an evaluation in the order of reading: the published ones, then privacy, then utility."""
-    yield from _published(figures)
-    for name, recogniser in figures["settings"]["recognisers"].items():
-        yield from _searches(name, recogniser["threshold"])
-        yield from _attackers(figures, name)
-        yield from _links(figures, name)
-        yield Row(
-            label=f"distance ({name})",
-            meaning="Mean Euclidean distance of the descriptors of original and result.",
-            path=("identity", name, "distance"),
-            kind="distance",
-            better="high",
-        )
+    yield from _published(evaluation)
+    for name, identity in evaluation.identities.items():
+        yield from _searches(name, identity.threshold)
+        yield from _attackers(evaluation.figures, name)
+        yield from _links(evaluation, name)
+        yield _distance(name)
     yield from _kept()
-    if "kernel_distance" in figures["naturalness"]:
+    if evaluation.figures.naturalness is not None:
         yield Row(
             label="distance from real faces",
             meaning="Kernel distance (KID) of results to other people's originals; 0 where they cannot be told apart.",
-            path=("naturalness", "kernel_distance"),
+            read=_naturalness(lambda part: part.kernel_distance),
             kind="distance",
             better="low",
         )
         yield Row(
             label="… of real faces among themselves",
             meaning="The same between halves of the originals: the mean and the range of 95 % of all halvings.",
-            path=("naturalness", "kernel_distance_of_originals"),
+            read=_naturalness(lambda part: part.kernel_distance_of_originals),
             kind="distance",
         )
 
 
-def _published(figures: Mapping[str, Any]) -> Iterator[Row]:
+def _published(evaluation: Evaluation) -> Iterator[Row]:
     yield Row(
         label="classifier right",
         meaning="Faces whose label and apparent gender agree, before anything is changed.",
-        path=("overall", "classifier_accuracy"),
+        read=lambda figures: figures.overall.classifier_accuracy,
         kind="share",
     )
     yield Row(
         label="swap success",
         meaning="Results that the classifier calls the intended gender.",
-        path=("overall", "swap_success"),
+        read=lambda figures: figures.overall.swap_success,
         kind="share",
         better="high",
     )
-    if "second_classifier" in figures["settings"]:
+    if evaluation.settings.second_classifier is not None:
         yield Row(
             label="second classifier right",
             meaning="Faces whose label a network that steered no swap agrees with, before anything is changed.",
-            path=("second_classifier", "classifier_accuracy"),
+            read=_second(lambda part: part.classifier_accuracy),
             kind="share",
         )
         yield Row(
             label="swap success (second classifier)",
             meaning="Results that this network calls the intended gender.",
-            path=("second_classifier", "swap_success"),
+            read=_second(lambda part: part.swap_success),
             kind="share",
             better="high",
         )
@@ -113,7 +100,7 @@ def _published(figures: Mapping[str, Any]) -> Iterator[Row]:
         label="similarity",
         meaning="The published formula: cosine of a −1..1 input with a 0..255 output. For comparison with published "
         "tables only; an unchanged face does not score 100 %.",
-        path=("overall", "similarity_percent"),
+        read=lambda figures: figures.overall.similarity_percent,
         kind="percent",
     )
 
@@ -122,7 +109,7 @@ def _searches(name: str, threshold: float) -> Iterator[Row]:
     yield Row(
         label=f"still matched ({name})",
         meaning=f"Verification: results closer to their original than {name}'s own threshold, {threshold:g}.",
-        path=("identity", name, "verification"),
+        read=lambda figures: figures.identity[name].verification,
         kind="share",
         better="low",
     )
@@ -130,192 +117,249 @@ def _searches(name: str, threshold: float) -> Iterator[Row]:
         label=f"found by search ({name})",
         meaning="Rank-1 retrieval: results whose nearest neighbour among all originals is the same person. The very "
         "photo each result was made of is among them, the easiest case for an attacker.",
-        path=("identity", name, "rank1"),
+        read=lambda figures: figures.identity[name].rank1,
         kind="share",
         better="low",
     )
     yield _difference(
         name,
-        ("identity", name, "rank1_minus_control"),
+        lambda figures: figures.identity[name].rank1_minus_control,
         "Difference to the same search with the original's face painted over: what is more than hair, ears and outline "
         "give away. Paired by photo.",
     )
     yield Row(
         label=f"context alone found ({name})",
         meaning="The control: originals whose face is painted over. No anonymisation of the face can hide this.",
-        path=("control", name, "rank1"),
+        read=lambda figures: figures.control[name].rank1,
         kind="share",
     )
     yield Row(
         label=f"found by the whole crop ({name})",
         meaning="Rank-1 retrieval where the recogniser is shown the whole aligned crop on both sides, with hair.",
-        path=("identity_full", name, "rank1"),
+        read=lambda figures: figures.identity_full[name].rank1,
         kind="share",
         better="low",
     )
     yield _difference(
-        name, ("identity_full", name, "rank1_minus_control"), "Difference to the control, shown likewise."
+        name,
+        lambda figures: figures.identity_full[name].rank1_minus_control,
+        "Difference to the control, shown likewise.",
     )
     yield Row(
         label=f"context alone found by the whole crop ({name})",
         meaning="The control of the whole crop.",
-        path=("control", name, "rank1_full"),
+        read=lambda figures: figures.control[name].rank1_full,
         kind="share",
     )
 
 
-def _attackers(figures: Mapping[str, Any], name: str) -> Iterator[Row]:
+def _attackers(figures: Figures, name: str) -> Iterator[Row]:
     yield Row(
         label=f"matched after swap-back ({name})",
         meaning="Verification after an attacker has put the published face through the opposite generator.",
-        path=("swap_back", name, "verification"),
+        read=lambda figures: figures.swap_back[name].verification,
         kind="share",
         better="low",
     )
     yield Row(
         label=f"found after swap-back ({name})",
         meaning="Rank-1 retrieval after that attack.",
-        path=("swap_back", name, "rank1"),
+        read=lambda figures: figures.swap_back[name].rank1,
         kind="share",
         better="low",
     )
-    yield _difference(name, ("swap_back", name, "rank1_minus_control"), "Difference to the control.")
+    yield _difference(name, lambda figures: figures.swap_back[name].rank1_minus_control, "Difference to the control.")
     yield Row(
         label=f"found by a learned map ({name})",
         meaning="Rank-1 retrieval by an attacker who learned from other people's pairs how descriptors move, and moves "
         "them back by ridge regression.",
-        path=("learned", name, "rank1"),
+        read=lambda figures: figures.learned[name].rank1,
         kind="share",
         better="low",
     )
     yield _difference(
         name,
-        ("learned", name, "rank1_minus_control"),
+        lambda figures: figures.learned[name].rank1_minus_control,
         "Difference to an attacker who learned in the same way from painted originals.",
     )
-    if "rank1" in figures["restored"][name]:
+    if figures.restored[name] is not None:
         yield Row(
             label=f"found in restored pictures ({name})",
             meaning="Rank-1 retrieval after a network that learned from other people's pairs has restored the faces.",
-            path=("restored", name, "rank1"),
+            read=_restored(name, lambda part: part.rank1),
             kind="share",
             better="low",
         )
         yield _difference(
             name,
-            ("restored", name, "rank1_minus_control"),
+            _restored(name, lambda part: part.rank1_minus_control),
             "Difference to a network that learned in the same way from painted originals.",
         )
         yield Row(
             label=f"found in reduced originals ({name})",
             meaning="What can be found at all at the resolution of that network: the originals, as small.",
-            path=("restored", name, "rank1_of_reduced_originals"),
+            read=_restored(name, lambda part: part.rank1_of_reduced_originals),
             kind="share",
         )
 
 
-def _links(figures: Mapping[str, Any], name: str) -> Iterator[Row]:
-    if not figures["settings"]["linkable"]:
+def _links(evaluation: Evaluation, name: str) -> Iterator[Row]:
+    if not evaluation.settings.linkable:
         return
-    for personas, key in (("random personas", "random"), ("a key for each person", "keyed")):
-        if key in figures["linkability"][name]:
-            yield Row(
-                label=f"photos linked, {personas} ({name})",
-                meaning="Of anonymised photos whose person has another one, those whose nearest other anonymised photo "
-                "is of the same person.",
-                path=("linkability", name, key),
-                kind="share",
-                better="low" if key == "random" else "",
-            )
-            yield _difference(
-                name, ("linkability", name, f"{key}_minus_control"), "Difference to painted originals linked likewise."
-            )
+    yield from _linked(name, "random personas", lambda part: part.random, lambda part: part.random_minus_control, "low")
+    if evaluation.figures.linkability[name].keyed is not None:
+        yield from _linked(
+            name, "a key for each person", lambda part: part.keyed, lambda part: part.keyed_minus_control, ""
+        )
 
 
-def _difference(name: str, path: tuple[str, ...], meaning: str) -> Row:
-    return Row(label=f"{_ABOVE} ({name})", meaning=meaning, path=path, kind="points", better="low")
+def _linked(
+    name: str,
+    personas: str,
+    share: Callable[[Linked], Estimate | None],
+    above: Callable[[Linked], Estimate | None],
+    better: Literal["low", ""],
+) -> Iterator[Row]:
+    yield Row(
+        label=f"photos linked, {personas} ({name})",
+        meaning="Of anonymised photos whose person has another one, those whose nearest other anonymised photo "
+        "is of the same person.",
+        read=lambda figures: share(figures.linkability[name]) or _NOTHING,
+        kind="share",
+        better=better,
+    )
+    yield _difference(
+        name,
+        lambda figures: above(figures.linkability[name]) or _NOTHING,
+        "Difference to painted originals linked likewise.",
+    )
+
+
+def _distance(name: str) -> Row:
+    return Row(
+        label=f"distance ({name})",
+        meaning="Mean Euclidean distance of the descriptors of original and result.",
+        read=lambda figures: figures.identity[name].distance,
+        kind="distance",
+        better="high",
+    )
+
+
+def _second(read: Callable[[SecondOpinion], Estimate]) -> Callable[[Figures], Estimate]:
+    return lambda figures: _NOTHING if figures.second_classifier is None else read(figures.second_classifier)
+
+
+def _naturalness(read: Callable[[Naturalness], Estimate]) -> Callable[[Figures], Estimate]:
+    return lambda figures: _NOTHING if figures.naturalness is None else read(figures.naturalness)
+
+
+def _restored(name: str, read: Callable[[Restored], Estimate]) -> Callable[[Figures], Estimate]:
+    def found(figures: Figures) -> Estimate:
+        restored = figures.restored[name]
+        return _NOTHING if restored is None else read(restored)
+
+    return found
+
+
+def _difference(name: str, read: Callable[[Figures], Estimate], meaning: str) -> Row:
+    return Row(label=f"{_ABOVE} ({name})", meaning=meaning, read=read, kind="points", better="low")
 
 
 def _kept() -> Iterator[Row]:
-    for key, by in (("", ""), ("_yunet", " by YuNet"), ("_both", " by both")):
+    for by, seen, originals, read in _DETECTORS:
         yield Row(
             label=f"face still detected{by}",
-            meaning=f"Results in which {'both see' if key == '_both' else 'the detector sees'} a face in the same place"
-            f"{', of originals in which it saw one' if key else ''}.",
-            path=(f"detection_preserved{key}",),
+            meaning=f"Results in which {seen} a face in the same place{originals}.",
+            read=read,
             kind="share",
             better="high",
         )
-    for label, meaning, path, kind in _DRIFTS:
-        yield Row(label=label, meaning=meaning, path=path, kind=kind, better="low")
+    for label, meaning, read, kind in _DRIFTS:
+        yield Row(label=label, meaning=meaning, read=read, kind=kind, better="low")
 
 
-_DRIFTS: tuple[tuple[str, str, tuple[str, ...], Kind], ...] = (
+_DETECTORS: tuple[tuple[str, str, str, Callable[[Figures], Estimate]], ...] = (
+    ("", "the detector sees", "", lambda figures: figures.detection_preserved),
+    (
+        " by YuNet",
+        "the detector sees",
+        ", of originals in which it saw one",
+        lambda figures: figures.detection_preserved_yunet,
+    ),
+    (" by both", "both see", ", of originals in which it saw one", lambda figures: figures.detection_preserved_both),
+)
+_DRIFTS: tuple[tuple[str, str, Callable[[Figures], Estimate], Kind], ...] = (
     (
         "landmark drift",
         "Mean shift of the 68 landmarks, in percent of the distance between the eyes.",
-        ("landmark_drift_percent",),
+        lambda figures: figures.landmark_drift_percent,
         "percent",
     ),
-    *(
-        (
-            f"pose drift, {angle}",
-            f"Median change of how far the head is turned {motion}, from 14 landmarks and a generic head.{note}",
-            ("pose_drift_degrees", angle),
-            "degrees",
-        )
-        for angle, motion, note in (
-            ("yaw", "to the side", ""),
-            ("pitch", "up or down", " A jaw or nose that becomes longer reads as a nod."),
-            ("roll", "in the picture", ""),
-        )
+    (
+        "pose drift, yaw",
+        "Median change of how far the head is turned to the side, from 14 landmarks and a generic head.",
+        lambda figures: figures.pose_drift_degrees.yaw,
+        "degrees",
+    ),
+    (
+        "pose drift, pitch",
+        "Median change of how far the head is turned up or down, from 14 landmarks and a generic head. A jaw or nose "
+        "that becomes longer reads as a nod.",
+        lambda figures: figures.pose_drift_degrees.pitch,
+        "degrees",
+    ),
+    (
+        "pose drift, roll",
+        "Median change of how far the head is turned in the picture, from 14 landmarks and a generic head.",
+        lambda figures: figures.pose_drift_degrees.roll,
+        "degrees",
     ),
     (
         "mouth opening drift",
         "Mean change of the gap between the lips, in percent of the distance between the eyes.",
-        ("expression_drift_percent", "mouth_opening"),
+        lambda figures: figures.expression_drift_percent.mouth_opening,
         "percent",
     ),
     (
         "eye opening drift",
         "Mean change of the gap between the lids, likewise.",
-        ("expression_drift_percent", "eye_opening"),
+        lambda figures: figures.expression_drift_percent.eye_opening,
         "percent",
     ),
     (
         "light drift",
         "Mean absolute difference in grey levels (0..255) of the light on the skin, a plane fitted to each side.",
-        ("light", "levels"),
+        lambda figures: figures.light.levels,
         "levels",
     ),
     (
         "light's direction",
         "How far the direction turned in which that plane rises, over faces that are lit from a side.",
-        ("light", "direction_degrees"),
+        lambda figures: figures.light.direction_degrees,
         "degrees",
     ),
     (
         "skin's colour shift",
         "CIE 1976 ΔE between the skin's mean colours; about 2 can just be seen.",
-        ("skin_delta_e",),
+        lambda figures: figures.skin_delta_e,
         "plain",
     ),
     (
         "change around the face",
         "Mean absolute difference in grey levels (0..255) of hair, neck and background within the crop.",
-        ("outside_face", "levels"),
+        lambda figures: figures.outside_face.levels,
         "levels",
     ),
     (
         "colour shift around the face",
         "CIE 1976 ΔE between the mean colours there.",
-        ("outside_face", "colour_delta_e"),
+        lambda figures: figures.outside_face.colour_delta_e,
         "plain",
     ),
     (
         "change beyond the crops",
         "Mean absolute difference in grey levels of the photo outside all faces' crops.",
-        ("outside_face", "levels_beyond_crop"),
+        lambda figures: figures.outside_face.levels_beyond_crop,
         "levels",
     ),
 )

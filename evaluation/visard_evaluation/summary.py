@@ -6,15 +6,17 @@ It knows nothing about how figures are shown.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from visard_evaluation.estimates import CONFIDENCE, mean, rounded
-from visard_evaluation.figures import figures_of
+from visard_evaluation.figures import Figures
+from visard_evaluation.reduce import figures_of
 from visard_evaluation.search import Identity, identify, people_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -26,19 +28,124 @@ if TYPE_CHECKING:
 WORST = 10  # cases listed per figure
 
 
+@dataclass(frozen=True, kw_only=True)
+class Guessing:
+    """What says little of a recogniser's hits.
+
+    Attributes:
+        rank1_chance: what a search by guessing would find.
+        false_match: the share of pairs of different people's originals that its threshold takes for one person; None
+            where there is nobody else.
+    """
+
+    rank1_chance: float
+    false_match: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One photo, by its file's name, and what was found of it."""
+
+    file: str
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worst:
+    """The worst cases of each kind, the worst first.
+
+    Attributes:
+        identity: by the recogniser's name, the least distance between original and result.
+        swap_back: likewise, after the opposite generator.
+        landmark_drift_percent: the largest drift.
+        outside_face_levels: the largest change around the face.
+        not_swapped: files whose swap the classifier does not believe.
+        not_detected: files in whose result the detector sees no face.
+    """
+
+    identity: Mapping[str, list[Case]]
+    swap_back: Mapping[str, list[Case]]
+    landmark_drift_percent: list[Case]
+    outside_face_levels: list[Case]
+    not_swapped: list[str]
+    not_detected: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the figures depend on.
+
+    Attributes:
+        confidence: of the intervals.
+        gallery: originals that were searched.
+        people: in them.
+        linkable: photos whose person has another one.
+        linked_chance: the share of those that guessing would link; None where there is none.
+        recognisers: where each comes from, by its name.
+        second_classifier: likewise; None without one.
+        perception: likewise.
+        visard: the version that made this, where the caller said so.
+        created: when, in ISO 8601, likewise.
+        models: where the served models come from, likewise.
+    """
+
+    confidence: float
+    gallery: int
+    people: int
+    linkable: int
+    linked_chance: float | None
+    recognisers: Mapping[str, Mapping[str, Any]]
+    second_classifier: Mapping[str, Any] | None = None
+    perception: Mapping[str, Any] | None = None
+    visard: str | None = None
+    created: str | None = None
+    models: Mapping[str, Mapping[str, Any]] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has them, without what was not asked for or said."""
+        may_lack = ("second_classifier", "perception", "visard", "created", "models")
+        return {name: value for name, value in asdict(self).items() if value is not None or name not in may_lack}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
     """What an evaluation found.
 
     Attributes:
-        figures: everything, ready for JSON; see `summarise`.
+        figures: of all photos.
+        groups: of parts of them, by the column's name and its value, held against the whole gallery.
+        guessing: by the recogniser's name, what its hits are worth.
+        errors: photos without figures, by the error's name.
+        worst: the worst cases.
+        settings: what the figures depend on.
         measures: of each photo that could be measured.
         identities: by the recogniser's name.
     """
 
-    figures: dict[str, Any]
+    figures: Figures
+    groups: Mapping[str, Mapping[str, Figures]]
+    guessing: Mapping[str, Guessing]
+    errors: Mapping[str, int]
+    worst: Worst
+    settings: Settings
     measures: tuple[Measures, ...] = field(repr=False)
     identities: Mapping[str, Identity] = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but measures and identities, as JSON has it; see `Figures.to_dict`."""
+        figures = self.figures.to_dict()
+        for name, guessing in self.guessing.items():
+            figures["identity"][name] |= asdict(guessing)
+        return {
+            **figures,
+            "groups": {
+                column: {value: part.to_dict() for value, part in parts.items()}
+                for column, parts in self.groups.items()
+            },
+            "errors": dict(self.errors),
+            "worst": asdict(self.worst),
+            "settings": self.settings.to_dict(),
+        }
 
 
 def summarise(
@@ -51,38 +158,6 @@ def summarise(
     restored: Mapping[str, Mapping[str, NDArray[np.float64]]] | None = None,
 ) -> Evaluation:
     """Reduce measures to figures.
-
-    Shares lie in 0..1. A photo without a label counts for the apparent gender of its face, and not for the accuracy.
-    The figures are:
-
-    * `n` faces;
-    * `classifier_accuracy`, `swap_success` and `similarity_percent`, each for `female` and `male` (None without such
-      photos), and for all under `overall`;
-    * `detection_preserved`, the share of results in which the detector sees a face in the same place;
-      `detection_preserved_yunet`, a second detector, and `detection_preserved_both`, of originals in which both do;
-    * `identity.<recogniser>`: `verification`, the share that is still taken for the same person at the recogniser's
-      own threshold; `rank1`, the share whose nearest neighbour among all originals is the same person, who is always
-      among them; `distance`, the mean; `rank1_chance`, what guessing would reach; `false_match`, the share of pairs of
-      different people's originals that the threshold takes for one person;
-    * `identity_full.<recogniser>`: `rank1` where the recogniser sees the whole aligned crop of both sides, with hair;
-    * `control.<recogniser>`: `verification`, `rank1` and `rank1_full` of originals whose face is painted over;
-    * `swap_back.<recogniser>`: `verification`, `rank1` and `distance` after the opposite generator;
-    * `learned.<recogniser>`: `rank1` for an attacker who learned, from other people's pairs, where anonymisation moves
-      descriptors; `control_rank1`, for one who learned from the control; None where there are too few people;
-    * `restored.<recogniser>`, on request: `verification`, `rank1` and `control_rank1` for one who learned to restore
-      pictures; `rank1_of_reduced_originals`, what can be found at that resolution;
-    * `linkability.<recogniser>`: of the photos whose person has another one, the share whose nearest other photo is of
-      the same person: `random` and `keyed` personas, `control` and `originals`;
-    * beside every such share `…_minus_control`, how far it lies above that of the control on the same photos, −1..1;
-    * `landmark_drift_percent`, a mean, and `pose_drift_degrees`, medians;
-    * `expression_drift_percent`, `light` and `skin_delta_e`, means (see `visard_evaluation.kept.Kept`);
-    * `outside_face`, means of what changed there (see `visard_evaluation.measures.Outside`);
-    * `second_classifier`, on request: `classifier_accuracy` and `swap_success` by another network;
-    * `naturalness`, on request: `kernel_distance` of results to originals, `kernel_distance_of_originals` among halves;
-    * `groups.<column>.<value>`: all of the above for a part of the photos, held against the whole gallery;
-    * `intervals`: [low, high] under the same names, None where there is none;
-    * `worst`: names and values of the worst cases; `errors`: photos without figures, by the error's name;
-    * `settings`: what the figures depend on.
 
     Args:
         measures: of the photos that could be measured.
@@ -103,35 +178,39 @@ def summarise(
         for recogniser in judges.recognisers
     }
     everybody, people = range(len(measures)), people_of(measures)
-    figures = figures_of(measures, identities, everybody)
-    for name, identity in identities.items():
-        figures["identity"][name] |= {
-            "rank1_chance": rounded(identity.rank1_chance),
-            "false_match": mean(list(identity.strangers < identity.threshold)).value,
-        }
     columns: dict[str, Sequence[str]] = {"gender": [each.group for each in measures]}
     columns |= {column: [each.photo.columns.get(column, "") for each in measures] for column in groups}
-    figures["groups"] = {
-        column: {
-            value or "not said": figures_of(measures, identities, [i for i in everybody if values[i] == value])
-            for value in sorted(set(values))
-        }
-        for column, values in columns.items()
-    }
-    figures["errors"] = dict(Counter(type(error).__name__ for error in errors))
-    figures["worst"] = _worst(measures, identities)
-    figures["settings"] = {
-        "confidence": CONFIDENCE,
-        "gallery": len(measures),
-        "people": len(set(people)),
-        "linkable": sum(count for count in Counter(people).values() if count > 1),
-        "linked_chance": _linked_chance(people),
-        "recognisers": {recogniser.name: recogniser.provenance() for recogniser in judges.recognisers},
-    }
-    for name, judge in (("second_classifier", judges.second_classifier), ("perception", judges.perception)):
-        if judge is not None:
-            figures["settings"][name] = judge.provenance()
-    return Evaluation(figures=figures, measures=measures, identities=identities)
+    return Evaluation(
+        figures=figures_of(measures, identities, everybody),
+        groups={
+            column: {
+                value or "not said": figures_of(measures, identities, [i for i in everybody if values[i] == value])
+                for value in sorted(set(values))
+            }
+            for column, values in columns.items()
+        },
+        guessing={
+            name: Guessing(
+                rank1_chance=rounded(identity.rank1_chance),
+                false_match=mean(list(identity.strangers < identity.threshold)).value,
+            )
+            for name, identity in identities.items()
+        },
+        errors=Counter(type(error).__name__ for error in errors),
+        worst=_worst(measures, identities),
+        settings=Settings(
+            confidence=CONFIDENCE,
+            gallery=len(measures),
+            people=len(set(people)),
+            linkable=sum(count for count in Counter(people).values() if count > 1),
+            linked_chance=_linked_chance(people),
+            recognisers={recogniser.name: recogniser.provenance() for recogniser in judges.recognisers},
+            second_classifier=None if judges.second_classifier is None else judges.second_classifier.provenance(),
+            perception=None if judges.perception is None else judges.perception.provenance(),
+        ),
+        measures=measures,
+        identities=identities,
+    )
 
 
 def _linked_chance(people: Sequence[str]) -> float | None:
@@ -142,23 +221,21 @@ def _linked_chance(people: Sequence[str]) -> float | None:
     return rounded(sum(count * (count - 1) for count in repeated) / sum(repeated) / (len(people) - 1))
 
 
-def _worst(measures: Sequence[Measures], identities: Mapping[str, Identity]) -> dict[str, Any]:
-    """Names and values of the worst cases of each kind, the worst first."""
+def _worst(measures: Sequence[Measures], identities: Mapping[str, Identity]) -> Worst:
     names = [each.photo.name for each in measures]
 
-    def lowest(values: Sequence[float], sign: int = 1) -> list[dict[str, Any]]:
+    def lowest(values: Sequence[float], sign: int = 1) -> list[Case]:
         order = sorted(range(len(values)), key=lambda index: sign * values[index])[:WORST]
-        return [{"file": names[index], "value": rounded(values[index])} for index in order]
+        return [Case(file=names[index], value=rounded(values[index])) for index in order]
 
-    return {
-        "identity": {
-            name: lowest([m.distance for m in each.matches["anonymised"]]) for name, each in identities.items()
-        },
-        "swap_back": {
-            name: lowest([m.distance for m in each.matches["swapped_back"]]) for name, each in identities.items()
-        },
-        "landmark_drift_percent": lowest([each.landmark_drift_percent for each in measures], sign=-1),
-        "outside_face_levels": lowest([each.outside.levels for each in measures], sign=-1),
-        "not_swapped": [each.photo.name for each in measures if not each.flipped][:WORST],
-        "not_detected": [each.photo.name for each in measures if not each.detected][:WORST],
-    }
+    def closest(kind: str) -> dict[str, list[Case]]:
+        return {name: lowest([m.distance for m in each.matches[kind]]) for name, each in identities.items()}
+
+    return Worst(
+        identity=closest("anonymised"),
+        swap_back=closest("swapped_back"),
+        landmark_drift_percent=lowest([each.landmark_drift_percent for each in measures], sign=-1),
+        outside_face_levels=lowest([each.outside.levels for each in measures], sign=-1),
+        not_swapped=[each.photo.name for each in measures if not each.flipped][:WORST],
+        not_detected=[each.photo.name for each in measures if not each.detected][:WORST],
+    )

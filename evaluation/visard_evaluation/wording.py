@@ -5,39 +5,41 @@ It knows nothing about how they are laid out.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from visard_evaluation.folds import FEWEST_PEOPLE, FOLDS
 from visard_evaluation.sentences import points
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from visard_evaluation.figures import Figures
     from visard_evaluation.rows import Kind, Row
+    from visard_evaluation.summary import Case, Evaluation
 
 _UNITS: Mapping[Kind, str] = {"share": " %", "points": " points", "percent": " %", "degrees": "°"}
 _MANY_PEOPLE = 1000
 _SMALL = 100  # below this many faces, one face is a percentage point or more
 
 
-def cell(figures: Mapping[str, Any], row: Row) -> str:
+def cell(figures: Figures, row: Row) -> str:
     """Write one figure with its interval, such as ``53.1 % (36.4–69.1)``; a dash where there is none."""
-    value, interval = row.value(figures), row.interval(figures)
-    if value is None:
+    estimate = row.read(figures)
+    if estimate.value is None:
         return "–"
-    text = f"{_number(value, row.kind)}{_UNITS.get(row.kind, '')}"
+    text, interval = f"{_number(estimate.value, row.kind)}{_UNITS.get(row.kind, '')}", estimate.interval
     dash = " to " if row.kind == "points" else "–"
     return text if interval is None else f"{text} ({dash.join(_number(edge, row.kind) for edge in interval)})"
 
 
-def caveats(figures: Mapping[str, Any], *, results: bool = False) -> Iterator[str]:
+def caveats(evaluation: Evaluation, *, results: bool = False) -> Iterator[str]:
     """Say what the figures do not.
 
     Args:
-        figures: of the evaluation.
+        evaluation: what was found.
         results: whether finished results were judged, not fresh ones.
     """
-    n = figures["n"]
+    n, settings = evaluation.figures.n, evaluation.settings
     small = f": a small sample, in which one face is {100 / n:.1f} percentage points" if n < _SMALL else ""
     yield (
         f"{n} faces{small}. Intervals are 95 % (Wilson for shares, Student for means) and take the photos for "
@@ -48,25 +50,23 @@ def caveats(figures: Mapping[str, Any], *, results: bool = False) -> Iterator[st
         "swap is the same classifier that steers it, so that swap success says less than a second, independent judge "
         "does."
     )
-    people = figures["settings"]["people"]
-    if people < FEWEST_PEOPLE:
+    if settings.people < FEWEST_PEOPLE:
         yield (
-            f"{people} people are too few for an attacker to learn from: those who learn, and the distance from real "
-            f"faces, need at least {FEWEST_PEOPLE}."
+            f"{settings.people} people are too few for an attacker to learn from: those who learn, and the distance "
+            f"from real faces, need at least {FEWEST_PEOPLE}."
         )
-    elif people < _MANY_PEOPLE:
+    elif settings.people < _MANY_PEOPLE:
         yield (
-            f"Attackers who learn had the pairs of fewer than {people} people, in {FOLDS} folds: one with thousands "
-            "finds more."
+            f"Attackers who learn had the pairs of fewer than {settings.people} people, in {FOLDS} folds: one with "
+            "thousands finds more."
         )
-    for name, recogniser in figures["settings"]["recognisers"].items():
-        identity = figures["identity"][name]
-        false_match = identity["false_match"]
-        strangers = "–" if false_match is None else f"{100 * false_match:.1f} %"
+    for name, guessing in evaluation.guessing.items():
+        threshold = evaluation.identities[name].threshold
+        strangers = "–" if guessing.false_match is None else f"{100 * guessing.false_match:.1f} %"
         yield (
-            f"{name}: threshold {recogniser['threshold']:g}, at which {strangers} of the pairs of different people's "
-            f"originals match too. Guessing would find {100 * identity['rank1_chance']:.1f} % in the gallery of "
-            f"{figures['settings']['gallery']} originals; a larger gallery makes a search harder."
+            f"{name}: threshold {threshold:g}, at which {strangers} of the pairs of different people's "
+            f"originals match too. Guessing would find {100 * guessing.rank1_chance:.1f} % in the gallery of "
+            f"{settings.gallery} originals; a larger gallery makes a search harder."
         )
     yield (
         "A recogniser that no longer matches is no proof: other recognisers, people who know the person, hair, clothes "
@@ -74,27 +74,27 @@ def caveats(figures: Mapping[str, Any], *, results: bool = False) -> Iterator[st
     )
     if results:
         yield "The results were made before; that each face was meant to become the opposite gender is assumed."
-    errors = figures["errors"]
+    errors = evaluation.errors
     if errors:
         kinds = ", ".join(f"{name} {count}" for name, count in sorted(errors.items()))
         yield f"{sum(errors.values())} photos have no figures ({kinds}) and count in none of them."
 
 
-def worst_cases(figures: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+def worst_cases(evaluation: Evaluation) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """List headings, each with (file name, value) of the worst cases of that kind; kinds without any are left out."""
-    worst = figures["worst"]
-    for name in figures["identity"]:
-        yield f"Closest to the original ({name}: distance)", _cases(worst["identity"][name], ".3f")
-        yield f"Closest after the swap-back attack ({name}: distance)", _cases(worst["swap_back"][name], ".3f")
-    yield "Largest landmark drift (% of the eyes' distance)", _cases(worst["landmark_drift_percent"], ".1f")
-    yield "Largest change around the face (grey levels)", _cases(worst["outside_face_levels"], ".1f")
-    for key, heading in (("not_swapped", "Swap not believed"), ("not_detected", "Face no longer detected")):
-        if worst[key]:
-            yield heading, [(file, "") for file in worst[key]]
+    worst = evaluation.worst
+    for name in evaluation.identities:
+        yield f"Closest to the original ({name}: distance)", _cases(worst.identity[name], ".3f")
+        yield f"Closest after the swap-back attack ({name}: distance)", _cases(worst.swap_back[name], ".3f")
+    yield "Largest landmark drift (% of the eyes' distance)", _cases(worst.landmark_drift_percent, ".1f")
+    yield "Largest change around the face (grey levels)", _cases(worst.outside_face_levels, ".1f")
+    for files, heading in ((worst.not_swapped, "Swap not believed"), (worst.not_detected, "Face no longer detected")):
+        if files:
+            yield heading, [(file, "") for file in files]
 
 
-def _cases(cases: list[dict[str, Any]], spec: str) -> list[tuple[str, str]]:
-    return [(case["file"], format(case["value"], spec)) for case in cases]
+def _cases(cases: Sequence[Case], spec: str) -> list[tuple[str, str]]:
+    return [(case.file, format(case.value, spec)) for case in cases]
 
 
 def _number(value: float, kind: Kind) -> str:
