@@ -99,7 +99,7 @@ def test_images_are_built_from_the_whole_package_and_nothing_else() -> None:
 
 
 def test_the_guides_first_steps_work(tmp_path: Path) -> None:
-    guide = (ROOT / "docs" / "operations.md").read_text()
+    guide = (ROOT / "docs" / "deploy.md").read_text()
     (block,) = re.findall(
         r"<!-- executed by tests/test_deployment.py, up to docker -->\n```sh\n(.*?)```", guide, re.DOTALL
     )
@@ -239,7 +239,7 @@ def alerts() -> list[str]:
 
 def test_every_alert_is_tested_and_explained() -> None:
     tested = "".join(path.read_text() for path in PROMETHEUS.glob("rules_*test.yml"))
-    explained = (ROOT / "docs" / "operations.md").read_text()
+    explained = (ROOT / "docs" / "incidents.md").read_text()
     assert len(alerts()) >= 12
     for alert in alerts():
         assert f'alertname="{alert}"' in tested

@@ -47,7 +47,7 @@ _GREY_LEVELS = 5.0  # mean difference between the channels of skin below which a
 _FURTHEST = 0.12  # how far surroundings may move, in halves of the crop's side: less than the window's margin
 _CALM, _NOISIEST = 0.05, 20.0  # grey levels, squared and not: below the first there is no noise
 # Added to the mask's logits, so that where the trunk is unsure the persona covers rather than shows: a rim of the face
-# that stays is what recognisers find people by (see docs/decisions.md).
+# that stays is what recognisers find people by (docs/decisions.md, 28).
 _COVER = 3.0
 _EPSILON = 1e-3
 _TILE_EDGE = 1 - 1 / min(TILE_SHAPE)
