@@ -1,4 +1,4 @@
-"""The parts of `visard folder` that need no server: find, judge, pixelate, prove, tell people apart."""
+"""The parts of `visard folder` that need no server: find, judge, pixelate, prove, tell people apart, upload."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from visard_folder.leaks import prove_clean
 from visard_folder.people import HIDE_BELOW, KEEP_BELOW, People, load_people
 from visard_folder.photo import NotAPhoto, Settings
 from visard_folder.policy import judge, judge_again, pixelate
+from visard_folder.stores import Store
 from visard_folder.walk import check_apart, walk
 from visard_preprocess.align import finder
 from visard_preprocess.geometry import Quad, crop
@@ -281,3 +282,42 @@ def test_people_list_with_a_gap_is_refused(tmp_path, astronaut):
 def test_settings_are_checked(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Settings(**wrong)
+
+
+# --- stores ---
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """A store in memory, which is asked again without a pause."""
+    monkeypatch.setattr("visard_folder.stores._PAUSE_S", 0)
+    store = Store("memory://visard-test")
+    yield store
+    store._fs.store.clear()
+
+
+def test_an_upload_is_tried_again_until_it_reads_back(store, monkeypatch):
+    put, kept = store._fs.pipe_file, []
+
+    def unsteady(key, data):
+        kept.append(data)
+        if len(kept) == 1:
+            raise ConnectionResetError
+        put(key, data if len(kept) == 3 else data[:-1])
+
+    monkeypatch.setattr(store._fs, "pipe_file", unsteady)
+    store.write("a/photo.jpg", b"whole")
+    assert len(kept) == 3
+    assert store._fs.cat_file("/visard-test/a/photo.jpg") == b"whole"
+
+
+def test_an_upload_that_never_reads_back_is_an_error_and_leaves_nothing(store, monkeypatch):
+    put = store._fs.pipe_file
+    monkeypatch.setattr(store._fs, "pipe_file", lambda key, data: put(key, data[:-1]))
+    with pytest.raises(OutputError, match="reads back differently"):
+        store.write("photo.jpg", b"whole")
+    assert store.is_empty()
+    monkeypatch.setattr(store._fs, "pipe_file", lambda key, data: (_ for _ in ()).throw(PermissionError("s3cret key")))
+    with pytest.raises(OutputError, match="PermissionError") as caught:
+        store.write("photo.jpg", b"whole")
+    assert "s3cret" not in str(caught.value)

@@ -19,6 +19,7 @@ from visard_folder.pool import Pool, agreed_models
 from visard_testing.grpc_proxy import GrpcProxy
 
 FACE = SwapRequest(aligned=np.zeros((1, 512, 512, 3), np.uint8), direction="opposite", personas=(7,))
+_ENDS_S = 60  # what waits for ever is a failed test, not a test without an end
 LOST, FULL = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
@@ -45,7 +46,7 @@ def swap(*proxies, times=1, **options):
         async with Pool(connections, "opposite", models, **options) as pool:
             return [await pool.swap(FACE) for _ in range(times)]
 
-    return asyncio.run(run())
+    return asyncio.run(asyncio.wait_for(run(), _ENDS_S))
 
 
 def test_servers_are_asked_by_turns(two):
@@ -127,7 +128,7 @@ def test_servers_that_stay_away_end_the_patience():
             closed.bind(("127.0.0.1", 0))
             urls.append(f"127.0.0.1:{closed.getsockname()[1]}")
         with pytest.raises(ServerUnavailable, match="|".join(urls)):
-            asyncio.run(run(*urls))
+            asyncio.run(asyncio.wait_for(run(*urls), _ENDS_S))
     assert [any(url in notice for notice in notices) for url in urls] == [True, True]
     assert len(notices) == 2  # told once each, however often they are looked for
 
@@ -190,7 +191,7 @@ def ask(*urls, work, **options):
         async with Pool(connections, "opposite", models, **options) as pool:
             return await work(pool)
 
-    return asyncio.run(run())
+    return asyncio.run(asyncio.wait_for(run(), _ENDS_S))
 
 
 async def twice(pool):

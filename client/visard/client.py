@@ -397,6 +397,8 @@ class AsyncClient:
         Who waits for a lost server keeps the slot, so that no others wear out their attempts meanwhile; who was refused
         by a full one leaves it to those whom it takes.
         """
+        # By hand: two counts and one deadline are no shorter with tenacity, whose loops would cost 0.04 ms of processor
+        # time for each face, also where nothing goes wrong.
         deadline = 0.0  # set when the first attempt begins
         refused, lost = 0, 0
         while True:
