@@ -11,7 +11,7 @@ import pytest
 
 from visard_benchmarks.gpu import __main__ as bench
 from visard_benchmarks.gpu.variants import Job, count_flop
-from visard_export.networks.pix2pixhd import Pix2PixHDArchitecture
+from visard_export.networks.architectures import Pix2PixHDArchitecture
 
 
 @pytest.fixture

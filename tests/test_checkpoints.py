@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from visard_errors import CheckpointError
 from visard_export import checkpoints
 from visard_export.checkpoints import load_classifier, load_generator, save_checkpoint
-from visard_export.networks.pix2pixhd import Pix2PixHDArchitecture, Pix2PixHDGenerator
+from visard_export.networks.architectures import Pix2PixHDArchitecture
+from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18
 from visard_testing.small_models import SMALL_CLASSIFIER, small_checkpoints, small_generator
 

@@ -8,15 +8,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from visard_export.graphs import (
-    IMAGENET_DEVIATION,
-    IMAGENET_MEAN,
-    ClassifierGraph,
-    GeneratorGraph,
-    fold_batch_norms,
-)
+from visard_export.graphs import IMAGENET_DEVIATION, IMAGENET_MEAN, ClassifierGraph, GeneratorGraph, fold_batch_norms
+from visard_export.networks.architectures import ResNet18Architecture
 from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
-from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
+from visard_export.networks.resnet18 import ResNet18
 from visard_testing.small_models import aligned_faces, small_generator
 
 

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from visard_errors import CheckpointError
 from visard_export.graphs import ClassifierGraph
-from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
+from visard_export.networks.architectures import ResNet18Architecture
+from visard_export.networks.resnet18 import ResNet18
 from visard_training.swapper.losses import (
     ClassifierFeatures,
     PerceptualLoss,

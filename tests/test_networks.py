@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from visard_export.networks.pix2pixhd import INPUT_CHANNELS, InstanceNorm, Pix2PixHDArchitecture, Pix2PixHDGenerator
-from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
+from visard_export.networks.architectures import INPUT_CHANNELS, Pix2PixHDArchitecture, ResNet18Architecture
+from visard_export.networks.pix2pixhd import InstanceNorm, Pix2PixHDGenerator
+from visard_export.networks.resnet18 import ResNet18
 
 
 def pix2pixhd_by_hand(weights: dict[str, Tensor], x: Tensor, n_downsampling: int, n_blocks: int, tanh: bool) -> Tensor:

@@ -23,7 +23,8 @@ from visard_cli.train import app
 from visard_errors import DataError, OutputError
 from visard_export.checkpoints import load_classifier, save_checkpoint
 from visard_export.graphs import build_graph
-from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
+from visard_export.networks.architectures import ResNet18Architecture
+from visard_export.networks.resnet18 import ResNet18
 from visard_preprocess.align import finder
 from visard_preprocess.geometry import crop
 from visard_preprocess.photo import read_photo

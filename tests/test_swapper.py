@@ -23,8 +23,9 @@ from visard_cli.train import app
 from visard_errors import CheckpointError, DataError, OutputError
 from visard_export.checkpoints import load_generator, save_checkpoint
 from visard_export.graphs import build_graph
-from visard_export.networks.pix2pixhd import Head, Pix2PixHDArchitecture, Pix2PixHDGenerator
-from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
+from visard_export.networks.architectures import Head, Pix2PixHDArchitecture, ResNet18Architecture
+from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
+from visard_export.networks.resnet18 import ResNet18
 from visard_testing.small_models import aligned_faces
 from visard_training.pairs.folder import PairWriter, read_pairs
 from visard_training.runs import run as training_run

@@ -25,7 +25,8 @@ from torch.nn import functional
 from visard_errors import CheckpointError, DataError, OutputError
 from visard_export.checkpoints import load_classifier, save_checkpoint
 from visard_export.graphs import build_graph
-from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
+from visard_export.networks.architectures import ResNet18Architecture
+from visard_export.networks.resnet18 import ResNet18
 from visard_training.classifier.pixels import Pixels, classifier_pixels, normalise
 from visard_training.classifier.report import Epoch, calibrate, served_probabilities, split_report
 from visard_training.classifier.training import ClassifierOptions, _face_weights, train_classifier

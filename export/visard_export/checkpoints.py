@@ -22,9 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from visard_errors import CheckpointError
+from visard_export.networks.architectures import IMAGE_SIZE, Pix2PixHDArchitecture, ResNet18Architecture
 from visard_export.networks.persona import DIRECTIONS, PersonaArchitecture, PersonaGenerator, decode_sheet
-from visard_export.networks.pix2pixhd import IMAGE_SIZE, Pix2PixHDArchitecture, Pix2PixHDGenerator
-from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
+from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
+from visard_export.networks.resnet18 import ResNet18
 
 MAX_BYTES = 2 * 1024**3  # the published generator has 730 MB; an ONNX file ends at 2 GiB
 MAX_NAMES = 12  # how many names an error message lists

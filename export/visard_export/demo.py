@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from visard_export.checkpoints import save_checkpoint
+from visard_export.networks.architectures import IMAGE_SIZE, Pix2PixHDArchitecture, ResNet18Architecture
 from visard_export.networks.persona import (
     AGES,
     EXPRESSIONS,
@@ -22,8 +23,8 @@ from visard_export.networks.persona import (
     PersonaGenerator,
     TraitsNetwork,
 )
-from visard_export.networks.pix2pixhd import IMAGE_SIZE, Pix2PixHDArchitecture, Pix2PixHDGenerator
-from visard_export.networks.resnet18 import ResNet18, ResNet18Architecture
+from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
+from visard_export.networks.resnet18 import ResNet18
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 LICENCE = "Apache-2.0"

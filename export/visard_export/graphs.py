@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from visard_export.networks.architectures import CLASSIFIER_SIZE, IMAGE_SIZE
 from visard_export.networks.persona import Direction, PersonaGenerator
-from visard_export.networks.pix2pixhd import IMAGE_SIZE, Pix2PixHDGenerator
+from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18
 from visard_export.persona_graph import PersonaGraph
 from visard_export.precision import Precision, dtype_of, in_precision
 
-CLASSIFIER_SIZE = 224
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 _BANDS = 28  # of 8 rows each: 2.9 instead of 7.1 ms for both resizings on one core; 8 to 56 bands are about as good

@@ -19,7 +19,7 @@ import torch
 
 from visard_errors import ExportError
 from visard_export.graphs import ClassifierGraph, Graph
-from visard_export.networks.pix2pixhd import IMAGE_SIZE
+from visard_export.networks.architectures import IMAGE_SIZE
 from visard_export.precision import Precision, dtype_of
 
 # What torch's exporter speaks natively, so nothing is converted; it has all that is needed (GridSample is in since 16,

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from visard_export.networks.architectures import IMAGE_SIZE
 from visard_export.networks.persona import (
     AGES,
     DIRECTIONS,
@@ -30,7 +31,6 @@ from visard_export.networks.persona import (
     PersonaGenerator,
     decode_sheet,
 )
-from visard_export.networks.pix2pixhd import IMAGE_SIZE
 from visard_export.precision import Precision, dtype_of, in_precision
 
 # The part of the crop in which a face can lie: left, top, right, bottom; multiples of 8. Outside it nothing changes.

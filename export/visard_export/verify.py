@@ -19,7 +19,7 @@ from torch import nn
 
 from visard_errors import ExportError
 from visard_export.graphs import ClassifierGraph, Graph
-from visard_export.networks.pix2pixhd import IMAGE_SIZE
+from visard_export.networks.architectures import IMAGE_SIZE
 from visard_export.precision import Precision
 
 BATCH = 2  # faces at a time: proves the free batch size, and the published generator's activations still fit

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from visard_export.demo import CheckpointPaths, random_checkpoints
-from visard_export.networks.pix2pixhd import Head, Pix2PixHDArchitecture
-from visard_export.networks.resnet18 import ResNet18Architecture
+from visard_export.networks.architectures import Head, Pix2PixHDArchitecture, ResNet18Architecture
 
 SMALL_CLASSIFIER = ResNet18Architecture(width=8)
 ASTRONAUT = Path(__file__).parents[2] / "server" / "visard_server" / "data" / "astronaut.jpg"

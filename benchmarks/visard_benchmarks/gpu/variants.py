@@ -129,8 +129,7 @@ def prepare(job: Job) -> None:
     from visard_export.demo import random_checkpoints
     from visard_export.export import export_repository
     from visard_export.graphs import build_graph
-    from visard_export.networks.pix2pixhd import Pix2PixHDArchitecture
-    from visard_export.networks.resnet18 import ResNet18Architecture
+    from visard_export.networks.architectures import Pix2PixHDArchitecture, ResNet18Architecture
     from visard_server.embedded import SAMPLE_PHOTO, aligned_faces
 
     if job.tiny:

@@ -62,7 +62,7 @@ def swapper(
 ) -> None:
     """Train a generator on pairs; the defaults are the published pix2pixHD. Writes weights, losses and samples."""
     with needs("train", "training"):
-        from visard_export.networks.pix2pixhd import Pix2PixHDArchitecture
+        from visard_export.networks.architectures import Pix2PixHDArchitecture
         from visard_training.swapper.training import LossWeights, SwapperOptions, train_swapper
 
     options = usage(

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from visard_export.networks.pix2pixhd import Pix2PixHDArchitecture, Pix2PixHDGenerator
+from visard_export.networks.architectures import Pix2PixHDArchitecture
+from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
 
 Direction = Literal["to_male", "to_female"]
 DIRECTIONS: tuple[Direction, Direction] = ("to_male", "to_female")

@@ -8,42 +8,12 @@ Source: He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, 2015,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
+from visard_export.networks.architectures import ResNet18Architecture
+
 N_CLASSES = 2  # (female, male)
-MAX_WIDTH = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResNet18Architecture:
-    """What distinguishes one ResNet-18 from another.
-
-    Attributes:
-        width: channels of the first stage; 64 is the published one.
-    """
-
-    width: int = 64
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.width <= MAX_WIDTH:
-            raise ValueError(f"width must be 1..{MAX_WIDTH}, not {self.width}")
-
-    @classmethod
-    def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> ResNet18Architecture:
-        """Read the architecture off a state dict's shapes; what else they hold is not judged here.
-
-        Raises:
-            ValueError: the first convolution is missing, or its size is not one of ours.
-        """
-        match shapes.get("conv1.weight"):
-            case (width, 3, 7, 7):
-                return cls(width=width)
-            case other:
-                raise ValueError(f"'conv1.weight' should have the shape (width, 3, 7, 7), found {other or 'nothing'}")
 
 
 class BasicBlock(nn.Module):

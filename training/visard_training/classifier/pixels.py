@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from visard_errors import DataError
-from visard_export.graphs import CLASSIFIER_SIZE, IMAGENET_DEVIATION, IMAGENET_MEAN, resize_matrix
+from visard_export.graphs import IMAGENET_DEVIATION, IMAGENET_MEAN, resize_matrix
+from visard_export.networks.architectures import CLASSIFIER_SIZE
 from visard_preprocess.files import replace_atomically
 from visard_preprocess.geometry import CROP_SIZE
 from visard_training.data.faces import FACES_FILE, Sample, read_faces

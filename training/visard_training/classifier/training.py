@@ -32,8 +32,8 @@ from torch.nn import functional
 
 from visard_errors import CheckpointError, DataError
 from visard_export.checkpoints import load_classifier
-from visard_export.graphs import CLASSIFIER_SIZE
-from visard_export.networks.resnet18 import MAX_WIDTH, ResNet18, ResNet18Architecture
+from visard_export.networks.architectures import CLASSIFIER_SIZE, MAX_WIDTH, ResNet18Architecture
+from visard_export.networks.resnet18 import ResNet18
 from visard_training.classifier import report as classifier_report
 from visard_training.classifier.pixels import Pixels, classifier_pixels, normalise
 from visard_training.classifier.report import Epoch

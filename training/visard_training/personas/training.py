@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from visard_errors import DataError
+from visard_export.networks.architectures import IMAGE_SIZE, Pix2PixHDArchitecture
 from visard_export.networks.persona import TONES, TRAITS_SIZE, PersonaGenerator, TraitsNetwork
-from visard_export.networks.pix2pixhd import IMAGE_SIZE, Pix2PixHDArchitecture, Pix2PixHDGenerator
+from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
 from visard_export.persona_graph import PERSONA_SCALE, SURROUNDINGS_SCALE, position_planes
 from visard_training.personas.frame import read_atlas
 from visard_training.personas.lessons import UNKNOWN, Batch, Lessons, make_lessons

@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from visard_errors import CheckpointError
 from visard_export.checkpoints import load_generator
-from visard_export.networks.pix2pixhd import Pix2PixHDArchitecture, Pix2PixHDGenerator, ResidualBlock
+from visard_export.networks.architectures import Pix2PixHDArchitecture
+from visard_export.networks.pix2pixhd import Pix2PixHDGenerator, ResidualBlock
 from visard_preprocess.files import replace_atomically
 from visard_training.runs.run import save_weights
 from visard_training.runs.state import writing

@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from visard_errors import CheckpointError
 from visard_export.checkpoints import read_tensors
-from visard_export.graphs import CLASSIFIER_SIZE, IMAGENET_DEVIATION, IMAGENET_MEAN, resize_matrix
+from visard_export.graphs import IMAGENET_DEVIATION, IMAGENET_MEAN, resize_matrix
+from visard_export.networks.architectures import CLASSIFIER_SIZE
 from visard_export.networks.resnet18 import ResNet18
 from visard_training.swapper.discriminator import Features
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from visard_errors import CheckpointError, DataError
 from visard_export.checkpoints import load_classifier
-from visard_export.networks.pix2pixhd import IMAGE_SIZE, Pix2PixHDArchitecture
+from visard_export.networks.architectures import IMAGE_SIZE, Pix2PixHDArchitecture
 from visard_export.networks.resnet18 import ResNet18
 from visard_training.pairs.folder import read_pairs
 from visard_training.runs.progress import Progress, say
