@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
+from visard_cli.app import app
 from visard_cli.exit_codes import EXIT_CODES
 from visard_errors import PhotoError, VisardError
 from visard_testing.command_line import visard
@@ -221,6 +223,18 @@ def test_help_teaches(command):
     assert "Usage" in run.stdout
 
 
+def commands(group, *path):
+    for name, command in group.commands.items():
+        yield from commands(command, *path, name) if hasattr(command, "commands") else [((*path, name), command)]
+
+
+def test_help_of_every_command_names_its_exit_codes():
+    found = dict(commands(typer.main.get_command(app)))
+    assert ("train", "swapper") in found
+    for path, command in found.items():
+        assert "Exit codes: 0" in (command.epilog or ""), path
+
+
 def loaded_by(*arguments):
     """The heavy packages that a command has loaded when it ends."""
     heavy = {"torch", "ray", "matplotlib", "scipy", "onnx", "onnxruntime", "fastapi"}
@@ -237,5 +251,6 @@ def loaded_by(*arguments):
 
 def test_commands_load_only_what_they_need(tiny_server, exported, astronaut, tmp_path):
     assert loaded_by("--help") == []
+    assert loaded_by("train", "swapper", "--help") == []  # so it can be read where the extra is missing
     assert loaded_by("swap", astronaut, "-o", tmp_path / "out.png", "--server", tiny_server.grpc_url) == []
     assert loaded_by("check", "--models", exported) == []

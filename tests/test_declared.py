@@ -47,6 +47,17 @@ def bake(
     print(place, oven, label)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kitchen:
+    oven: Annotated[Oven, Doc("Bakes.")]
+    lamps: Annotated[int, Doc("Switched on.")] = 2
+
+
+@derived
+def cook(kitchen: Annotated[Kitchen, Fields(without=("secret", "lamps"), names={"n_loaves": "loaves"})]):
+    print(kitchen)
+
+
 def run(*arguments):
     app = typer.Typer(rich_markup_mode=None, add_completion=False)
     app.command()(bake)
@@ -77,6 +88,14 @@ def test_a_command_gets_its_options_made():
     done = run("home", "--dish", "bread", "--heat", "200", "--loaves", "3", "--fan-on", "--label", "x")
     assert done.output.strip() == f"home {Oven(dish='bread', heat=200.0, n_loaves=3, fan_on=True)} x"
     assert run("home", "--dish", "cake").output.strip() == f"home {Oven(dish='cake')} none"
+
+
+def test_a_dataclass_in_a_dataclass_is_taken_apart_and_made():
+    app = typer.Typer()
+    app.command()(cook)
+    done = CliRunner().invoke(app, ["--dish", "cake", "--loaves", "2"])
+    assert done.output.strip() == str(Kitchen(oven=Oven(dish="cake", n_loaves=2)))
+    assert CliRunner().invoke(app, ["--dish", "cake", "--fan-on"]).exit_code == 2
 
 
 def test_help_shows_what_is_declared():

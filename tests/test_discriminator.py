@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from visard_training.swapper.discriminator import DiscriminatorArchitecture, MultiScaleDiscriminator
+from visard_training.swapper.discriminator import MultiScaleDiscriminator
+from visard_training.swapper.options import DiscriminatorArchitecture
 
 SMALL = DiscriminatorArchitecture(ndf=4, n_layers=2, n_scales=2)
 

@@ -30,11 +30,11 @@ from visard_preprocess.geometry import crop
 from visard_preprocess.photo import read_photo
 from visard_testing.stylegan2_files import random_generator, write_nvidia, write_rosinality
 from visard_training.pairs.folder import read_pairs
+from visard_training.pairs.options import StyleGAN2Options
 from visard_training.pairs.stylegan2 import StyleGAN2Architecture, StyleGAN2Generator
 from visard_training.pairs.stylegan2_checkpoints import load_stylegan2
 from visard_training.pairs.stylegan2_pairs import (
     MULTIPLES,
-    StyleGAN2Options,
     choose_versions,
     make_pairs,
     render,

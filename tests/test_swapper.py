@@ -31,9 +31,9 @@ from visard_training.pairs.folder import PairWriter, read_pairs
 from visard_training.runs import run as training_run
 from visard_training.runs.state import load_state, save_state
 from visard_training.swapper.batches import PairImages, Sampler, vary
-from visard_training.swapper.discriminator import DiscriminatorArchitecture
 from visard_training.swapper.generator import SwapModel
-from visard_training.swapper.training import LossWeights, SwapperOptions, rate_factor, train_swapper
+from visard_training.swapper.options import DiscriminatorArchitecture, LossWeights, SwapperOptions
+from visard_training.swapper.training import rate_factor, train_swapper
 
 SIZE = 32
 SMALL = Pix2PixHDArchitecture(ngf=4, n_downsampling=1, n_blocks=1)

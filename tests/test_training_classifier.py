@@ -27,9 +27,10 @@ from visard_export.checkpoints import load_classifier, save_checkpoint
 from visard_export.graphs import build_graph
 from visard_export.networks.architectures import ResNet18Architecture
 from visard_export.networks.resnet18 import ResNet18
+from visard_training.classifier.options import ClassifierOptions
 from visard_training.classifier.pixels import Pixels, classifier_pixels, normalise
 from visard_training.classifier.report import Epoch, calibrate, served_probabilities, split_report
-from visard_training.classifier.training import ClassifierOptions, _face_weights, train_classifier
+from visard_training.classifier.training import _face_weights, train_classifier
 from visard_training.data import augmentation
 from visard_training.data.faces import read_faces
 from visard_training.runs.state import generator, load_state, save_state

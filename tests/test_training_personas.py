@@ -17,10 +17,10 @@ from visard_preprocess.align import finder
 from visard_preprocess.geometry import crop
 from visard_preprocess.photo import read_photo
 from visard_training.personas import training as persona_training
-from visard_training.personas.atlas import PersonaOptions
 from visard_training.personas.donors import tone_of
 from visard_training.personas.frame import ATLAS_FILE, SHAPES_FILE, Frame, write_personas
 from visard_training.personas.lessons import UNKNOWN, Lessons, put_before, relight
+from visard_training.personas.options import PersonaOptions, PersonaTrainingOptions
 from visard_training.personas.shapes import (
     KEPT_MODES,
     MIRROR,
@@ -35,7 +35,7 @@ from visard_training.personas.shapes import (
     with_forehead,
 )
 from visard_training.personas.targets import FaceParts, face_parts, targets
-from visard_training.personas.training import PersonaTrainingOptions, train_persona_generator
+from visard_training.personas.training import train_persona_generator
 from visard_training.runs.state import load_state, save_state
 
 

@@ -11,13 +11,13 @@ import typer
 
 from visard_cli import check, demo, evaluate, export, folder, receipt, serve, swap, train, web
 from visard_cli.console import err, out
-from visard_cli.exit_codes import EXIT_HELP, exit_code
+from visard_cli.exit_codes import EXIT_CODES, exit_code, exit_help
 from visard_errors import VisardError
 
 app = typer.Typer(
     name="visard",
     help="Anonymise faces in photographs by swapping their apparent gender.",
-    epilog=EXIT_HELP,
+    epilog=exit_help(*EXIT_CODES.values()),
     no_args_is_help=True,
     invoke_without_command=True,
     pretty_exceptions_enable=False,  # they print local variables, and ours hold faces
@@ -25,13 +25,13 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command(epilog=swap.EPILOG)(swap.swap)
-app.command()(serve.serve)
+app.command(epilog=serve.EPILOG)(serve.serve)
 app.command(epilog=export.EPILOG)(export.export)
 app.command(epilog=folder.EPILOG)(folder.folder)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command(epilog=web.EPILOG)(web.web)
-app.command()(check.check)
-app.command()(demo.demo)
+app.command(epilog=check.EPILOG)(check.check)
+app.command(epilog=demo.EPILOG)(demo.demo)
 app.add_typer(train.app)
 app.add_typer(receipt.app)
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from visard import Client, Connection, ServerError
 from visard_cli import report
 from visard_cli.console import ModelsOption, out, usage
+from visard_cli.exit_codes import exit_help
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +31,8 @@ _PARTS = {
     "cluster engine": ("ray", ("ray",), "pip install 'visard[ray]'"),
     "TensorRT": ("tensorrt", ("tensorrt",), "pip install tensorrt (machines with an NVIDIA GPU)"),
 }
+
+EPILOG = exit_help(4, 6, 7)
 
 
 def check(

@@ -11,6 +11,9 @@ import typer
 from visard import Client, Options
 from visard_cli import outputs, report
 from visard_cli.console import ModelsOption, embedded, out, warn_untrained
+from visard_cli.exit_codes import exit_help
+
+EPILOG = exit_help(3, 4, 6, 7, 8)
 
 
 def demo(

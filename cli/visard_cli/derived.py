@@ -10,10 +10,11 @@ parameter whose type has words (`Doc`) becomes an option as well.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass, field, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from typing import Annotated, Any
+from operator import itemgetter
+from typing import Annotated, Any, cast
 
 import typer
 from annotated_types import Interval
@@ -25,7 +26,7 @@ from visard_cli.console import usage
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """Which fields of a dataclass a command takes.
+    """Which fields of a dataclass a command takes, those of dataclasses in it among them.
 
     Attributes:
         without: those that are not taken and keep their defaults.
@@ -44,45 +45,57 @@ def derived(command: Callable[..., None]) -> Callable[..., None]:
     """
     hints = get_type_hints(command, include_extras=True)
     parameters: list[Parameter] = []
-    made: dict[str, tuple[type, dict[str, str]]] = {}  # parameter → its dataclass, field → name on the command line
+    makers: dict[str, Callable[[dict[str, Any]], Any]] = {}  # parameter → makes its value of what typer gives
     for parameter in signature(command).parameters.values():
         hint = hints[parameter.name]
         fields = next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Fields)), None)
         if fields is not None:
-            taken = _taken(bare(hint), fields)
-            made[parameter.name] = bare(hint), {name: each.name for name, each in taken.items()}
-            parameters += taken.values()
+            if unknown := {*fields.without, *fields.names} - _names(bare(hint)):
+                raise TypeError(f"{bare(hint).__name__} has no {', '.join(sorted(unknown))}")
+            taken, makers[parameter.name] = _taken(bare(hint), fields)
+            parameters += taken
         elif words(hint):
             parameters.append(_parameter(parameter.name, bare(hint), parameter.default, words(hint)))
         else:  # by name, so that one with a default may stand before one without
             parameters.append(parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=hint))
 
+    own = signature(command).parameters.keys() - makers.keys()
+
     @wraps(command)
     def called(**given: Any) -> None:
-        for name, (options, names) in made.items():
-            values = {field: given.pop(taken) for field, taken in names.items()}
-            given[name] = usage(lambda options=options, values=values: options(**values))  # type: ignore[misc]
-        command(**given)
+        made = usage(lambda: {name: make(given) for name, make in makers.items()})
+        command(**made, **{name: given[name] for name in own})
 
     called.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return called
 
 
-def _taken(options: type, fields: Fields) -> dict[str, Parameter]:
-    """The parameters in the place of a dataclass, by its fields."""
-    there = {option.name: option for option in declared(options)}
-    if unknown := {*fields.without, *fields.names} - there.keys():
-        raise TypeError(f"{options.__name__} has no {', '.join(sorted(unknown))}")
-    taken = {}
-    for name, option in there.items():
-        if name in fields.without:
+def _names(options: type) -> set[str]:
+    """A dataclass's fields, and those of the dataclasses in it."""
+    return {option.name for option in declared(options)}.union(
+        *(_names(cast("type", option.type)) for option in declared(options) if is_dataclass(option.type))
+    )
+
+
+def _taken(options: type, fields: Fields) -> tuple[list[Parameter], Callable[[dict[str, Any]], Any]]:
+    """The parameters in the place of a dataclass and of those in it, and what makes it of their values."""
+    parameters: list[Parameter] = []
+    makers: dict[str, Callable[[dict[str, Any]], Any]] = {}
+    for option in declared(options):
+        if option.name in fields.without:
+            continue
+        if is_dataclass(option.type):
+            taken, makers[option.name] = _taken(cast("type", option.type), fields)
+            parameters += taken
             continue
         if not option.words:
-            raise TypeError(f"{options.__name__}.{name} has no words: say in a Doc what it does")
+            raise TypeError(f"{options.__name__}.{option.name} has no words: say in a Doc what it does")
         default = Parameter.empty if option.default is MISSING else option.default
-        taken[name] = _parameter(fields.names.get(name, name), option.type, default, option.words, option.range)
-    return taken
+        name = fields.names.get(option.name, option.name)
+        parameters.append(_parameter(name, option.type, default, option.words, option.range))
+        makers[option.name] = itemgetter(name)
+    return parameters, lambda given: options(**{name: make(given) for name, make in makers.items()})
 
 
 def _parameter(name: str, type_: Any, default: Any, words: str, range: Interval | None = None) -> Parameter:

@@ -18,6 +18,7 @@ from rich.table import Table
 from visard.client import Client
 from visard_cli import console
 from visard_cli.console import ModelsOption, ServerOption
+from visard_cli.exit_codes import exit_help
 from visard_errors import OutputError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from visard_evaluation.judges import Judges
     from visard_evaluation.summary import Evaluation
 
-EPILOG = "Example: visard evaluate photos/ --split test --report report.html"
+EPILOG = f"Example: visard evaluate photos/ --split test --report report.html\n\n{exit_help(3, 4, 5, 6, 7, 8)}"
 
 
 def evaluate(

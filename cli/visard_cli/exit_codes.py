@@ -25,11 +25,24 @@ EXIT_CODES: dict[type[VisardError], int] = {
     MissingExtra: 7,
     OutputError: 8,
 }
-EXIT_HELP = (
-    "Exit codes: 0 done · 1 a defect in Visard · 2 wrong usage · 3 a photo could not be anonymised · 4 the server did "
-    "not answer · 5 a checkpoint, an export or training data was refused · 6 the model repository cannot be used · "
-    "7 an optional part is not installed · 8 results could not be written · 130 interrupted."
-)
+_WORDS = {
+    0: "done",
+    1: "a defect in Visard",
+    2: "wrong usage",
+    3: "a photo could not be anonymised",
+    4: "the server did not answer",
+    5: "a checkpoint, an export or training data was refused",
+    6: "the model repository cannot be used",
+    7: "an optional part is not installed",
+    8: "results could not be written",
+    130: "interrupted",
+}
+_EVERY = (0, 1, 2, 130)  # what every command may end with
+
+
+def exit_help(*codes: int) -> str:
+    """Name the codes that a command ends with, besides those of every command."""
+    return f"Exit codes: {' · '.join(f'{code} {_WORDS[code]}' for code in sorted({*_EVERY, *codes}))}."
 
 
 def exit_code(error: Exception) -> int:

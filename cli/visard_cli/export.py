@@ -10,11 +10,13 @@ import typer
 
 from visard_cli import report
 from visard_cli.console import err, out
+from visard_cli.exit_codes import exit_help
 from visard_errors.extras import needs
 
 EPILOG = (
     "Example: visard export models/ --classifier gender.pth --to-male to_male_net_G.pth "
     "--to-female to_female_net_G.pth --precision fp16 --profile gpu"
+    f"\n\n{exit_help(3, 5, 6, 7, 8)}"
 )
 
 

@@ -30,6 +30,7 @@ from visard_cli.console import (
     warn_untrained,
 )
 from visard_cli.derived import Fields, derived
+from visard_cli.exit_codes import exit_help
 from visard_errors import DataError
 from visard_folder import Settings
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from visard_folder.journal import Record
     from visard_folder.run import Engine, Watcher
 
-EPILOG = "Example: visard folder photos/ anonymised/ --policy blur"
+EPILOG = f"Example: visard folder photos/ anonymised/ --policy blur\n\n{exit_help(3, 4, 5, 6, 7, 8)}"
 
 _DEADLINE_S = 120.0  # for one face: a server on a CPU has a window of them to go through
 _EMBEDDED_PATIENCE_S = 30.0  # nobody restarts a server that was started for this run

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from visard_cli.console import err, out
+from visard_cli.exit_codes import exit_help
 from visard_errors import DataError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ app = typer.Typer(
 )
 
 
-@app.command(epilog="Example: visard receipt keygen ~/keys/visard")
+@app.command(epilog=f"Example: visard receipt keygen ~/keys/visard\n\n{exit_help(7, 8)}")
 def keygen(
     prefix: Annotated[Path, typer.Argument(help="Where the keys go: PREFIX.key and PREFIX.pub.", show_default=False)],
 ) -> None:
@@ -36,8 +37,9 @@ def keygen(
 
 
 @app.command(
-    epilog="Exit codes: 0 the receipt holds · 1 it does not · 2 wrong usage. "
-    "Example: visard receipt verify receipt.json --key visard.pub --folder anonymised/"
+    epilog="Example: visard receipt verify receipt.json --key visard.pub --folder anonymised/\n\n"
+    "Exit codes: 0 the receipt holds · 1 it does not · 2 wrong usage · 7 an optional part is not installed · "
+    "130 interrupted."
 )
 def verify(
     file: Annotated[Path, typer.Argument(help="The receipt.", show_default=False)],

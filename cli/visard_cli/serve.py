@@ -10,6 +10,9 @@ from rich.table import Table
 
 from visard import Client
 from visard_cli.console import embedded, out, warn_untrained
+from visard_cli.exit_codes import exit_help
+
+EPILOG = exit_help(4, 6, 7)
 
 
 def serve(

@@ -26,9 +26,9 @@ from visard_cli.console import (
     warn_untrained,
 )
 from visard_cli.derived import Fields, derived
-from visard_cli.exit_codes import exit_code
+from visard_cli.exit_codes import exit_code, exit_help
 
-EPILOG = "Example: visard swap family.jpg -o anonymised/ --identity --side-by-side"
+EPILOG = f"Example: visard swap family.jpg -o anonymised/ --identity --side-by-side\n\n{exit_help(3, 4, 6, 7, 8)}"
 
 
 @derived

@@ -23,10 +23,11 @@ from visard_cli.console import (
     warn_untrained,
 )
 from visard_cli.derived import derived
+from visard_cli.exit_codes import exit_help
 from visard_errors import ServerError, ServerUnavailable
 from visard_errors.extras import needs
 
-EPILOG = "Example: visard web --server gpu1:8001 --api-keys keys --rate 10/minute"
+EPILOG = f"Example: visard web --server gpu1:8001 --api-keys keys --rate 10/minute\n\n{exit_help(4, 5, 6, 7)}"
 
 _DEADLINE_S = 60.0  # for one face: a server on a CPU has a few photos of others to go through first
 

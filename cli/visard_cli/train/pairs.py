@@ -9,14 +9,19 @@ import typer
 from rich.table import Table
 
 from visard_cli.console import out, say
+from visard_cli.derived import Fields, derived
+from visard_cli.exit_codes import exit_help
 from visard_errors.extras import needs
+from visard_training.pairs.options import StyleGAN2Options
 
 EPILOG = (
     "Example: visard train pairs pairs/ --generator ffhq.pkl --classifier "
     "runs/classifier/classifier.safetensors --tries 20000 --device cuda --batch-size 40"
+    f"\n\n{exit_help(5, 7, 8)}"
 )
 
 
+@derived
 def pairs(
     folder: Annotated[
         Path, typer.Argument(help="Folder of pairs to make or to go on with. Look at its contact sheets!")
@@ -31,33 +36,18 @@ def pairs(
     classifier: Annotated[
         Path, typer.Option(help="The gender classifier (.pth, .safetensors), which judges every step.")
     ],
-    min_certainty: Annotated[
-        float, typer.Option(min=0.51, max=0.999, help="What the classifier must reach on both sides of a pair.")
-    ] = 0.9,
-    seed: Annotated[int, typer.Option(min=0, max=2**31, help="Decides the faces and their order.")] = 0,
-    samples: Annotated[int, typer.Option(min=2, help="Faces that the two class centres are taken from.")] = 10_000,
+    options: Annotated[StyleGAN2Options, Fields()],
     tries: Annotated[
         int, typer.Option(min=1, help="New faces to make pairs of; raise it to go on with a folder.")
     ] = 10_000,
-    psi: Annotated[
-        float, typer.Option(min=0.01, max=1.0, help="Truncation: less variety for fewer broken faces.")
-    ] = 0.7,
-    layers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Move only the first so many layers: 8 of FFHQ's 18 change shapes and leave colours."),
-    ] = None,
-    holdout: Annotated[float, typer.Option(min=0.0, max=0.5, help="Share never trained on.")] = 0.05,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures rendered at once.")] = 10,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to render.")] = "auto",
     image_format: Annotated[Literal["jpg", "png"], typer.Option("--format", help="Of the images.")] = "jpg",
 ) -> None:
     """Make pairs to train the swapper on: the same face once female, once male. Goes on where it was stopped."""
     with needs("train", "training"):
-        from visard_training.pairs.stylegan2_pairs import StyleGAN2Options, make_pairs
+        from visard_training.pairs.stylegan2_pairs import make_pairs
 
-    options = StyleGAN2Options(
-        seed=seed, samples=samples, min_certainty=min_certainty, psi=psi, layers=layers, holdout=holdout
-    )
     report = make_pairs(
         generator,
         classifier,

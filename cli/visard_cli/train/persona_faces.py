@@ -8,9 +8,13 @@ from typing import Annotated
 import typer
 
 from visard_cli.console import say
+from visard_cli.exit_codes import exit_help
 from visard_errors.extras import needs
 
-EPILOG = "Example: visard train persona-faces faces/london faces/london-personas --generator persona.safetensors"
+EPILOG = (
+    "Example: visard train persona-faces faces/london faces/london-personas --generator persona.safetensors"
+    f"\n\n{exit_help(5, 7, 8)}"
+)
 
 
 def persona_faces(

@@ -7,12 +7,18 @@ from typing import Annotated
 
 import typer
 
-from visard_cli.console import say, usage
+from visard_cli.console import say
+from visard_cli.derived import Fields, derived
+from visard_cli.exit_codes import exit_help
 from visard_errors.extras import needs
+from visard_training.personas.options import PersonaOptions
 
-EPILOG = "Example: visard train personas faces/generated -o runs/personas --shapes faces/photos"
+EPILOG = (
+    f"Example: visard train personas faces/generated -o runs/personas --shapes faces/photos\n\n{exit_help(5, 7, 8)}"
+)
 
 
+@derived
 def personas(
     donors: Annotated[
         list[Path],
@@ -22,6 +28,7 @@ def personas(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to fill; look at its personas.jpg!")],
+    options: Annotated[PersonaOptions, Fields(names={"donors": "donors_each"})],
     shapes: Annotated[
         list[Path] | None,
         typer.Option(
@@ -29,16 +36,10 @@ def personas(
             "times. The donors by default.",
         ),
     ] = None,
-    count: Annotated[int, typer.Option(help="Personas for each gender, tone of skin (3) and age (2).")] = 4,
-    donors_each: Annotated[int, typer.Option(help="Donors averaged in each of them, at least 8.")] = 8,
-    push: Annotated[float, typer.Option(help="How far personas go beyond their gender's mean face.")] = 0.35,
-    skin: Annotated[float, typer.Option(help="Share of one donor's finest detail on top of the average.")] = 0.8,
-    seed: Annotated[int, typer.Option(help="Decides who is averaged with whom.")] = 0,
 ) -> None:
     """Make faces of nobody, each the average of many generated portraits."""
     with needs("train", "training"):
-        from visard_training.personas.atlas import SHEET_FILE, PersonaOptions, make_personas
+        from visard_training.personas.atlas import SHEET_FILE, make_personas
 
-    options = usage(lambda: PersonaOptions(count=count, donors=donors_each, push=push, skin=skin, seed=seed))
     make_personas(donors, [*donors, *(shapes or ())], output, options)
     say(f"Personas ready: {output / SHEET_FILE}")

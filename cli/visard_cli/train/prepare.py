@@ -10,12 +10,13 @@ import typer
 from visard.pipeline import DetectorOption
 from visard_cli.console import say
 from visard_cli.derived import derived
+from visard_cli.exit_codes import exit_help
 from visard_errors.extras import needs
 
 if TYPE_CHECKING:
     from visard_training.data.faces import Preparation
 
-EPILOG = "Example: visard train prepare photos/ faces/ --validation-share 0.15"
+EPILOG = f"Example: visard train prepare photos/ faces/ --validation-share 0.15\n\n{exit_help(5, 7, 8)}"
 
 
 @derived

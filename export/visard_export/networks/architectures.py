@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from annotated_types import Interval
+from typing_extensions import Doc
 
 CLASSIFIER_SIZE = 224  # side of what the classifier sees
 
@@ -27,19 +30,18 @@ MAX_NGF, MAX_DOWNSAMPLINGS, MAX_BLOCKS = 256, 6, 32
 class Pix2PixHDArchitecture:
     """What distinguishes one generator from another; the defaults are the published one.
 
-    Attributes:
-        head: `image` ends in tanh and is the result; `persona` are fields and masks, see `HEAD_CHANNELS`.
-        ngf: channels after the first convolution.
-        n_downsampling: number of convolutions that halve the size and double the channels.
-        n_blocks: number of residual blocks at the smallest size.
-        size: side in pixels at which the network works; `image` works at the size of the face.
+    A convolution that halves the size doubles the channels.
     """
 
-    head: Head = "image"
-    ngf: int = 64
-    n_downsampling: int = 4
-    n_blocks: int = 9
-    size: int = IMAGE_SIZE
+    head: Annotated[
+        Head, Doc("'image' ends in tanh and is the result; 'persona' are fields and masks, see `HEAD_CHANNELS`.")
+    ] = "image"
+    ngf: Annotated[int, Interval(ge=1, le=MAX_NGF), Doc("Channels of the first layer.")] = 64
+    n_downsampling: Annotated[int, Interval(ge=1, le=MAX_DOWNSAMPLINGS), Doc("How often the size is halved.")] = 4
+    n_blocks: Annotated[int, Interval(ge=1, le=MAX_BLOCKS), Doc("Residual blocks at the smallest size.")] = 9
+    size: Annotated[
+        int, Doc("Side in pixels at which the network works; that with an image head works at the size of the face.")
+    ] = IMAGE_SIZE
 
     def __post_init__(self) -> None:
         if self.head not in get_args(Head):

@@ -19,9 +19,9 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -32,9 +32,10 @@ from torch.nn import functional
 
 from visard_errors import CheckpointError, DataError
 from visard_export.checkpoints import load_classifier
-from visard_export.networks.architectures import CLASSIFIER_SIZE, MAX_WIDTH, ResNet18Architecture
+from visard_export.networks.architectures import ResNet18Architecture
 from visard_export.networks.resnet18 import ResNet18
 from visard_training.classifier import report as classifier_report
+from visard_training.classifier.options import ClassifierOptions
 from visard_training.classifier.pixels import Pixels, classifier_pixels, normalise
 from visard_training.classifier.report import Epoch
 from visard_training.data import augmentation
@@ -49,72 +50,6 @@ if TYPE_CHECKING:
 RESULT_FILE, BEST_FILE, LAST_FILE = "classifier.safetensors", "best.safetensors", "last.safetensors"
 _WARM_UP_SHARE = 0.05  # of all steps, for the cosine schedule
 _VALIDATION_BATCH = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifierOptions:
-    """How to train; the defaults are the published recipe.
-
-    Attributes:
-        width: channels of the first stage; 64 is the published network.
-        initial: weights to start from, of the same width; random without.
-        epochs: how often every face is seen.
-        batch_size: faces of one step, over all processes.
-        learning_rate: at its highest.
-        schedule: `constant`, or `cosine`: a short linear rise, then a fall to zero.
-        momentum: of the gradient descent.
-        weight_decay: pull of the weights towards zero.
-        label_smoothing: share of certainty given to the other class, against mistaken labels.
-        balance: `none`, `sampler` (both classes are drawn equally often) or `weights` (the rarer one counts more).
-        balance_by: column of the manifest whose rarer groups, such as of ethnicity, are drawn or count more as well: by
-            the square root of their rarity, so that a handful of faces is not learned by heart.
-        augmentation: `flip`, or `strong`: see `data.augmentation`.
-        size: edge of the pictures trained on. The served network sees 224; smaller is faster, for weights that a
-            second training starts from.
-        mixed_precision: `bf16` where the processor is faster in it.
-        save_every: steps between two states on disk; there is one after each epoch too.
-        half: write the result in half precision, and measure it so: half the bytes, the same answers.
-        licence: of the weights, as an SPDX identifier: what the faces they learned from allow.
-        seed: decides weights, order and augmentation.
-    """
-
-    width: int = 64
-    initial: Path | None = None
-    epochs: int = 3
-    batch_size: int = 16
-    learning_rate: float = 0.001
-    schedule: Literal["constant", "cosine"] = "constant"
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    label_smoothing: float = 0.0
-    balance: Literal["none", "sampler", "weights"] = "none"
-    balance_by: str = ""
-    augmentation: Literal["flip", "strong"] = "flip"
-    size: int = CLASSIFIER_SIZE
-    mixed_precision: Literal["no", "bf16"] = "no"
-    save_every: int = 200
-    half: bool = False
-    licence: str = "LicenseRef-Unknown"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be trained."""
-        for name, low, high in (
-            ("width", 1, MAX_WIDTH),
-            ("epochs", 1, math.inf),
-            ("batch_size", 2, math.inf),
-            ("size", 33, CLASSIFIER_SIZE),
-            ("save_every", 1, math.inf),
-            ("momentum", 0, 1),
-            ("weight_decay", 0, 1),
-            ("label_smoothing", 0, 0.5),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must be {low}..{high}, not {getattr(self, name)}")
-        if self.balance_by and self.balance == "none":
-            raise ValueError(f"balance_by '{self.balance_by}' says by what, not how: set balance too")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be above 0, not {self.learning_rate}")
 
 
 def train_classifier(

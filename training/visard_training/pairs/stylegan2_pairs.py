@@ -36,6 +36,7 @@ from visard_export.graphs import build_graph
 from visard_preprocess.align import finder
 from visard_preprocess.geometry import CROP_SIZE
 from visard_training.pairs.folder import AppendedCsv, PairWriter, Split, Suffix, choose_pair
+from visard_training.pairs.options import StyleGAN2Options
 from visard_training.pairs.stylegan2 import StyleGAN2Generator
 from visard_training.pairs.stylegan2_checkpoints import load_stylegan2
 from visard_training.runs.progress import track
@@ -45,35 +46,6 @@ FILTERS = ("certain", "face found")
 SAMPLES_FILE, CENTRES_FILE = "samples.csv", "centres.npz"
 
 Classify = Callable[[Tensor], Tensor]  # (N, 512, 512, 3) uint8 RGB → (N, 2) probabilities (female, male)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StyleGAN2Options:
-    """What decides about the pairs, besides the two networks.
-
-    Attributes:
-        seed: number of the first sample.
-        samples: how many samples the class centres are taken from (steps 1 to 4).
-        min_certainty: what the classifier must reach, for the centres and for both sides of a pair.
-        psi: truncation: 1 keeps w as it is, less draws it towards the mean face.
-        layers: move only the first so many copies of w, all by default. 8 of FFHQ's 18 change shapes and leave colours.
-        holdout: share of the pairs that is never trained on.
-    """
-
-    seed: int = 0
-    samples: int = 10_000
-    min_certainty: float = 0.9
-    psi: float = 0.7
-    layers: int | None = None
-    holdout: float = 0.05
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed <= 2**31 or self.samples < 2:
-            raise ValueError(f"seed must lie in 0..2³¹ and samples be at least 2, not {self.seed} and {self.samples}")
-        if not 0.5 < self.min_certainty < 1:
-            raise ValueError(f"min_certainty must lie between 0.5 and 1, not {self.min_certainty}")
-        if not (0 < self.psi <= 1 and 0 <= self.holdout < 1):
-            raise ValueError(f"psi must lie in 0..1 and holdout in 0..1, not {self.psi} and {self.holdout}")
 
 
 def make_pairs(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -24,8 +24,9 @@ from visard_export.networks.persona import AGES, EXPRESSIONS, TILE_SHAPE, TONES,
 from visard_preprocess.files import write_atomically
 from visard_preprocess.geometry import CROP_SIZE
 from visard_training.data.faces import GENDERS, Gender, read_faces
-from visard_training.personas.donors import FEWEST_DONORS, Donor, mean_shape, nearest, read_donors
+from visard_training.personas.donors import Donor, mean_shape, nearest, read_donors
 from visard_training.personas.frame import Frame, write_personas
+from visard_training.personas.options import FEWEST_DONORS, PersonaOptions
 from visard_training.personas.shapes import (
     OUTLINE,
     Shape,
@@ -49,31 +50,6 @@ _BROW_RAMP = 12  # pixels of a tile
 _MAX_PORES = 8.0  # grey levels: what stands out more from its surroundings is a hair
 _TRIMMED = 0.25  # share of the values of a pixel that is left out at either end when donors are averaged
 _OUTLIERS = 0.25  # share of a group's donors that are least like it: glasses, beards, hair in the face
-
-
-@dataclass(frozen=True, kw_only=True)
-class PersonaOptions:
-    """How personas are made.
-
-    Attributes:
-        count: of personas in each group of tone and age, for each gender.
-        donors: averaged in each of them, at least 8.
-        push: how far a persona goes beyond its gender's mean, away from the other's, in units of their difference.
-        skin: how much of one donor's finest detail (pores, lashes) comes back on top of the average.
-        seed: decides who is averaged with whom.
-    """
-
-    count: int = 4
-    donors: int = 8
-    push: float = 0.35
-    skin: float = 0.8
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.donors < FEWEST_DONORS:
-            raise ValueError(f"donors must be at least {FEWEST_DONORS}, not {self.donors}: fewer are recognised")
-        if self.count < 1 or self.push < 0 or not 0 <= self.skin <= 1:
-            raise ValueError(f"count must be positive, push not negative, skin in 0..1: {self}")
 
 
 def make_personas(

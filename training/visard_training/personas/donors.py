@@ -17,6 +17,7 @@ from PIL import Image
 
 from visard_errors import DataError
 from visard_training.data.faces import GENDERS, Gender, Sample, read_faces
+from visard_training.personas.options import FEWEST_DONORS
 from visard_training.personas.shapes import (
     OPEN_MOUTH,
     Shape,
@@ -30,7 +31,6 @@ from visard_training.personas.shapes import (
 TONE_LIMITS = (60.0, 48.0)  # CIE L* of cheeks and nose in good light below which skin is of middle and of dark tone
 OLD_AGE = 50  # years from which a face counts as old
 MAX_TURNED = 0.1  # donors that are turned further show one side only
-FEWEST_DONORS = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

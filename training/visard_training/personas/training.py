@@ -8,9 +8,8 @@ It knows nothing about how lessons are made, nor about how the parts are put tog
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -18,68 +17,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from visard_errors import DataError
-from visard_export.networks.architectures import IMAGE_SIZE, Pix2PixHDArchitecture
+from visard_export.networks.architectures import IMAGE_SIZE
 from visard_export.networks.persona import TONES, TRAITS_SIZE, PersonaGenerator, TraitsNetwork
 from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
 from visard_export.persona_graph import PERSONA_SCALE, SURROUNDINGS_SCALE, position_planes
 from visard_training.personas.frame import read_atlas
 from visard_training.personas.lessons import UNKNOWN, Batch, Lessons, make_lessons
+from visard_training.personas.options import SIZE, PersonaTrainingOptions
 from visard_training.runs.progress import Progress
 from visard_training.runs.run import Run, main_console, save_weights
 from visard_training.runs.state import generator
 
 RESULT_FILE = "persona.safetensors"
-SIZE = 128  # side at which the trunk works
 _TRAITS_BATCHES = 4  # of the trunk's, in one step of the traits, which see many small pictures
 _LOG_STEPS = 50
 _BETAS = (0.5, 0.99)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PersonaTrainingOptions:
-    """How to train; a training that is resumed must be given the same.
-
-    Attributes:
-        steps: of the trunk.
-        traits_steps: of the traits.
-        batch_size: lessons of one step of the trunk; the traits take four times as many.
-        learning_rate: at its highest; it falls linearly to zero after two fifths of the steps.
-        ngf: channels of the trunk's first layer.
-        n_downsampling: how often the trunk halves the size.
-        n_blocks: its residual blocks.
-        mixed_precision: `bf16` computes the trunk in it where the processor is faster so; weights and losses stay in
-            float32.
-        save_every: steps between two states on the disk.
-        half: write the weights in half precision.
-        licence: of the weights, as an SPDX identifier: what the faces allow.
-        seed: decides weights and batches.
-    """
-
-    steps: int = 9000
-    traits_steps: int = 3000
-    batch_size: int = 8
-    learning_rate: float = 1.5e-3
-    ngf: int = 16
-    n_downsampling: int = 3
-    n_blocks: int = 5
-    mixed_precision: Literal["no", "bf16"] = "no"
-    save_every: int = 500
-    half: bool = False
-    licence: str = "LicenseRef-Unknown"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be trained."""
-        for name in ("steps", "traits_steps", "batch_size", "save_every", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        self.architecture()
-
-    def architecture(self) -> Pix2PixHDArchitecture:
-        """The trunk's."""
-        return Pix2PixHDArchitecture(
-            head="persona", ngf=self.ngf, n_downsampling=self.n_downsampling, n_blocks=self.n_blocks, size=SIZE
-        )
 
 
 def train_persona_generator(

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -27,8 +26,7 @@ from visard_training.data.augmentation import degrade, flip, relight, turn
 from visard_training.pairs.folder import Pair
 from visard_training.runs.progress import track
 from visard_training.runs.state import generator, writing
-
-Direction = Literal["to_male", "to_female"]
+from visard_training.swapper.options import Direction
 
 
 class PairImages:

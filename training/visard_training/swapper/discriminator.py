@@ -7,39 +7,18 @@ Source: Wang et al.: High-Resolution Image Synthesis and Semantic Manipulation w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from visard_export.networks.pix2pixhd import InstanceNorm
+from visard_training.swapper.options import DiscriminatorArchitecture
 
 PAIR_CHANNELS = 6  # photo and swapped, RGB each
 MAX_CHANNELS = 512
 LEAK = 0.2
 
 Features = list[Tensor]  # of one scale: after every layer, the last is the score of every patch
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiscriminatorArchitecture:
-    """What distinguishes one discriminator from another; the defaults are the published one.
-
-    Attributes:
-        ndf: channels after the first convolution.
-        n_layers: convolutions with stride 2; two with stride 1 follow.
-        n_scales: how many discriminators look at the pair, each at half the size of the one before.
-    """
-
-    ndf: int = 64
-    n_layers: int = 3
-    n_scales: int = 2
-
-    def __post_init__(self) -> None:
-        for name in ("ndf", "n_layers", "n_scales"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 class PatchDiscriminator(nn.Module):

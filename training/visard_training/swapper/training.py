@@ -12,9 +12,9 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast
@@ -23,14 +23,13 @@ from torch import Tensor, nn
 
 from visard_errors import CheckpointError, DataError
 from visard_export.checkpoints import load_classifier
-from visard_export.networks.architectures import IMAGE_SIZE, Pix2PixHDArchitecture
 from visard_export.networks.resnet18 import ResNet18
 from visard_training.pairs.folder import read_pairs
 from visard_training.runs.progress import Progress, say
 from visard_training.runs.run import Run, digest_of, main_console, main_process_first
 from visard_training.runs.state import writing
-from visard_training.swapper.batches import Direction, PairImages, Sampler, vary
-from visard_training.swapper.discriminator import DiscriminatorArchitecture, MultiScaleDiscriminator
+from visard_training.swapper.batches import PairImages, Sampler, vary
+from visard_training.swapper.discriminator import MultiScaleDiscriminator
 from visard_training.swapper.generator import SwapModel, export_generator, initial_network
 from visard_training.swapper.losses import (
     ClassifierFeatures,
@@ -40,6 +39,7 @@ from visard_training.swapper.losses import (
     lsgan_loss,
     reconstruction_loss,
 )
+from visard_training.swapper.options import SwapperOptions
 from visard_training.swapper.report import grey_levels, write_grid, write_losses
 
 SAMPLES_FOLDER = "samples"
@@ -47,91 +47,6 @@ LOG_STEPS = 25  # a row of the losses is the mean of at most so many steps
 HOLDOUT_PAIRS = 32  # how many are looked at to see whether the generator generalises
 BETAS = (0.5, 0.999)
 EMA_DECAY = 0.999  # of the moving average of the generator's weights, which is what is exported
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossWeights:
-    """What each loss counts; a weight of zero leaves the loss and what it needs out. The defaults are the published."""
-
-    adversarial: float = 1.0
-    feature_matching: float = 10.0
-    perceptual: float = 10.0
-    reconstruction: float = 0.0
-
-    def __post_init__(self) -> None:
-        values = asdict(self)
-        if min(values.values()) < 0 or not sum(values.values()):
-            raise ValueError(f"loss weights must not be negative and not all zero: {values}")
-
-    @property
-    def needs_discriminator(self) -> bool:
-        """Whether any loss looks through a discriminator."""
-        return self.adversarial > 0 or self.feature_matching > 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class SwapperOptions:
-    """How to train; a training that is resumed must be given the same.
-
-    Attributes:
-        direction: which side of a pair is the photo and which the swapped one.
-        generator: its architecture, with an image head.
-        initial: weights of a generator to start from, of the same architecture; random without.
-        discriminator: its architecture.
-        photo_size: side in pixels of the training pictures, a multiple of what the generator shrinks them by.
-        weights: of the losses.
-        batch_size: pairs in a step, over all processes.
-        epochs: how often every pair is seen.
-        minutes: end earlier, after so long.
-        learning_rate: of both optimisers.
-        constant_share: of the training, after which the rate decays linearly to zero.
-        augmentation: `strong` varies light, colour, place, sharpness and noise besides mirroring, both sides alike.
-        mixed_precision: `bf16` computes the networks in half, weights and losses stay in float32.
-        gradient_checkpointing: compute the residual blocks twice instead of keeping them in memory.
-        seed: decides about everything that is random.
-        save_every: steps between two states on the disk.
-        sample_every: steps between two grids of samples.
-        half: export in half precision.
-        licence: of the weights, as an SPDX identifier: what the pairs allow.
-    """
-
-    direction: Direction
-    generator: Pix2PixHDArchitecture = field(default_factory=Pix2PixHDArchitecture)
-    initial: Path | None = None
-    discriminator: DiscriminatorArchitecture = field(default_factory=DiscriminatorArchitecture)
-    photo_size: int = IMAGE_SIZE
-    weights: LossWeights = field(default_factory=LossWeights)
-    batch_size: int = 1
-    epochs: int = 200
-    minutes: float | None = None
-    learning_rate: float = 2e-4
-    constant_share: float = 0.5
-    augmentation: Literal["flip", "strong"] = "flip"
-    mixed_precision: Literal["no", "bf16"] = "no"
-    gradient_checkpointing: bool = False
-    seed: int = 0
-    save_every: int = 500
-    sample_every: int = 500
-    half: bool = False
-    licence: str = "LicenseRef-Unknown"
-
-    def __post_init__(self) -> None:
-        if self.direction not in get_args(Direction):
-            raise ValueError(f"direction must be one of {get_args(Direction)}, not {self.direction!r}")
-        for name in ("batch_size", "epochs", "save_every", "sample_every", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        if not 0 <= self.constant_share < 1:
-            raise ValueError(f"constant_share must be at least 0 and below 1, not {self.constant_share}")
-        if self.minutes is not None and self.minutes <= 0:
-            raise ValueError(f"minutes must be positive, not {self.minutes}")
-        if self.generator.head != "image":
-            raise ValueError(f"only an image head learns from pairs, not '{self.generator.head}'")
-        step = 2**self.generator.n_downsampling
-        if self.photo_size % step or not 2 * step <= self.photo_size <= IMAGE_SIZE:
-            raise ValueError(
-                f"photo_size must be a multiple of {step} in {2 * step}..{IMAGE_SIZE}, not {self.photo_size}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
