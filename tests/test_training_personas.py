@@ -367,7 +367,8 @@ def test_personas_that_are_cut_off_are_refused(tmp_path, personas, name, share):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"), [({"donors": 7}, "at least 8"), ({"count": 0}, "count"), ({"skin": 1.5}, r"skin must be 0\.\.1")]
+    ("options", "words"),
+    [({"donors": 7}, "at least 8"), ({"count": 0}, "count"), ({"skin": 1.5}, r"skin must be 0\.\.1")],
 )
 def test_persona_options_that_make_no_sense(options, words):
     with pytest.raises(ValueError, match=words):
