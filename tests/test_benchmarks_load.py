@@ -339,7 +339,7 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("load")
     models = tiny_repository(folder / "models")
     command = [sys.executable, "-m", "visard_benchmarks.load", "--models", models, "--quick"]
-    command += ["--transports", "grpc,sdk", "--window", "0.3", "--repeats", "2", "--loads", "0.5"]
+    command += ["--transports", "grpc", "sdk", "--window", "0.3", "--repeats", "2", "--loads", "0.5"]
     command += ["--in-flight", "2", "--deadline-ms", "60000", "--output", folder / "results"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr

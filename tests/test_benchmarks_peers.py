@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import psutil
 import pytest
 from packaging.requirements import Requirement
@@ -28,6 +29,8 @@ from visard_testing.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from visard_server.triton import TritonServer
 
 
 def figures(images_per_s: float, p99_ms: float) -> dict[str, float]:
@@ -54,14 +57,19 @@ def test_two_peers_and_the_identity_model(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_an_answer_that_is_another_picture_does_not_count(tmp_path: Path) -> None:
-    import numpy as np
-
     model, repository = identity_models(tmp_path)
     image = np.full((1, 512, 512, 3), 7, np.uint8)
     bench = peers.Bench("identity", model, repository, image, 0.1)
     bench.check(image.tobytes())
     with pytest.raises(ValueError, match="away from the bare graph"):
         bench.check((image + 1).tobytes())
+
+
+@pytest.mark.parametrize("key", ["visard", "visard-shared"])
+def test_triton_is_asked_for_the_persona_of_the_bare_graph(writing_server: TritonServer, key: str) -> None:
+    repository = writing_server.repository
+    bench = peers.Bench("photos", repository, repository, np.full((1, 512, 512, 3), 60, np.uint8), 0.1)
+    bench.check(bench.ask_once(PEERS[key], int(writing_server.grpc_url.rpartition(":")[2])))
 
 
 def test_a_peer_that_is_missing_is_named_and_left_out(

@@ -11,9 +11,9 @@ import asyncio
 import http.client
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -27,20 +27,23 @@ from visard.wire import REGION_SIZE, build_request, parse_response, write_region
 
 IMAGE_BYTES = 512 * 512 * 3
 TIMEOUT_S = 60.0
+PERSONA = (0,)  # the one of the bare graph, so that answers can be held against it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What one closed loop saw.
+    """What one closed loop saw; its first tenth, which warms up, counts for processor time alone.
 
     Attributes:
-        seconds: from the first image to the last answer that counts.
+        seconds: from the end of the warm-up to the last answer that counts.
         latencies_s: of every answer within that time.
-        client_cpu_s: processor time of this process meanwhile.
+        answers: how many came, from the first to the last.
+        client_cpu_s: processor time of this process, from the first to the last.
     """
 
     seconds: float
     latencies_s: tuple[float, ...]
+    answers: int
     client_cpu_s: float
 
     @property
@@ -51,6 +54,27 @@ class Load:
     def percentile_ms(self, percent: float) -> float:
         """Latency that so many percent of the answers kept."""
         return float(np.percentile(self.latencies_s, percent)) * 1000
+
+
+class _Clock:
+    """Notes what comes back during one load."""
+
+    def __init__(self, seconds: float) -> None:
+        self._cpu_s = time.process_time()
+        self._warm = time.perf_counter() + seconds / 10
+        self.stop = self._warm + seconds
+        self._seconds = seconds
+        self._answers: list[tuple[float, float]] = []
+
+    def note(self, sent: float) -> None:
+        """Count an answer that has just come, to what was sent at `sent`."""
+        self._answers.append((sent, time.perf_counter()))
+
+    def load(self) -> Load:
+        """Sum up."""
+        counted = tuple(back - sent for sent, back in self._answers if self._warm <= back <= self.stop)
+        used_s = time.process_time() - self._cpu_s
+        return Load(seconds=self._seconds, latencies_s=counted, answers=len(self._answers), client_cpu_s=used_s)
 
 
 class HttpCaller:
@@ -102,39 +126,22 @@ class SocketCaller:
 
 
 def drive_threads(open_caller: Callable[[], Any], image: bytes, in_flight: int, seconds: float) -> Load:
-    """Load a server over blocking connections, one per caller, a tenth of the time for warming up first."""
+    """Load a server over blocking connections, one per caller; what one of them raises is raised here."""
     callers = [open_caller() for _ in range(in_flight)]
-    latencies: list[float] = []
-    failures: list[BaseException] = []
-    warm = time.perf_counter() + seconds / 10
-    stop = warm + seconds
+    clock = _Clock(seconds)
 
     def loop(caller: Any) -> None:
-        try:
-            while (sent := time.perf_counter()) < stop:
-                caller(image)
-                back = time.perf_counter()
-                if warm <= back <= stop:
-                    latencies.append(back - sent)
-        except BaseException as error:  # handed on to the caller of `drive_threads`
-            failures.append(error)
+        while (sent := time.perf_counter()) < clock.stop:
+            caller(image)
+            clock.note(sent)
 
-    threads = [threading.Thread(target=loop, args=(caller,), daemon=True) for caller in callers]
     try:
-        for thread in threads:
-            thread.start()
-        time.sleep(max(0.0, warm - time.perf_counter()))
-        used_s = time.process_time()
-        time.sleep(max(0.0, stop - time.perf_counter()))
-        used_s = time.process_time() - used_s
-        for thread in threads:
-            thread.join(TIMEOUT_S)
+        with ThreadPoolExecutor(in_flight) as pool:
+            list(pool.map(loop, callers))
     finally:
         for caller in callers:
             caller.close()
-    if failures:
-        raise failures[0]
-    return Load(seconds=seconds, latencies_s=tuple(latencies), client_cpu_s=used_s)
+    return clock.load()
 
 
 class TritonCaller:
@@ -142,7 +149,7 @@ class TritonCaller:
 
     Args:
         connection: where, and whether the pixels go through shared memory.
-        model: a key of `visard.wire.MODELS`; its graph draws the personas, where it takes any.
+        model: a key of `visard.wire.MODELS` that takes a persona.
     """
 
     def __init__(self, connection: Connection, model: str) -> None:
@@ -155,12 +162,12 @@ class TritonCaller:
     async def __call__(self, image: Any) -> dict[str, Any]:
         """Send (1, 512, 512, 3) uint8 and return the answer's tensors."""
         if not self._connection.shared_memory:
-            request = build_request(self._model, image, timeout_s=TIMEOUT_S)
+            request = build_request(self._model, image, PERSONA, timeout_s=TIMEOUT_S)
             return parse_response(self._model, await self._stub.ModelInfer(request, timeout=TIMEOUT_S))
         region = await self._regions.take()
         assert region is not None
         write_region(region.memory, image)
-        request = build_request(self._model, image, timeout_s=TIMEOUT_S, region=region.name)
+        request = build_request(self._model, image, PERSONA, timeout_s=TIMEOUT_S, region=region.name)
         response = await self._stub.ModelInfer(request, timeout=TIMEOUT_S)
         answer = parse_response(self._model, response, region.memory)
         self._regions.give_back(region, answered=True)
@@ -182,31 +189,21 @@ class TritonCaller:
 
 
 def drive_triton(connection: Connection, model: str, image: Any, in_flight: int, seconds: float) -> Load:
-    """Load a Triton server with the SDK's requests, a tenth of the time for warming up first."""
+    """Load a Triton server with the SDK's requests."""
 
     async def loop() -> Load:
         caller = TritonCaller(connection, model)
-        latencies: list[float] = []
-        warm = time.perf_counter() + seconds / 10
-        stop = warm + seconds
+        clock = _Clock(seconds)
 
         async def one() -> None:
-            while (sent := time.perf_counter()) < stop:
+            while (sent := time.perf_counter()) < clock.stop:
                 await caller(image)
-                back = time.perf_counter()
-                if warm <= back <= stop:
-                    latencies.append(back - sent)
-
-        async def processor() -> float:
-            await asyncio.sleep(max(0.0, warm - time.perf_counter()))
-            used_s = time.process_time()
-            await asyncio.sleep(max(0.0, stop - time.perf_counter()))
-            return time.process_time() - used_s
+                clock.note(sent)
 
         try:
-            used_s, *_ = await asyncio.gather(processor(), *(one() for _ in range(in_flight)))
+            await asyncio.gather(*(one() for _ in range(in_flight)))
         finally:
             await caller.close()
-        return Load(seconds=seconds, latencies_s=tuple(latencies), client_cpu_s=used_s or 0.0)
+        return clock.load()
 
     return asyncio.run(loop())

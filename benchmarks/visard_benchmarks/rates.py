@@ -6,6 +6,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +20,28 @@ CORES = len(os.sched_getaffinity(0))
 
 
 def rate_of(work: Callable[[], Any], seconds: float, workers: int = CORES) -> float:
-    """Calls per second of a piece of work on some threads at once; each calls it once before the clock starts."""
-    counts = [0] * workers
-    failures: list[BaseException] = []
-    ready = threading.Barrier(workers + 1)
-    stop = threading.Event()
+    """Calls per second of a piece of work on some threads at once; each calls it once before the clock starts.
 
-    def loop(worker: int) -> None:
+    What the work raises is raised here.
+    """
+    ready = threading.Barrier(workers)
+
+    def loop(_: int) -> float:
         try:
             work()
-            ready.wait()
-            while not stop.is_set():
-                work()
-                counts[worker] += 1
-        except BaseException as error:  # handed on to the caller of `rate_of`
-            failures.append(error)
+        except BaseException:
             ready.abort()
-
-    threads = [threading.Thread(target=loop, args=(worker,)) for worker in range(workers)]
-    for thread in threads:
-        thread.start()
-    try:
-        try:
+            raise
+        with suppress(threading.BrokenBarrierError):  # the one that failed says why
             ready.wait()
-        except threading.BrokenBarrierError:
-            raise failures[0] from None
-        start = time.perf_counter()
-        time.sleep(seconds)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    if failures:
-        raise failures[0]
-    return max(1, sum(counts)) / (time.perf_counter() - start)
+        count, start = 0, time.perf_counter()
+        while not ready.broken and time.perf_counter() - start < seconds:
+            work()
+            count += 1
+        return count / (time.perf_counter() - start)
+
+    with ThreadPoolExecutor(workers) as pool:
+        return sum(pool.map(loop, range(workers)))
 
 
 def per_thread(make: Callable[[], Callable[[], Any]]) -> Callable[[], Any]:

@@ -43,7 +43,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from visard import Client, Connection, Options, Swap
+from visard import Client, Connection, Options
 from visard.pipeline import finish, prepare
 from visard.scoring import similarity
 from visard_benchmarks.drive import drive_triton
@@ -52,7 +52,7 @@ from visard_benchmarks.flops import count_flops
 from visard_benchmarks.identity import MODEL, identity_models
 from visard_benchmarks.peers.servers.graph import Graph, newest
 from visard_benchmarks.rates import CORES, bare_graphs, per_thread, rate_of
-from visard_preprocess.align import finder
+from visard_preprocess.align import _HOG_MIN_SCALE, _HOG_PIXELS, _MAX_SCALE, finder
 from visard_preprocess.compose import FaceSwap, compose
 from visard_preprocess.geometry import crop
 from visard_preprocess.photo import read_photo
@@ -138,86 +138,21 @@ def ceiling_of_stages(rates: Sequence[float]) -> tuple[float, float]:
 
 def graph_flops(repository: Path, aligned: NDArray[np.uint8]) -> int:
     """FLOPs of the graphs that one face, (1, 512, 512, 3) uint8, goes through: classifier, generator, classifier."""
-    graph = Graph(repository)
     classifier = count_flops(newest(repository / "gender_classifier"))
-    return 2 * classifier + count_flops(newest(repository / graph.generator(aligned)))
+    return 2 * classifier + count_flops(newest(repository / Graph(repository).generator(aligned)))
 
 
-class Work:
-    """The stages' work on one photo, and that of their ceilings; every method is called on many threads at once."""
-
-    def __init__(self, photo: Path, repository: Path) -> None:
-        self.jpeg = _as_jpeg(photo)
-        self.prepared = prepare(self.jpeg, Options(faces="largest"))
-        self.pixels = self.prepared.photo
-        self.face = self.prepared.faces[0]
-        self.aligned = self.prepared.aligned[0]
-        self.flops = graph_flops(repository, self.prepared.aligned[:1])
-        self.graphs = bare_graphs(repository, self.prepared.aligned[:1])
-        self.detector_alone = per_thread(self._make_detector)
-        self.swap: Swap | None = None
-
-    def decode(self) -> None:
-        """Decode as the SDK does."""
-        read_photo(self.jpeg)
-
-    def decode_alone(self) -> None:
-        """Decode and nothing else."""
-        Image.open(BytesIO(self.jpeg)).load()
-
-    def detect(self) -> None:
-        """Find the faces."""
-        finder().find(self.pixels)
-
-    def align(self) -> None:
-        """Cut the face out."""
-        crop(self.pixels, self.face.quad)
-
-    def score(self) -> None:
-        """Compare the two faces."""
-        similarity(self.aligned, self.swapped)
-
-    def blend(self) -> None:
-        """Put the face back."""
-        compose(self.pixels, [FaceSwap(quad=self.face.quad, aligned=self.aligned, swapped=self.swapped)])
-
-    def before_server(self) -> None:
-        """Everything up to the server."""
-        prepare(self.jpeg, Options(faces="largest"))
-
-    def after_server(self) -> None:
-        """Everything after it."""
-        assert self.swap is not None
-        finish(self.prepared, [self.swap], Options(faces="largest"))
-
-    @property
-    def swapped(self) -> NDArray[np.uint8]:
-        """The face as the server returned it."""
-        assert self.swap is not None
-        return self.swap.swapped
-
-    @property
-    def square_bytes(self) -> float:
-        """Bytes of the photo under the face's square."""
-        return min(self.face.quad.side**2 * 3, self.pixels.nbytes)
-
-    def _make_detector(self) -> Callable[[], None]:
-        """Make dlib's detector with a copy of the size that `FaceFinder` gives it."""
-        from visard_preprocess.align import _HOG_MIN_SCALE, _HOG_PIXELS, _MAX_SCALE
-
-        detector = dlib.get_frontal_face_detector()
-        grey = Image.fromarray(self.pixels).convert("L")
-        scale = max(_HOG_MIN_SCALE, min(_MAX_SCALE, math.sqrt(_HOG_PIXELS / (grey.width * grey.height))))
-        size = max(1, round(grey.width * scale)), max(1, round(grey.height * scale))
-        copy = np.asarray(grey.resize(size, Image.Resampling.BILINEAR))
-
-        def run() -> None:
-            detector.run(copy, 0, 0.0)
-
-        return run
+def detector_alone(pixels: NDArray[np.uint8]) -> Callable[[], None]:
+    """Make dlib's detector with a copy of the size that `FaceFinder` gives it."""
+    detector = dlib.get_frontal_face_detector()
+    grey = Image.fromarray(pixels).convert("L")
+    scale = max(_HOG_MIN_SCALE, min(_MAX_SCALE, math.sqrt(_HOG_PIXELS / (grey.width * grey.height))))
+    size = max(1, round(grey.width * scale)), max(1, round(grey.height * scale))
+    copy = np.asarray(grey.resize(size, Image.Resampling.BILINEAR))
+    return lambda: detector.run(copy, 0, 0.0)
 
 
-def _as_jpeg(photo: Path) -> bytes:
+def as_jpeg(photo: Path) -> bytes:
     """The photo's own bytes where it is a JPEG, a JPEG of it otherwise."""
     data = photo.read_bytes()
     if data[:3] == b"\xff\xd8\xff":
@@ -228,13 +163,38 @@ def _as_jpeg(photo: Path) -> bytes:
 
 
 def measure(
-    work: Work, demo: TritonServer, identity: TritonServer, seconds: float, repeats: int, in_flight: int
-) -> Any:
+    jpeg: bytes,
+    repository: Path,
+    flops: int,
+    demo_url: str,
+    identity_url: str,
+    seconds: float,
+    repeats: int,
+    callers: int,
+) -> tuple[dict[str, Stage], dict[str, list[float]], dict[str, list[float]]]:
     """Measure stages, ceilings and the whole in turns.
+
+    Args:
+        jpeg: a photo with a face.
+        repository: the models that `demo_url` serves.
+        flops: of the graphs that the face goes through.
+        demo_url: host:port of a server with the models.
+        identity_url: host:port of a server with the identity.
+        seconds: of each measurement.
+        repeats: how often all take turns.
+        callers: faces under way at once on the wire.
 
     Returns:
         Stages by name, end-to-end and chain rates by name with one entry per repeat, and the machine's two peaks.
     """
+    options = Options(faces="largest")
+    prepared = prepare(jpeg, options)
+    photo, quad, aligned = prepared.photo, prepared.faces[0].quad, prepared.aligned[:1]
+    with Client(demo_url) as client:
+        (swap,) = client.swap(aligned)
+    faces = [FaceSwap(quad=quad, aligned=aligned[0], swapped=swap.swapped)]
+    square_bytes = min(quad.side**2 * 3, photo.nbytes)  # of the photo under the face
+    graphs, detector = bare_graphs(repository, aligned), per_thread(lambda: detector_alone(photo))
     stages = {
         name: Stage(name=name, ceiling=ceiling)
         for name, ceiling in {
@@ -251,6 +211,9 @@ def measure(
     chain: dict[str, list[float]] = {}
     peaks: dict[str, list[float]] = {"copy_gb_per_s": [], "gemm_gflops_per_s": []}
 
+    def rate(work: Callable[[], Any]) -> float:
+        return rate_of(work, seconds)
+
     def note(name: str, rate: float, ceiling: float) -> None:
         stages[name].rates.append(rate)
         stages[name].ceilings.append(ceiling)
@@ -260,32 +223,29 @@ def measure(
         chain.setdefault(name, []).append(rate)
         print(f"  {name:20} {rate:10.1f}/s", flush=True)
 
-    with Client(demo.grpc_url) as client:
-        (work.swap,) = client.swap(work.aligned)
     for repeat in range(repeats):
         print(f"repeat {repeat + 1}/{repeats}", flush=True)
         copy = copy_bytes_per_s(seconds)
         gemm = gemm_flops_per_s(seconds)
         peaks["copy_gb_per_s"].append(copy / 1e9)
         peaks["gemm_gflops_per_s"].append(gemm / 1e9)
-        note("decode", rate_of(work.decode, seconds), rate_of(work.decode_alone, seconds))
-        note("detect", rate_of(work.detect, seconds), rate_of(work.detector_alone, seconds))
+        note("decode", rate(lambda: read_photo(jpeg)), rate(lambda: Image.open(BytesIO(jpeg)).load()))
+        note("detect", rate(lambda: finder().find(photo)), rate(detector))
         # A copy reads and writes each byte, so two passes over bytes count as one byte copied.
-        note("align", rate_of(work.align, seconds), copy / ((work.square_bytes + IMAGE_BYTES) / 2))
+        note("align", rate(lambda: crop(photo, quad)), copy / ((square_bytes + IMAGE_BYTES) / 2))
         for name, shared in (("wire, gRPC", False), ("wire, shared memory", True)):
-            connection = Connection(url=identity.grpc_url, max_in_flight=in_flight, shared_memory=shared)
-            load = drive_triton(connection, MODEL, work.prepared.aligned[:1], in_flight, seconds)
-            note(name, load.images_per_s, copy / (2 * IMAGE_BYTES))
-        note("graph", rate_of(work.graphs, seconds), gemm / work.flops)
-        note("score", rate_of(work.score, seconds), copy / IMAGE_BYTES)
-        note("blend", rate_of(work.blend, seconds), copy / (work.pixels.nbytes + work.square_bytes))
+            connection = Connection(url=identity_url, max_in_flight=callers, shared_memory=shared)
+            wire = drive_triton(connection, MODEL, aligned, callers, seconds).images_per_s
+            note(name, wire, copy / (2 * IMAGE_BYTES))
+        note("graph", rate(graphs), gemm / flops)
+        note("score", rate(lambda: similarity(aligned[0], swap.swapped)), copy / IMAGE_BYTES)
+        note("blend", rate(lambda: compose(photo, faces)), copy / (photo.nbytes + square_bytes))
 
-        chained("before the server", rate_of(work.before_server, seconds))
-        connection = Connection(url=demo.grpc_url, max_in_flight=in_flight)
-        image, long_s = work.prepared.aligned[:1], max(seconds, MANY_FACES_S)
-        chained("server", drive_triton(connection, "anonymizer", image, in_flight, long_s).images_per_s)
-        chained("after the server", rate_of(work.after_server, seconds))
-        chained("anonymize_many", end_to_end(work.jpeg, connection, seconds))
+        chained("before the server", rate(lambda: prepare(jpeg, options)))
+        connection, long_s = Connection(url=demo_url, max_in_flight=callers), max(seconds, MANY_FACES_S)
+        chained("server", drive_triton(connection, "anonymizer", aligned, callers, long_s).images_per_s)
+        chained("after the server", rate(lambda: finish(prepared, [swap], options)))
+        chained("anonymize_many", end_to_end(jpeg, connection, long_s))
     return stages, chain, peaks
 
 
@@ -300,7 +260,7 @@ def end_to_end(jpeg: bytes, connection: Connection, seconds: float) -> float:
                 yield jpeg
 
         start = time.perf_counter()
-        stop = start + max(seconds, MANY_FACES_S)
+        stop = start + seconds
         for outcome in client.anonymize_many(photos(), Options(faces="largest")):
             if outcome.error is not None:
                 raise outcome.error
@@ -322,16 +282,17 @@ def main() -> None:
 
     machine = environment()
     repository = arguments.models or demo_models()
-    work = Work(arguments.photo, repository)
+    jpeg = as_jpeg(arguments.photo)
+    prepared = prepare(jpeg, Options(faces="largest"))
+    flops = graph_flops(repository, prepared.aligned[:1])
     with tempfile.TemporaryDirectory() as folder:
-        _, identity_repository = identity_models(Path(folder))
-        with TritonServer(repository) as demo, TritonServer(identity_repository, shared_memory=True) as identity:
-            stages, chain, peaks = measure(
-                work, demo, identity, arguments.seconds, arguments.repeats, arguments.in_flight
-            )
+        _, identities = identity_models(Path(folder))
+        with TritonServer(repository) as demo, TritonServer(identities, shared_memory=True) as identity:
+            urls, how = (demo.grpc_url, identity.grpc_url), (arguments.seconds, arguments.repeats, arguments.in_flight)
+            stages, chain, peaks = measure(jpeg, repository, flops, *urls, *how)
 
-    height, width = work.pixels.shape[:2]
-    table = Table(title=f"{width}×{height} photo, {work.flops / 1e9:.2f} GFLOP per face, {CORES} cores")
+    height, width = prepared.photo.shape[:2]
+    table = Table(title=f"{width}×{height} photo, {flops / 1e9:.2f} GFLOP per face, {CORES} cores")
     for heading in ("stage", "per second", "ceiling", "share", "held against"):
         table.add_column(heading, justify="left" if heading in ("stage", "held against") else "right")
     for stage in stages.values():
@@ -361,7 +322,7 @@ def main() -> None:
                     for stage in stages.values()
                 },
                 "peaks": {name: round(statistics.median(values), 2) for name, values in peaks.items()},
-                "flops_per_face": work.flops,
+                "flops_per_face": flops,
                 "chain_per_s": {name: round(rate, 2) for name, rate in medians.items()},
                 "anonymize_many_per_s": round(whole, 2),
                 "of_slowest_stage": round(whole / slowest, 4),

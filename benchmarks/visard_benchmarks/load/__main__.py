@@ -5,7 +5,7 @@
         --models models                           your own models
         --server gpu:8001 --metrics http://gpu:8002/metrics --senders 4
                                                   a server that runs elsewhere, loaded by four processes
-        --transports grpc --callers 1,4,16 --loads 0.5,0.7,0.9,1,1.2,1.5,2
+        --transports grpc --callers 1 4 16 --loads 0.5 0.7 0.9 1 1.2 1.5 2
                                                   one transport, more closely
 
 Each turn (`--repeats`, three) goes through all of it, so that a slow minute of the machine slows all of it, and ratios
@@ -115,52 +115,27 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    where = parser.add_argument_group("what is loaded")
-    where.add_argument(
-        "--models", type=Path, help="model repository for the embedded server; the demo models without it"
-    )
-    where.add_argument("--server", help="host:port of a server that runs already, instead of an embedded one")
-    where.add_argument("--metrics", help="with --server: URL of its Prometheus page, for the breakdown inside it")
-    where.add_argument(
-        "--transports",
-        type=_names,
-        default=TRANSPORTS,
-        help=f"ways to the models, among {', '.join(TRANSPORTS)} (default: all)",
-    )
-    loads = parser.add_argument_group("loads")
-    loads.add_argument("--callers", type=_whole, help="closed loop: how many under way (default 1,2,4,8,16)")
-    loads.add_argument(
-        "--loads",
-        type=_shares,
-        help="open loop: offered rate over capacity (default 0.5,0.7,0.9,1.2,1.5; the transports "
-        "other than grpc take 0.7 and 1.5 of them)",
-    )
-    loads.add_argument(
-        "--in-flight", type=int, default=2 * CORES, help="under way for served_over_bare and skew (default: 2 per core)"
-    )
-    loads.add_argument(
-        "--deadline-ms", type=float, help="a good answer comes within this (default: 10 times the unloaded latency)"
-    )
-    loads.add_argument(
-        "--senders", type=int, default=1, help="processes that send; see `lag_ms` in the report (default 1)"
-    )
-    length = parser.add_argument_group("length")
-    length.add_argument("--quick", action="store_true", help="two minutes: fewer loads, short windows")
-    length.add_argument(
-        "--window", type=float, help="seconds of each of the three windows (default 2; open loop: twice that)"
-    )
-    length.add_argument(
-        "--repeats", type=int, default=3, help="turns; below three nothing is known of the spread (default 3)"
-    )
-    length.add_argument("--seed", type=int, default=0, help="of the arrivals (default 0)")
-    results = parser.add_argument_group("results")
-    results.add_argument(
-        "--output", type=Path, default=Path("out/bench"), help="folder for the results (default out/bench)"
-    )
-    results.add_argument("--check", action="store_true", help="exit with 1 where a target is missed")
+    add = parser.add_argument_group("what is loaded").add_argument
+    add("--models", type=Path, help="model repository for the embedded server; the demo models without it")
+    add("--server", help="host:port of a server that runs already, instead of an embedded one")
+    add("--metrics", help="with --server: URL of its Prometheus page, for the breakdown inside it")
+    add("--transports", nargs="+", choices=TRANSPORTS, default=TRANSPORTS, help="ways to the models (default: all)")
+    add = parser.add_argument_group("loads").add_argument
+    add("--callers", nargs="+", type=int, help="closed loop: how many under way (default 1 2 4 8 16)")
+    shares = "open loop: offered rate over capacity (default 0.5 0.7 0.9 1.2 1.5; all but grpc take 0.7 and 1.5 alone)"
+    add("--loads", nargs="+", type=float, help=shares)
+    add("--in-flight", type=int, default=2 * CORES, help="under way for served_over_bare, skew (default: 2 per core)")
+    add("--deadline-ms", type=float, help="a good answer comes within this (default: 10 times the unloaded latency)")
+    add("--senders", type=int, default=1, help="processes that send; see `lag_ms` in the report (default 1)")
+    add = parser.add_argument_group("length").add_argument
+    add("--quick", action="store_true", help="two minutes: fewer loads, short windows")
+    add("--window", type=float, help="seconds of each of the three windows (default 2; open loop: twice that)")
+    add("--repeats", type=int, default=3, help="turns; below three nothing is known of the spread (default 3)")
+    add("--seed", type=int, default=0, help="of the arrivals (default 0)")
+    add = parser.add_argument_group("results").add_argument
+    add("--output", type=Path, default=Path("out/bench"), help="folder for the results (default out/bench)")
+    add("--check", action="store_true", help="exit with 1 where a target is missed")
     arguments = parser.parse_args()
-    if unknown := set(arguments.transports) - set(TRANSPORTS):
-        parser.error(f"there is no transport {', '.join(sorted(unknown))}: choose among {', '.join(TRANSPORTS)}")
     if arguments.server and arguments.models:
         parser.error("--models is for the embedded server: leave it or --server out")
     return arguments
@@ -172,9 +147,9 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     window_s = arguments.window or (0.5 if quick else 2.0)
     callers = arguments.callers or ((1, arguments.in_flight) if quick else (1, 2, 4, 8, 16))
     return Plan(
-        transports=arguments.transports,
+        transports=tuple(arguments.transports),
         callers=tuple(sorted({1, arguments.in_flight, *callers})),
-        loads=arguments.loads or ((TARGET_LOAD, TARGET_OVERLOAD) if quick else (0.5, 0.7, 0.9, 1.2, 1.5)),
+        loads=tuple(arguments.loads or ()) or ((TARGET_LOAD, TARGET_OVERLOAD) if quick else (0.5, 0.7, 0.9, 1.2, 1.5)),
         in_flight=arguments.in_flight,
         closed=Timing(warm_up_s=window_s / 2, window_s=window_s),
         opened=Timing(warm_up_s=window_s, window_s=2 * window_s),
@@ -264,18 +239,6 @@ def write(folder: Path, run: Run, report: dict[str, Any]) -> None:
     write_json(folder / "report.json", report)
     write_samples(folder / "samples.csv.gz", run.turns)
     plot_latency(folder / "latency.png", run.results())
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
-
-
-def _whole(text: str) -> tuple[int, ...]:
-    return tuple(int(each) for each in text.split(","))
-
-
-def _shares(text: str) -> tuple[float, ...]:
-    return tuple(float(each) for each in text.split(","))
 
 
 if __name__ == "__main__":

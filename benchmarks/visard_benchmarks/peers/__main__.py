@@ -27,13 +27,11 @@ import asyncio
 import json
 import random
 import signal
-import socket
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,38 +51,31 @@ from visard_benchmarks.peers.servers.graph import Graph
 from visard_benchmarks.processes import Processes
 from visard_benchmarks.rates import bare_rate
 from visard_server.embedded import SAMPLE_PHOTO, demo_models
+from visard_testing.nginx_gateway import free_ports
 
 Workload = Literal["identity", "photos"]
 P99_MS: dict[Workload, float] = {"identity": 50.0, "photos": 1000.0}
 MIN_SECONDS: dict[Workload, float] = {"identity": 0.0, "photos": 3.0}  # a face takes tens of milliseconds on a CPU
 ANSWER_BYTES: dict[Workload, int] = {"identity": 786_432, "photos": 786_432 + 16}
 START_TIMEOUT_S = 90.0
-MAX_GREY_DIFFERENCE = 1.0  # mean, between a peer's face and the bare graph's: torch and onnxruntime round differently
-GOAL_OVER_PEERS = 2.0
-GOAL_SHARED_OVER_GRPC = 2.0
+MAX_GREY_DIFFERENCE = 1.0  # mean, between a peer's face and the bare graph's: versions of onnxruntime round differently
+GOAL = 2.0  # of each ratio below, on the identity graph
 
 
-@dataclass(kw_only=True)
-class Measured:
-    """What was seen of one peer under one number of callers, one entry per repeat."""
+def figures_of(load: Load, server_cpu_s: float) -> dict[str, float]:
+    """What is noted of one load."""
+    return {
+        "images_per_s": load.images_per_s,
+        "p50_ms": load.percentile_ms(50),
+        "p99_ms": load.percentile_ms(99),
+        "server_cpu_ms": server_cpu_s * 1000 / load.answers,
+        "client_cpu_ms": load.client_cpu_s * 1000 / load.answers,
+    }
 
-    images_per_s: list[float] = field(default_factory=list)
-    p50_ms: list[float] = field(default_factory=list)
-    p99_ms: list[float] = field(default_factory=list)
-    server_cpu_ms: list[float] = field(default_factory=list)
-    client_cpu_ms: list[float] = field(default_factory=list)
 
-    def add(self, load: Load, server_cpu_s: float) -> None:
-        """Note one repeat; the servers' processor time includes the warm-up, a tenth more of the time."""
-        self.images_per_s.append(load.images_per_s)
-        self.p50_ms.append(load.percentile_ms(50))
-        self.p99_ms.append(load.percentile_ms(99))
-        self.server_cpu_ms.append(server_cpu_s * 1000 / (len(load.latencies_s) * 1.1))
-        self.client_cpu_ms.append(load.client_cpu_s * 1000 / len(load.latencies_s))
-
-    def medians(self) -> dict[str, float]:
-        """Median of each figure over the repeats."""
-        return {name: round(statistics.median(values), 2) for name, values in asdict(self).items()}
+def medians_of(repeats: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Median of each figure over the repeats."""
+    return {name: round(statistics.median(each[name] for each in repeats), 2) for name in repeats[0]}
 
 
 def best_within(levels: dict[int, dict[str, float]], p99_ms: float) -> tuple[int, dict[str, float]] | None:
@@ -113,12 +104,6 @@ def ratios(rates: dict[str, float]) -> dict[str, float | None]:
         "shared_memory_over_best_peer": over(shared, best),
         "shared_memory_over_grpc": over(shared, grpc),
     }
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 class Bench:
@@ -202,55 +187,83 @@ class Bench:
         return drive_triton(self.connection(peer, port, in_flight), self.model, self.image, in_flight, self.seconds)
 
 
+Levels = dict[int, list[dict[str, float]]]  # number of callers → figures of each repeat
+
+
+def measure(
+    bench: Bench, peer: Peer, python: Path, callers: Sequence[int], levels: Levels, failed: dict[str, str]
+) -> str:
+    """Start a peer and load it with each number of callers.
+
+    Args:
+        bench: what all peers have in common.
+        peer: the server.
+        python: its interpreter.
+        callers: numbers of them.
+        levels: takes the figures.
+        failed: takes why a number of callers was too many.
+
+    Returns:
+        What is said of it.
+
+    Raises:
+        RuntimeError: it failed, with what it last said.
+    """
+    (port,) = free_ports(1)
+    with Processes(bench.command(peer, python, port), SERVERS) as processes:
+        try:
+            started = time.perf_counter()
+            bench.wait_until_ready(peer, port, processes)
+            said = [f"ready in {time.perf_counter() - started:.1f} s"]
+            for in_flight in callers:
+                used_s = processes.cpu_seconds()
+                try:
+                    load = bench.drive(peer, port, in_flight)
+                except OSError as error:  # it broke under so many callers; fewer, it may have served
+                    failed[f"{peer.title} with {in_flight} callers"] = str(error)
+                    said.append(f"{in_flight}: {error}")
+                    continue
+                if load.latencies_s:
+                    levels.setdefault(in_flight, []).append(figures_of(load, processes.cpu_seconds() - used_s))
+                    said.append(f"{in_flight}: {load.images_per_s:.1f}")
+                else:  # the slower the peer, the longer the callers wait for one another
+                    said.append(f"{in_flight}: no answer within the time, allow more --seconds")
+        except Exception as error:
+            raise RuntimeError(f"{type(error).__name__}: {error}\n{processes.last_words()}") from error
+    return "   ".join(said)
+
+
 def run(
     bench: Bench, peers: dict[str, tuple[Peer, Path]], callers: Sequence[int], repeats: int
-) -> tuple[dict[str, dict[int, Measured]], float, dict[str, str]]:
+) -> tuple[dict[str, dict[int, dict[str, float]]], float, dict[str, str]]:
     """Measure all peers in turn.
 
     Returns:
         Peer → number of callers → figures; the bare graph's images per second; peer → why it was given up.
     """
-    measured: dict[str, dict[int, Measured]] = {}
+    measured: dict[str, Levels] = {key: {} for key in peers}
     bare: list[float] = []
     failed: dict[str, str] = {}
     for repeat in range(repeats):
-        order = list(peers)
-        random.Random(repeat).shuffle(order)
         bare.append(bare_rate(bench.graph, bench.image, bench.seconds))
         print(f"repeat {repeat + 1}/{repeats}  {'bare graph':38}{bare[-1]:9.1f} images/s", flush=True)
+        order = [key for key in peers if key in measured]
+        random.Random(repeat).shuffle(order)
         for key in order:
             peer, python = peers[key]
-            if key in failed:
-                continue
-            port = free_port()
-            with Processes(bench.command(peer, python, port), SERVERS) as processes:
-                try:
-                    started = time.perf_counter()
-                    bench.wait_until_ready(peer, port, processes)
-                    ready_s = time.perf_counter() - started
-                    rates = []
-                    for in_flight in callers:
-                        used_s = processes.cpu_seconds()
-                        try:
-                            load = bench.drive(peer, port, in_flight)
-                        except OSError as error:  # it broke under so many callers; fewer, it may have served
-                            failed[f"{key} with {in_flight} callers"] = str(error)
-                            rates.append(f"{in_flight}: {error}")
-                            continue
-                        used_s = processes.cpu_seconds() - used_s
-                        if not load.latencies_s:  # the slower the peer, the longer the callers wait for one another
-                            rates.append(f"{in_flight}: no answer within the time, allow more --seconds")
-                            continue
-                        measured.setdefault(key, {}).setdefault(in_flight, Measured()).add(load, used_s)
-                        rates.append(f"{in_flight}: {load.images_per_s:.1f}")
-                except Exception as error:  # one peer that fails stops no other
-                    failed[key] = f"{type(error).__name__}: {error}"
-                    measured.pop(key, None)
-                    print(f"{peer.title} failed and is left out: {failed[key]}\n{processes.last_words()}", flush=True)
-                    continue
-            shown = "   ".join(rates)
-            print(f"repeat {repeat + 1}/{repeats}  {peer.title:38} ready in {ready_s:.1f} s   {shown}", flush=True)
-    return measured, statistics.median(bare), failed
+            try:
+                said = measure(bench, peer, python, callers, measured[key], failed)
+            except Exception as error:  # one peer that fails stops no other
+                failed[key] = str(error).splitlines()[0]
+                del measured[key]
+                said = f"failed and is left out: {error}"
+            print(f"repeat {repeat + 1}/{repeats}  {peer.title:38} {said}", flush=True)
+    medians = {
+        key: {in_flight: medians_of(each) for in_flight, each in levels.items()}
+        for key, levels in measured.items()
+        if levels
+    }
+    return medians, statistics.median(bare), failed
 
 
 def report(
@@ -268,51 +281,76 @@ def report(
             continue
         callers, figures = best
         beyond = 1000 / figures["images_per_s"] - 1000 / bare_per_s
-        table.add_row(
-            PEERS[key].title,
-            f"{figures['images_per_s']:.1f}",
-            str(callers),
-            f"{figures['p50_ms']:.1f}",
-            f"{figures['p99_ms']:.1f}",
-            f"{beyond:+.2f}",
-            f"{figures['server_cpu_ms']:.2f}",
-            f"{figures['client_cpu_ms']:.2f}",
-        )
+        shown = [f"{figures[name]:.2f}" for name in ("server_cpu_ms", "client_cpu_ms")]
+        latency = [f"{figures[name]:.1f}" for name in ("p50_ms", "p99_ms")]
+        rate = f"{figures['images_per_s']:.1f}"
+        table.add_row(PEERS[key].title, rate, str(callers), *latency, f"{beyond:+.2f}", *shown)
     return table
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure, print, and return what the last line says."""
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=PEERS, default=list(PEERS), help="these peers alone")
-    parser.add_argument("--workload", choices=("identity", "photos", "both"), default="both")
+    parser.add_argument("--workload", nargs="+", choices=P99_MS, default=list(P99_MS), help="both by default")
     parser.add_argument("--environments", type=Path, help="folder with one virtual environment per peer")
     parser.add_argument("--install", action="store_true", help="make the environments that are missing, and end")
-    parser.add_argument(
-        "--photo", type=Path, default=SAMPLE_PHOTO, help="whose largest face is sent (default: the sample)"
-    )
+    parser.add_argument("--photo", type=Path, default=SAMPLE_PHOTO, help="whose largest face is sent")
     parser.add_argument("--models", type=Path, help="model repository; the demo models by default")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each measurement (default 4)")
     parser.add_argument("--repeats", type=int, default=3, help="how often all take turns (default 3)")
-    parser.add_argument(
-        "--callers", type=int, nargs="+", default=[1, 4, 8, 16], help="callers at once (default 1 4 8 16)"
-    )
+    parser.add_argument("--callers", type=int, nargs="+", default=[1, 4, 8, 16], help="at once (default 1 4 8 16)")
     parser.add_argument("--p99-ms", type=float, help="the bound (default 50 for identity, 1000 for photos)")
     parser.add_argument("--quick", action="store_true", help="one repeat of one second under 1 and 8 callers")
     arguments = parser.parse_args(argv)
     if arguments.quick:
         arguments.seconds, arguments.repeats, arguments.callers = min(arguments.seconds, 1.0), 1, [1, 8]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves the blocks that end the servers
-    chosen = {key: PEERS[key] for key in arguments.only}
-    if arguments.install:
-        if arguments.environments is None:
-            parser.error("--install needs --environments")
-        install(list(chosen.values()), arguments.environments)
-        return {}
+    if arguments.install and arguments.environments is None:
+        parser.error("--install needs --environments")
+    return arguments
 
+
+def compare(
+    workload: Workload, arguments: argparse.Namespace, peers: dict[str, tuple[Peer, Path]], scratch: Path
+) -> dict[str, Any]:
+    """Measure one workload, print it, and return what the last line says of it."""
+    if workload == "identity":
+        graph, repository = identity_models(scratch)
+    else:
+        graph = repository = arguments.models or demo_models()
+    seconds = max(arguments.seconds, MIN_SECONDS[workload])
+    least_s = arguments.repeats * len(peers) * len(arguments.callers) * seconds * 1.1
+    print(f"{workload}: {len(peers)} peers, {least_s / 60:.1f} minutes and the time that they take to start")
+    bench = Bench(workload, graph, repository, prepare(arguments.photo, Options()).aligned[:1], seconds)
+    medians, bare, failed = run(bench, peers, arguments.callers, arguments.repeats)
+    p99_ms = arguments.p99_ms or P99_MS[workload]
+    Console(width=120).print(report(workload, medians, bare, p99_ms))
+    best = {key: best_within(levels, p99_ms) for key, levels in medians.items()}
+    rates = {key: each[1]["images_per_s"] for key, each in best.items() if each is not None}
+    for name, value in ratios(rates).items():
+        if value is not None:
+            verdict = f" (goal {GOAL:g}: {'met' if value >= GOAL else 'missed'})" if workload == "identity" else ""
+            print(f"{name.replace('_', ' ')}: {value:.2f} times{verdict}")
+    return {
+        "p99_bound_ms": p99_ms,
+        "bare_images_per_s": round(bare, 2),
+        "best_images_per_s": rates,
+        **ratios(rates),
+        "peers": medians,
+        "failed": failed,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure, print, and return what the last line says."""
+    arguments = parse(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves the blocks that end the servers
+    if arguments.install:
+        install([PEERS[key] for key in arguments.only], arguments.environments)
+        return {}
     found: dict[str, tuple[Peer, Path]] = {}
     missing = {}
-    for key, peer in chosen.items():
+    for key in arguments.only:
+        peer = PEERS[key]
         python = find_python(peer, arguments.environments)
         if python is None:
             missing[key] = how_to_install(peer, arguments.environments)
@@ -320,50 +358,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         else:
             found[key] = peer, python
     machine = environment()
-    summary: dict[str, Any] = {"workloads": {}, "left_out": missing}
-    workloads: list[Workload] = ["identity", "photos"] if arguments.workload == "both" else [arguments.workload]
-    with tempfile.TemporaryDirectory(prefix="visard-peers-") as folder:
-        for workload in workloads:
-            if workload == "identity":
-                graph, repository = identity_models(Path(folder))
-            else:
-                graph = repository = arguments.models or demo_models()
-            seconds = max(arguments.seconds, MIN_SECONDS[workload])
-            least_s = arguments.repeats * len(found) * len(arguments.callers) * seconds * 1.1
-            print(f"{workload}: {len(found)} peers, {least_s / 60:.1f} minutes and the time that they take to start")
-            image = prepare(arguments.photo, Options()).aligned[:1]
-            bench = Bench(workload, graph, repository, image, seconds)
-            measured, bare, failed = run(bench, found, arguments.callers, arguments.repeats)
-            medians = {
-                key: {callers: each.medians() for callers, each in levels.items()} for key, levels in measured.items()
-            }
-            p99_ms = arguments.p99_ms or P99_MS[workload]
-            Console(width=120).print(report(workload, medians, bare, p99_ms))
-            best = {key: best_within(levels, p99_ms) for key, levels in medians.items()}
-            rates = {key: found_best[1]["images_per_s"] for key, found_best in best.items() if found_best is not None}
-            summary["workloads"][workload] = {
-                "p99_bound_ms": p99_ms,
-                "bare_images_per_s": round(bare, 2),
-                "best_images_per_s": rates,
-                **ratios(rates),
-                "peers": medians,
-                "failed": failed,
-            }
-            _print_goals(workload, ratios(rates))
-    print(json.dumps({**summary, "environment": machine}))
+    with tempfile.TemporaryDirectory(prefix="visard-peers-") as scratch:
+        workloads = {each: compare(each, arguments, found, Path(scratch)) for each in arguments.workload}
+    summary = {"workloads": workloads, "left_out": missing, "environment": machine}
+    print(json.dumps(summary))
     return summary
-
-
-def _print_goals(workload: Workload, figures: dict[str, float | None]) -> None:
-    goals = {
-        "grpc_over_best_peer": ("gRPC over the best peer", GOAL_OVER_PEERS),
-        "shared_memory_over_best_peer": ("shared memory over the best peer", GOAL_OVER_PEERS),
-        "shared_memory_over_grpc": ("shared memory over our own gRPC", GOAL_SHARED_OVER_GRPC),
-    }
-    for name, (what, goal) in goals.items():
-        if (value := figures[name]) is not None:
-            verdict = f" (goal {goal:g}: {'met' if value >= goal else 'missed'})" if workload == "identity" else ""
-            print(f"{what}: {value:.2f} times{verdict}")
 
 
 if __name__ == "__main__":
