@@ -1,6 +1,6 @@
 """Where a server is and how to reach it: address, encryption, credentials, limits.
 
-It opens channels and knows nothing about what goes through them.
+It opens channels; what goes through them is in `wire`.
 """
 
 from __future__ import annotations

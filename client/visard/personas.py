@@ -1,7 +1,7 @@
 """Who becomes whom: draws the numbers that choose a persona for each face of a photo.
 
 A number is drawn without looking at the face: nothing of it can be read from the persona, nor from the number. Numbers
-and keys are neither logged nor stored, and stand in no result. It knows nothing about photos, models or servers.
+and keys are neither logged nor stored, and stand in no result.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
              └─────────────── prepare ───────────────┘
 
 Pure functions of their arguments, run by both clients on worker threads: Pillow, dlib and most of numpy release the
-GIL. It knows nothing about connections.
+GIL. Connections are left to the clients.
 
 A photo fails closed: where one of the chosen faces cannot be anonymised, an error is raised and no photo comes back.
 """

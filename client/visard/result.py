@@ -1,7 +1,7 @@
 """What a caller gets back: the photo without the faces that were in it, and one report per face.
 
 Values only. Pixels leave a result through `save`, and only to the path that the caller names, or as the bytes of
-`encode`; `to_dict` has none. It knows nothing about how a result came about.
+`encode`; `to_dict` has none.
 """
 
 from __future__ import annotations

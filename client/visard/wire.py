@@ -2,7 +2,7 @@
 
 `config.pbtxt` in the model repository is the authority; this module repeats names, types and shapes only, and a
 test holds both against each other. Both clients, the synchronous and the asynchronous one, speak through these
-functions. It knows nothing about photographs, connections or retries.
+functions. Connections and retries are in `client`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Figures with the interval that their sample allows: shares, means, medians, and differences of paired shares.
 
-All take their values for independent. It knows nothing about faces.
+All take their values for independent.
 """
 
 from __future__ import annotations

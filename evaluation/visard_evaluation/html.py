@@ -1,6 +1,6 @@
 """An evaluation as one HTML page that loads nothing: sentences, figures, plots, groups, worst cases.
 
-Pictures of people are in it only where the evaluation kept some. It knows nothing about how figures are made.
+Pictures of people are in it only where the evaluation kept some. `summary` makes the figures.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Anonymises photos once more with a key for each person, to see how well such photos can be linked.
-
-It knows nothing about how descriptors are compared.
-"""
+"""Anonymises photos once more with a key for each person, to see how well such photos can be linked."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which photos are evaluated, and what is known about each: the label of its largest face, its person, its groups.
 
 Labels come from a `manifest.csv` (columns file, gender and optionally split and person, any further ones for groups) or
-from folders named `female` and `male`; photos without labels are welcome too. It knows nothing about what is measured.
+from folders named `female` and `male`; photos without labels are welcome too.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Ridge regression from anonymised to clear descriptors, fitted to the pairs of all folds but one and tried on that one:
 nobody who is searched for was learned from. How strongly it is held back, and whether it maps the descriptor or
 corrects it, is chosen by how well a search goes among the people it learns from: with few of them the regression can
-only answer with mixtures of their own faces, which is near in squares and finds nobody else. It knows nothing about
-pictures.
+only answer with mixtures of their own faces, which is near in squares and finds nobody else. It works on
+descriptors, never on pictures.
 """
 
 from __future__ import annotations

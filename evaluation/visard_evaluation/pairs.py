@@ -2,7 +2,7 @@
 
 They come as the same outcomes that a client yields, so that nothing after this file knows the difference. The
 classifier of a server judges both sides; that each face was meant to become the opposite of its apparent gender is
-assumed. It knows nothing about the run that made the results.
+assumed.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The trunk of VGG16 (Simonyan and Zisserman, 2015) with blurred pooling, as the package `stlpips-pytorch` ships it
 (Ghildyal and Liu, Shift-tolerant Perceptual Similarity Metric, ECCV 2022): built here, so that torchvision is not
-needed. It knows nothing about distances.
+needed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The plots of a report, as SVG that stands in a page: no outside font, no picture, no script.
 
-Points are aggregated or unnamed; no pixels. It knows nothing about the page.
+Points are aggregated or unnamed; no pixels.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 dlib's is built in. Any other comes as an ONNX file and is fed by the convention of ArcFace and its successors
 (`insightface`): the face brought to five points of a template by a similarity transform, RGB. Distances are Euclidean
-for all of them. It knows nothing about what is compared with what.
+for all of them.
 """
 
 from __future__ import annotations

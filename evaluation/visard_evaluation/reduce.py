@@ -1,6 +1,6 @@
 """From what was measured of each photo to the figures of some: shares, means and medians.
 
-It knows nothing about which photos make a group, nor about how figures are shown.
+`summary` says which photos make a group.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """An attacker who learns to restore faces: a small network from anonymised pictures to clear ones, at low resolution.
 
 It is trained on the pairs of all folds but one and tried on that one, so that it never saw the people it restores.
-Recognisers then look at what it made. It knows nothing about recognisers.
+Recognisers then look at what it made.
 """
 
 from __future__ import annotations

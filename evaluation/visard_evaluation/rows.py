@@ -1,6 +1,6 @@
 """The rows of an evaluation's table: what each figure is called, what it means, and where it stands.
 
-It knows nothing about how they are laid out.
+`markdown` and `html` lay them out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Whom recognisers find: pictures compared with their own original, and looked up among all originals.
 
-Values in, values out, a match for each photo and each kind of picture. It knows nothing about averages.
+Values in, values out, a match for each photo and each kind of picture.
 """
 
 from __future__ import annotations

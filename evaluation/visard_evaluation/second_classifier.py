@@ -1,6 +1,6 @@
 """A second opinion on apparent gender, by a classifier that steered no swap: a file of the user's choice.
 
-It knows nothing about swaps, nor about the server whose own classifier gives the first opinion.
+It is independent of the server's own classifier, which gives the first opinion.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What was found, in plain sentences: who is still recognised, by what, how often. They stand before the table.
 
-It knows nothing about how they are laid out.
+`markdown` and `html` lay them out.
 """
 
 from __future__ import annotations

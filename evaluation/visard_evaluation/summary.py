@@ -1,7 +1,4 @@
-"""All that an evaluation says, from the measures of its photos: figures of all and of groups, worst cases, settings.
-
-It knows nothing about how figures are shown.
-"""
+"""All that an evaluation says, from the measures of its photos: figures of all and of groups, worst cases, settings."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The words around an evaluation's figures: how they are written, what they do not say, the worst cases.
-
-It knows nothing about how they are laid out.
-"""
+"""The words around an evaluation's figures: how they are written, what they do not say, the worst cases."""
 
 from __future__ import annotations
 

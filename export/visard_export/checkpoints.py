@@ -1,8 +1,7 @@
 """Weights files in and out: hostile bytes become a checked architecture and its tensors, or a `CheckpointError`.
 
 A file is judged by its content: safetensors, or what `torch.load(weights_only=True)` reads. Neither executes code.
-What a file holds must be one of the two networks exactly, in finite numbers. This module knows nothing about images,
-ONNX or servers.
+What a file holds must be one of the two networks exactly, in finite numbers.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 Casting, scaling, resizing, normalisation and rounding belong to the graph: a quarter of the bytes travel and the server
 runs no Python for them. Casts from and to uint8 stand first and last because TensorRT computes nothing else in it.
-This module knows nothing about files or ONNX.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Graphs written as ONNX files, and what such a file says about its own precision.
-
-It knows nothing about checkpoints, tolerances or repositories.
-"""
+"""Graphs written as ONNX files, and what such a file says about its own precision."""
 
 from __future__ import annotations
 

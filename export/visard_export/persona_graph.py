@@ -7,7 +7,7 @@
 
 Of the face itself only this reaches the picture inside the mask: where things lie (smooth fields at an eighth of the
 size), the low frequencies of light and skin colour, how sharp, noisy and colourful the photo is, and a choice of one
-of twelve groups. This module knows nothing about files or ONNX.
+of twelve groups.
 """
 
 from __future__ import annotations

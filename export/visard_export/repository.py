@@ -1,7 +1,7 @@
 """A model repository for Triton: the static configurations adapted to a machine, with exported models in them.
 
 A repository is built in a hidden folder beside the target and appears there by renaming, so that what a server finds is
-whole. This module knows nothing about weights or torch.
+whole. It needs neither weights nor torch.
 """
 
 from __future__ import annotations

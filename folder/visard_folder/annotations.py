@@ -5,7 +5,7 @@ swap keeps a face's place and pose. Of a COCO file only known fields are carried
 original (`coco_url`, `date_captured`, captions); of a table every column is, so a table with names is not one to carry.
 
 The gender that a face now shows is the one that the generator was asked for; a face made of blocks shows none, and a
-face that was left as it is keeps its label. It knows nothing about how faces are anonymised.
+face that was left as it is keeps its label.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A record is written only after its image stands under its final name, so a journal never promises a file that is not
 there; the other way round, an image without its record is simply made again, with the same bytes. SQLite with a
 write-ahead log: a killed process loses nothing that was committed. There are no pixels, no face descriptors and no
-absolute paths in it. It knows nothing about how photos are anonymised.
+absolute paths in it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 By construction nothing but pixels reaches the encoder. This reads the result back, part by part, and lets through only
 what a picture needs and the one XMP packet that says what it is: a list of what may be there, not of what may not, so
-that no kind of metadata can be forgotten. It knows nothing about faces.
+that no kind of metadata can be forgotten.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Writes the manifest of a run, a row per photo, as CSV and as Parquet: from the journal, in the order of the paths.
 
 Made anew at the end of every run, however often it was interrupted. Nothing but the timings differs from the manifest
-of an undisturbed run. It knows nothing about how the records came about.
+of an undisturbed run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Tells the people of a list from all others, by dlib's face descriptors.
 
 Descriptors are biometric data: they live in memory only, for the length of a run, and are neither printed nor stored.
-It knows nothing about policies or files of a run.
 """
 
 from __future__ import annotations

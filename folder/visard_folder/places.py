@@ -1,7 +1,4 @@
-"""Where photos come from and where results go: a folder of this machine or a store, told apart by their names.
-
-It knows nothing about servers and engines.
-"""
+"""Where photos come from and where results go: a folder of this machine or a store, told apart by their names."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What becomes of a face and of its photo: the verdict on a swap, the three policies, and the pixelation.
 
-A face that could not be hidden never reaches the output as it was. Pure functions of values; it knows nothing about
-files, journals or servers.
+A face that could not be hidden never reaches the output as it was. Pure functions of values; files, journals
+and servers are left to the callers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Brings a photo's result to the disk, so that a run can be killed at any moment.
 
-An image gets its name only when it is whole and on the disk. It knows nothing about how a photo is anonymised.
+An image gets its name only when it is whole and on the disk.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Blends swapped faces back into the photo they came from.
 
 The exact inverse of `geometry.crop`. Each pixel of a face's core comes from that face's own swap and from nothing
-else; towards its edge a swap fades into the photo. Pixels outside every crop stay bit-identical. It knows nothing
-about how faces are found or swapped.
+else; towards its edge a swap fades into the photo. Pixels outside every crop stay bit-identical.
 """
 
 from __future__ import annotations

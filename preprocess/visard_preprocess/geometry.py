@@ -1,8 +1,7 @@
 """Where an aligned face lies in a photo: the FFHQ square, the way there and back, and the crop itself.
 
 A quad is a square, so that crop and photo are related by a similarity transform whose inverse is exact. Points are
-(x, y) in pixel-index coordinates: the centre of the first pixel is (0, 0). It knows nothing about how landmarks are
-found, nor about dlib.
+(x, y) in pixel-index coordinates: the centre of the first pixel is (0, 0). Landmarks come from `align`.
 """
 
 from __future__ import annotations

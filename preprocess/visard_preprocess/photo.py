@@ -1,7 +1,7 @@
 """Photographs in and out: decode, check and orient on the way in, write without metadata on the way out.
 
 A photo is an (H, W, 3) uint8 RGB array in the sRGB colour space, upright, without anything but its pixels. What is
-accepted is decided by the content, never by the name. It knows nothing about faces.
+accepted is decided by the content, never by the name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One way to run the generator, measured in a process of its own: `python -m visard_benchmarks.gpu.variants JOB.json`.
 
 A job names a variant and where the models lie; each result is appended to the job's file as one line of JSON as soon as
-it is there, so that what comes after it cannot take it away. It knows nothing about tables or other variants.
+it is there, so that what comes after it cannot take it away.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Prepared faces as the gender classifier sees them: resized once, by the very matrices of the served graph.
-
-It knows nothing about training, nor about labels.
-"""
+"""Prepared faces as the gender classifier sees them: resized once, by the very matrices of the served graph."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How good a classifier is: calibrated, then measured through the very graph that is served.
 
-`evaluate` serves any classifier and any prepared faces, not only those of a training. It knows nothing about training.
+`evaluate` serves any classifier and any prepared faces, not only those of a training.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Variety for few faces: what ordinary photographs differ in, drawn anew for every picture of every batch.
 
 Pictures are (N, 3, S, S) float32 RGB in 0..1, parameters come from a generator on the CPU, so that one seed draws the
-same for every device. It knows nothing about what the pictures are for.
+same for every device.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Photographs of people in, a cache of aligned faces out: what every training starts from.
 
 `prepare_faces` aligns each photo once with Visard's own aligner and remembers where it was; `read_faces` reads what it
-left. It knows nothing about networks.
+left.
 
 A cache is a folder that holds pictures of real people: it lies where the user said, and nowhere else.
 

@@ -1,7 +1,7 @@
 """The StyleGAN2 generator in inference form: z → w by the mapping network, w → a picture by the synthesis network.
 
 Plain torch operations in float32, with the noise inputs fixed, so that one w always gives one picture. The names in
-its state dict are those of NVIDIA's published networks. It knows nothing about files or genders.
+its state dict are those of NVIDIA's published networks.
 
 Source: Karras, Laine, Aittala, Hellsten, Lehtinen, Aila: Analyzing and Improving the Image Quality of StyleGAN, 2020
 (arXiv 1912.04958): weight demodulation in section 2.2, skip generator in section 4.

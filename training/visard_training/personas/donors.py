@@ -1,7 +1,4 @@
-"""Reads donors, the generated portraits that personas are averaged from, and tells which of them go together.
-
-It knows nothing about how they are averaged.
-"""
+"""Reads donors, the generated portraits that personas are averaged from, and tells which of them go together."""
 
 from __future__ import annotations
 
