@@ -25,7 +25,7 @@ with warnings.catch_warnings():
     import schemathesis
     from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-PHOTO = (Path(__file__).resolve().parents[1] / "server/visard_server/data/astronaut.jpg").read_bytes()
+PHOTO = (Path(__file__).resolve().parents[2] / "server/visard_server/data/astronaut.jpg").read_bytes()
 
 for kind in ("image/jpeg", "image/png", "image/webp", "application/octet-stream"):
     schemathesis.openapi.media_type(

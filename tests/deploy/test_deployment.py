@@ -33,7 +33,7 @@ from visard_web.serve import DRAIN_S
 if TYPE_CHECKING:
     from visard_server.triton import TritonServer
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILES = sorted([*(ROOT / "docker").glob("*.Dockerfile"), ROOT / "docker" / "gateway" / "Dockerfile"])
 CHART = ROOT / "deploy" / "helm" / "visard"
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -101,7 +101,7 @@ def test_images_are_built_from_the_whole_package_and_nothing_else() -> None:
 def test_the_guides_first_steps_work(tmp_path: Path) -> None:
     guide = (ROOT / "docs" / "deploy.md").read_text()
     (block,) = re.findall(
-        r"<!-- executed by tests/test_deployment.py, up to docker -->\n```sh\n(.*?)```", guide, re.DOTALL
+        r"<!-- executed by tests/deploy/test_deployment.py, up to docker -->\n```sh\n(.*?)```", guide, re.DOTALL
     )
     (tmp_path / "docker").mkdir()
     (tmp_path / "docker" / "gateway").symlink_to(ROOT / "docker" / "gateway")

@@ -9,7 +9,7 @@ from typer.main import get_command
 
 from visard_cli.app import app
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def blocks(file, language):

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from visard import Client, Options
 from visard_testing.tiny_models import tiny_repository
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "end_user.ipynb"
 
 CHOOSE = """

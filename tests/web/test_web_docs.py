@@ -14,7 +14,7 @@ from visard_cli.app import app
 from visard_preprocess.photo import photo_format
 from visard_testing.web_server import web_server
 
-GUIDE = (Path(__file__).resolve().parents[1] / "docs" / "web.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "web.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```sh\n(.*?)```", GUIDE, flags=re.DOTALL) for line in block.splitlines()]
 CURLS = [line for line in LINES if line.startswith("curl ")]
 COMMANDS = [line.split(" #")[0] for line in LINES if line.startswith("visard ")]

@@ -10,7 +10,7 @@ from typer.main import get_command
 from visard_cli.receipt import app as receipt_app
 from visard_evaluation.reduce import figures_of
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def lines(name):
