@@ -213,10 +213,12 @@ def test_compose_for_gpus_wants_a_key_for_the_operator() -> None:
 # -- observability ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promtool
 def test_alerts_fire_when_they_should_and_only_then() -> None:
     run("promtool", "test", "rules", *PROMETHEUS.glob("rules_*test.yml"))
 
 
+@pytest.mark.promtool
 def test_prometheus_takes_its_configuration(services: dict[str, Any], tmp_path: Path) -> None:
     targets = {volume["target"] for volume in services["prometheus"]["volumes"]}
     text = (PROMETHEUS / "prometheus.yml").read_text()
@@ -274,6 +276,7 @@ def lost(before: Any, after: Any, path: str = "") -> list[str]:
     ]
 
 
+@pytest.mark.promtool
 def test_the_dashboard_asks_what_prometheus_understands(tmp_path: Path) -> None:
     board = dashboard()
     assert {"uid", "title", "schemaVersion", "panels", "time"} <= board.keys()
@@ -522,6 +525,7 @@ def test_nobody_but_the_gateway_reaches_triton() -> None:
     assert sum("shared-memory:visard-admin=$(ADMIN_KEY)" in argument for argument in arguments) == 2
 
 
+@pytest.mark.nginx
 def test_the_charts_upstreams_are_nginxs(tmp_path: Path) -> None:
     upstreams = render(**CASES["web"])["ConfigMap", "faces-gateway"]["data"]["upstreams.conf"]
     upstreams = re.sub("faces-(triton|web)", "127.0.0.1", upstreams)

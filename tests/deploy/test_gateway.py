@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.nginx
+
 MODELS = {"anonymizer_to_male", "generator_to_male", "gender_classifier"}  # loads in half the time of all
 IMAGE = np.linspace(0, 90, 512 * 512 * 3).reshape(1, 512, 512, 3).astype(np.uint8)
 RPCS = sorted(service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from visard_server.triton import TritonServer
 
+pytestmark = pytest.mark.nginx
+
 MEBIBYTE = 2**20
 JPEG = {"Content-Type": "image/jpeg"}
 

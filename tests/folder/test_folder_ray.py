@@ -28,7 +28,10 @@ from visard_testing.folder_trees import face_photo, outputs
 from visard_testing.tiny_models import tiny_repository
 from visard_testing.waiting import wait_until
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")  # Ray's own, of its own settings
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),  # Ray's own, of its own settings
+]
 
 
 def manifest(target):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, Locator, Page
 
+pytestmark = pytest.mark.browser
+
 UPLOAD = "Click or drag & drop an image here to upload"
 SECRET = "Winterfeldt"  # in the file's name and its metadata: it must come out nowhere
 
