@@ -6,16 +6,24 @@ BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test system-packages lint format serve bench clean
+.PHONY: help demo test test-quick system-packages lint format serve bench clean
 
 help: ## Show this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 demo: $(VENV)/.installed ## Anonymise the sample photo with the embedded server: out/demo/before_after.png
 	$(BIN)/visard demo --output out/demo
 
 test: $(VENV)/.installed system-packages ## Run the tests, the real Triton in them
 	$(BIN)/python -m pytest
+
+# The rooms that answer fast, and of the others the files that need no server.
+QUICK := tests/preprocess tests/cli tests/docs/test_readme.py tests/client/test_wire.py tests/client/test_public_names.py \
+	tests/evaluation/test_evaluation_parts.py tests/folder/test_folder_parts.py tests/web/test_web_parts.py \
+	tests/export/test_networks.py tests/training/test_training_data.py
+
+test-quick: $(VENV)/.installed ## Run the tests that answer within two minutes, without apt packages
+	$(BIN)/python -m pytest -q $(QUICK) -m "not (nginx or promtool or browser or ray or slow)"
 
 # The gateway is tested with the nginx that runs it, its alert rules with Prometheus' own tool, the page with a browser.
 system-packages:

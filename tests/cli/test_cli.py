@@ -131,6 +131,7 @@ def test_no_server_is_one_readable_line(astronaut, tmp_path):
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.slow
 def test_untrained_models_are_announced_loudly(exported, astronaut, tmp_path):
     run = visard("swap", astronaut, "-o", tmp_path / "out.png", "--models", exported, "--identity")
     assert run.returncode == 0, run.stderr
@@ -167,6 +168,7 @@ def test_serve_refuses_a_folder_that_is_no_repository(tmp_path):
     assert "visard export" in run.stderr
 
 
+@pytest.mark.slow
 def test_serve_until_interrupted(exported):
     command = [sys.executable, "-m", "visard_cli", "serve", str(exported), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -49,6 +49,7 @@ def textbook_landmarks(photo, predictor):
 # --- which faces are found ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_as_many_faces_as_dlib_sees_with_one_enlargement(shared_photos):
     # Of the portraits that differ by their person alone, numbers 02 to 19 are left out for the time they take.
     portraits = tuple(f"{number:02}_" for number in range(2, 20))
