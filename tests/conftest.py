@@ -60,7 +60,7 @@ def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServ
     """The same with generators that take about a second and queues of one.
 
     Not one for all tests: Triton 2.51 can crash after a burst of requests that their callers gave up, see
-    docs/decisions.md, 20, and what uses it here gives many up.
+    docs/decisions.md, 19, and what uses it here gives many up.
     """
     from visard_server.triton import TritonServer
     from visard_testing.tiny_models import tiny_repository
