@@ -76,9 +76,10 @@ class _Work:
         try:
             while isinstance(found := await _on(self._disk, partial(next, photos, end)), Found):
                 if len(pending) == self._window:
-                    done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                    done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
-                        task.result()
+                        task.result()  # where several failed, the others' errors are taken below
+                    pending -= done
                 pending.add(asyncio.ensure_future(self._photo(found)))
             for task in asyncio.as_completed(pending):
                 await task

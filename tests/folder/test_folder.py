@@ -6,7 +6,9 @@ is male.
 
 from __future__ import annotations
 
+import asyncio
 import csv
+import gc
 import io
 import json
 import os
@@ -500,7 +502,9 @@ def test_a_full_disk_ends_the_run_clearly(photos, undisturbed, tiny_server, tmp_
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    with start(photos, tmp_path / "out", tiny_server, preexec_fn=limited) as process:
+    # A .pyc that Python cuts off at the limit would be there for every later run.
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    with start(photos, tmp_path / "out", tiny_server, preexec_fn=limited, env=environment) as process:
         _, said = process.communicate()
     assert process.returncode == EXIT_CODES[OutputError], said
     assert "make room" in said
@@ -508,6 +512,24 @@ def test_a_full_disk_ends_the_run_clearly(photos, undisturbed, tiny_server, tmp_
     assert outputs(tmp_path / "out").items() <= outputs(undisturbed).items()
     run(photos, tmp_path / "out", tiny_server)
     assert_same(tmp_path / "out", undisturbed)
+
+
+def test_photos_that_fail_together_are_one_error(photos, tiny_server, tmp_path, monkeypatch, caplog):
+    """Two that meet a full disk at the same moment: the second is no traceback in the middle of the first's words."""
+    waiting = []
+
+    async def fail(*_):
+        waiting.append(asyncio.get_running_loop().create_future())
+        if len(waiting) == 6:  # as many as one worker has under way
+            for future in waiting:
+                future.set_exception(OutputError("no room"))
+        await waiting[-1]
+
+    monkeypatch.setattr("visard_folder.local_engine.anonymise", fail)
+    with pytest.raises(OutputError, match="no room"):
+        run(photos, tmp_path / "out", tiny_server)
+    gc.collect()  # asyncio speaks of an error that nobody asked for when its task is thrown away
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 # --- refusals, and the command line ---
