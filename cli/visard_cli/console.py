@@ -22,7 +22,7 @@ from visard_errors import ServerRefused
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from visard.client import Client
+    from visard.blocking import Client
     from visard_server.triton import TritonServer
 
 T = TypeVar("T")

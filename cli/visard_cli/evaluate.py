@@ -15,7 +15,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from visard.client import Client
+from visard.blocking import Client
 from visard_cli import console
 from visard_cli.console import ModelsOption, ServerOption
 from visard_cli.exit_codes import exit_help

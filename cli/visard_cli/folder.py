@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from visard.client import Client
+from visard.blocking import Client
 from visard_cli.console import (
     ModelsOption,
     PersonaKeyOption,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from visard.client import Client
+from visard.blocking import Client
 from visard.pipeline import DetectorOption
 from visard_cli.console import (
     CaOption,

@@ -9,7 +9,8 @@
 Importing this package loads neither torch nor dlib; dlib comes with the first photo.
 """
 
-from visard.client import AsyncClient, Client
+from visard.blocking import Client
+from visard.client import AsyncClient
 from visard.connection import Connection
 from visard.pipeline import Found, Options
 from visard.result import ApparentGender, FaceResult, Outcome, Result

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from visard.client import Client
+    from visard.blocking import Client
     from visard_evaluation.measures import Measures
     from visard_evaluation.recognisers import Recogniser
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Protocol
 
-    from visard.client import Client
+    from visard.blocking import Client
     from visard_evaluation.labels import LabelledPhoto
     from visard_evaluation.recognisers import Recogniser
 

@@ -146,7 +146,7 @@ def test_memory_of_a_request_that_was_given_up_rests(tmp_path: Path) -> None:
                 await client.swap(images[1])  # the region is made
                 with pytest.raises(TimeoutError):
                     await asyncio.wait_for(client.swap(images[0]), 0.3)
-                (region,) = (resting for _, resting in client._regions._resting)
+                (region,) = (resting for _, resting in client._calls._regions._resting)
                 after = [(await client.swap(images[1]))[0].swapped]  # travels over the connection
                 assert np.array_equal(region.memory[: 512 * 512 * 3].reshape(512, 512, 3), images[0])
                 return after
