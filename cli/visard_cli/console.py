@@ -1,7 +1,6 @@
 """What the commands share: where they write, how they reach a server, and the warning about untrained models.
 
-Standard output is for results, standard error for everything said along the way. It knows nothing about what a command
-does with the server.
+Standard output is for results, standard error for progress, warnings and errors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How similar a result still is to the face it replaces.
 
-Works on aligned crops, (512, 512, 3) uint8 RGB on both sides. It knows nothing about servers or detectors: the face
-descriptors that `identity_distance` compares come from `visard_preprocess.align`.
+Works on aligned crops, (512, 512, 3) uint8 RGB on both sides. The face descriptors that `identity_distance` compares
+come from `visard_preprocess.align`.
 """
 
 from __future__ import annotations

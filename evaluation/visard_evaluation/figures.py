@@ -2,8 +2,8 @@
 
 Shares lie in 0..1. What ends in `_minus_control` lies in −1..1: how far a share is above that of the control, paired by
 photo. The control are originals whose face is painted over. Rank-1 is the share of pictures whose nearest neighbour
-among all originals is the same person, who is always among them. This file knows nothing about how figures are
-computed, nor about how they are shown.
+among all originals is the same person, who is always among them. `reduce.py` computes the figures;
+`markdown.py`, `html.py` and `plots.py` show them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is measured of one anonymised photo, and many photos measured on all cores.
 
-Values out: numbers, and descriptors that never leave memory. It knows nothing about how the photo was anonymised (a
-server, or a folder of results), nor about averages.
+Returns numbers, and descriptors that never leave memory. How the photo was anonymised (by a server, or read from a
+folder of results) makes no difference. `reduce.py` averages the numbers.
 """
 
 from __future__ import annotations

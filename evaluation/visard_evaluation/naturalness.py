@@ -2,8 +2,8 @@
 
 KID (Bińkowski et al., Demystifying MMD GANs, ICLR 2018): the squared maximum mean discrepancy under the kernel
 (x·y/D + 1)³, unbiased on small samples, so that it can fall below zero. A photo and its own result share hair and
-place, which would make the two sets look more alike than they are: only pairs of different people are compared. It
-knows nothing about where the features come from.
+place, which would make the two sets look more alike than they are: only pairs of different people are compared.
+The features can come from any network.
 """
 
 from __future__ import annotations

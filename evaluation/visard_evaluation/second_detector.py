@@ -1,7 +1,7 @@
 """YuNet, a face detector that takes no part in the anonymisation: is a face still there to others than dlib?
 
-Wu, Peng and Yu: YuNet, Machine Intelligence Research 20 (2023); the file of OpenCV Zoo, March 2023 (MIT). It knows
-nothing about photos: it looks at a square that has the face in its middle.
+Wu, Peng and Yu: YuNet, Machine Intelligence Research 20 (2023); the file of OpenCV Zoo, March 2023 (MIT). It gets
+a square with the face in its middle, not the whole photo.
 """
 
 from __future__ import annotations

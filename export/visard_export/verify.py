@@ -1,7 +1,7 @@
 """An exported model held against its network: the same faces through torch in FP32 and through onnxruntime.
 
-Out of tolerance is an `ExportError`, and nothing is published. This module knows nothing about repositories, and it
-measures sameness, not quality: a bad network passes if it was exported well.
+Out of tolerance is an `ExportError`, and nothing is published. This measures sameness, not quality: a bad network
+passes if it was exported well.
 """
 
 from __future__ import annotations

@@ -5,8 +5,6 @@
 `steps` writes this once, as a generator that yields what it wants swapped: whoever drives it brings the server.
 `anonymise` drives it on an event loop, where many photos are under way at once. Whatever is wrong with a photo ends in
 its record, never in an exception.
-
-It knows nothing about servers, folders or journals.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     there ──(lost, or no answer in time)──► away ──(ready again, with the same models)──► there
                                              └───(ready with other models)──► the run ends
 
-A server with a full queue stays where it is: its faces are offered again after a pause. It knows nothing about photos.
+A server with a full queue stays where it is: its faces are offered again after a pause.
 """
 
 from __future__ import annotations

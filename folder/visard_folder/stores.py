@@ -2,7 +2,7 @@
 
 A store is listed folder by folder, in the order of the names; one folder's listing is in memory at a time. An upload to
 an object store becomes visible as a whole or not at all, which is why only those may take results. Credentials come
-from the store's own places (environment, instance role), never from the URL. It knows nothing about photos.
+from the store's own places (environment, instance role), never from the URL.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class StoreJournal(Journal):
         force: see `Journal`.
 
     Raises:
-        OutputError: the store holds something that this journal knows nothing of, or as `Journal` does.
+        OutputError: the store holds something that is not in this journal; and all errors of `Journal`.
     """
 
     def __init__(self, store: Store, folder: Path, settings: Mapping[str, Any], *, force: bool = False) -> None:

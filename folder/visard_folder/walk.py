@@ -1,8 +1,7 @@
 """Finds the files of a folder tree, one at a time, and reads them.
 
 Nothing is listed ahead: a folder with a million photos costs no more memory than one with ten. Files come in the order
-in which the file system gives them. Whatever cannot be read is found too, with the reason, so that it is reported. It
-knows nothing about what is done with a photo.
+in which the file system gives them. Whatever cannot be read is found too, with the reason, so that it is reported.
 """
 
 from __future__ import annotations

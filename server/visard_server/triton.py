@@ -3,7 +3,7 @@
     with TritonServer("models") as server:
         Client(server.grpc_url)...
 
-It knows nothing about faces or models; the model repository says what is served and how.
+The model repository decides what is served and how.
 
 The server lives no longer than the Python process that started it, however that ends. What it writes goes to a folder
 in the temporary directory (programs) and to shared memory (pixels), both under a name of its own, and is removed when

@@ -1,7 +1,7 @@
 """Request bodies, read in memory and nowhere else: never more than allowed, never longer than allowed.
 
 Starlette's own form parser puts uploads above a megabyte into temporary files, so forms are parsed here. A part's file
-name is not looked at. It knows nothing about photographs.
+name is ignored. The content is not looked at here.
 """
 
 from __future__ import annotations

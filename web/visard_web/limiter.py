@@ -1,7 +1,6 @@
 """How many photos are worked on at once, how many requests wait for that, and how often each caller may ask.
 
-Whoever finds the queue full, or waits too long in it, is sent away with the time after which to come back. It knows
-nothing about photographs.
+A request that finds the queue full, or waits too long in it, is refused with the time after which to try again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What every request passes before anything else, and every answer on its way out.
 
 In: a request id, the name the server was called by, where the request came from, the key, the rate. Out: headers that
-keep browsers from doing more than the page needs, one line of log, the counters. It knows nothing about photographs.
+keep browsers from doing more than the page needs, one line of log, the counters.
 
 Two attacks on a server that trusts its own machine are met here. A page of another origin that sends requests in a
 visitor's name is told by `Sec-Fetch-Site`, or by `Origin` in browsers that do not send it. A foreign name that is made

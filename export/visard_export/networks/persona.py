@@ -1,8 +1,7 @@
 """The persona generator: one pix2pixHD trunk for both directions, a small network for traits, and an atlas of personas.
 
 The trunk sees the face and says only where things go: displacement fields and masks. What is drawn comes from the
-atlas, pictures of nobody. This module knows nothing about how both are put together (`visard_export.persona_graph`),
-nor about how they are learned.
+atlas, pictures of nobody. `visard_export.persona_graph` puts both together.
 """
 
 from __future__ import annotations

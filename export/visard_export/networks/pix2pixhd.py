@@ -1,7 +1,7 @@
 """The pix2pixHD `global` generator: a face in −1..1 in, the head's channels out.
 
 The names in its state dict are the published ones: `model.{i}` with the indices of one flat `nn.Sequential`, so that
-published checkpoints load without renaming. It knows nothing about uint8, personas' pictures or file formats.
+published checkpoints load without renaming. `visard_export.graphs` converts from and to uint8.
 
 Source: Wang et al.: High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs, 2018, appendix.
 """

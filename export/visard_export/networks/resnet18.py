@@ -1,7 +1,7 @@
 """ResNet-18, the gender classifier: normalised RGB in, two logits out.
 
-The names in its state dict are torchvision's, so that weights trained there load here. It knows nothing about
-resizing, normalisation or softmax: those belong to `visard_export.graphs`.
+The names in its state dict are torchvision's, so that weights trained there load here. Resizing, normalisation and
+softmax are in `visard_export.graphs`.
 
 Source: He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, 2015, table 1.
 """

@@ -1,8 +1,8 @@
 """Answers with the provenance of the repository's models, as a Triton Python model.
 
 `provenance.json` beside the weights is what the export knows about the weights it wrote: their kind, origin and
-measured agreement. This model knows nothing about photographs. Triton gives a model only its own folder when the
-repository lies in cloud storage; the answer is then empty.
+measured agreement. Triton gives a model only its own folder when the repository lies in cloud storage; the answer is
+then empty.
 """
 
 from __future__ import annotations

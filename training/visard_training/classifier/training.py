@@ -8,7 +8,7 @@ again, to the same weights as if it had never stopped:
     state.pt                 where to go on
     report.json, curves.png, confusion.png
 
-It knows nothing about photographs that are not aligned, nor about servers.
+The photographs must be aligned already (`visard_training.data`).
 """
 
 from __future__ import annotations

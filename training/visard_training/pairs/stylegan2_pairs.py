@@ -9,7 +9,7 @@
     7  keep the two that are certain of their classes, or none             `choose_versions`
 
 Everything follows from the seeds: sample number s is drawn by a generator seeded with s, and the same batches are
-rendered however often a run is interrupted. This module knows nothing about checkpoint formats or training.
+rendered however often a run is interrupted. `stylegan2_checkpoints.py` reads the weights.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     prepared donors ─► shape and texture in the frame ─► groups by gender, tone, age ─► even light ─► averages ─► atlas
 
-Donors should be generated portraits, so that no real person stands behind any pixel. It knows nothing about the faces
-that personas will replace.
+Donors should be generated portraits, so that no real person stands behind any pixel. The faces that personas will
+replace are not needed here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Gives prepared faces a female and a male persona each: more faces for the classifier, in which hair tells nothing.
-
-It knows nothing about how a classifier learns from them.
-"""
+"""Gives prepared faces a female and a male persona each: more faces for the classifier, in which hair tells nothing."""
 
 from __future__ import annotations
 

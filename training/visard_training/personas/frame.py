@@ -1,7 +1,4 @@
-"""The frame that all personas are laid into, and the files that hold it and them.
-
-It knows nothing about donors.
-"""
+"""The frame that all personas are laid into, and the files that hold it and them."""
 
 from __future__ import annotations
 

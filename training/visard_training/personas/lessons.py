@@ -1,7 +1,7 @@
 """The lessons of a persona generator: faces with what should become of them, on disk and in batches that never repeat.
 
 A lesson is one face, turned and shifted a little, with the targets for both genders. Batches vary light, colour and
-sharpness, and put synthetic fringes, objects and glasses before the faces. This file knows nothing about networks.
+sharpness, and put synthetic fringes, objects and glasses in front of the faces.
 """
 
 from __future__ import annotations

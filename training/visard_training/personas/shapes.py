@@ -1,6 +1,6 @@
 """Faces as 75 points: the 68 landmarks and a forehead, their modes, masks, and smooth maps from one shape to another.
 
-Everything is measured in pixels of the aligned 512-pixel crop. It knows nothing about donors, networks or files.
+Everything is measured in pixels of the aligned 512-pixel crop.
 """
 
 from __future__ import annotations

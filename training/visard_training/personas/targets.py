@@ -1,6 +1,6 @@
 """What a persona generator is taught about one face: where things go, and which pixels are face and bare skin.
 
-Computed from landmarks and colours, at 64 and 128 cells across the crop. It knows nothing about networks.
+Computed from landmarks and colours, at 64 and 128 cells across the crop, without any network.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     prepared faces, personas ─► lessons ─► trunk (fields, masks) and traits (tone, age, mouth) ─► persona.safetensors
 
-It knows nothing about how lessons are made, nor about how the parts are put together when served.
+`lessons.py` makes the lessons; `visard_export.persona_graph` puts the parts together for serving.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a stage says how far it is: a bar on a terminal, elsewhere a line now and then. It knows nothing about stages."""
+"""How a stage says how far it is: a bar on a terminal, elsewhere a line now and then."""
 
 from __future__ import annotations
 

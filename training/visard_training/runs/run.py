@@ -1,7 +1,7 @@
 """What every training is: a folder, networks that learn, a state to go on from, and weights in the end.
 
 A run goes on from its last state when it is started again with the same settings, to the same weights as if it had
-never stopped. It knows nothing about what is learned.
+never stopped.
 """
 
 from __future__ import annotations

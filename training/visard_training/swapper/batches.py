@@ -1,7 +1,6 @@
 """Batches of pairs: decoded once into an array on the disk, drawn in a repeatable order, both sides varied the same.
 
 What a step draws depends on the seed and the step alone, so that a resumed training sees what it would have seen.
-It knows nothing about networks.
 """
 
 from __future__ import annotations

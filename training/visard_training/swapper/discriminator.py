@@ -1,6 +1,6 @@
 """The multi-scale patch discriminator of pix2pixHD: tells real pairs (photo, swapped) from generated ones, in patches.
 
-Each scale sees the same pair at half the size of the one before. It knows nothing about losses.
+Each scale sees the same pair at half the size of the one before.
 
 Source: Wang et al.: High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs, 2018, section 3.2.
 """

@@ -1,7 +1,4 @@
-"""The generator while it is trained and when it is done: differentiable swapping, first weights, export.
-
-It knows nothing about losses, data or the order of a training.
-"""
+"""The generator while it is trained and when it is done: differentiable swapping, first weights, export."""
 
 from __future__ import annotations
 

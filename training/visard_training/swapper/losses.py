@@ -1,7 +1,6 @@
 """What the swapper's training minimises: adversarial, feature matching, perceptual and reconstruction losses.
 
-All are plain functions of tensors, means over everything but what their docstrings sum. It knows nothing about
-optimisers or data.
+All are plain functions of tensors, means over everything but what their docstrings sum.
 
 Sources: Mao et al.: Least Squares Generative Adversarial Networks, 2017; Wang et al. (pix2pixHD), 2018, section 3.3
 and the code published with it; Johnson et al.: Perceptual Losses, 2016.

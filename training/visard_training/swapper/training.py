@@ -1,7 +1,6 @@
 """Trains a generator on pairs as pix2pixHD does: the photo in, the face of the other apparent gender out.
 
-`train_swapper` is the whole story; what it draws on lies in `batches` (data), `losses` and `discriminator`. It knows
-nothing about where the pairs come from.
+`train_swapper` does all of it, with the help of `batches` (data), `losses` and `discriminator`.
 
 Source: Wang et al.: High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs, 2018, and the
 training code published with it.

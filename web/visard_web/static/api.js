@@ -1,4 +1,4 @@
-// Requests to the page's own endpoints. Knows nothing about what the page shows.
+// Requests to the page's own endpoints.
 
 /** Something that went wrong, as a sentence for the person at the screen. */
 export class Problem extends Error {

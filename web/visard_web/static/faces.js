@@ -1,4 +1,4 @@
-// The faces of one photo: boxes on it, a choice for each, and what became of each. Knows nothing about the server.
+// The faces of one photo: boxes on it, a choice for each, and what became of each. Makes no requests.
 
 import { count, element, parts, percent, stamp } from "./words.js";
 

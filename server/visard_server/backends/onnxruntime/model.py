@@ -2,7 +2,7 @@
 
 It answers to `backend: "onnxruntime"`, so that one model repository serves here and in NVIDIA's container, whose
 native backend of that name understands the same settings: instance kind and device, `execution_accelerators`
-(tensorrt), `intra_op_thread_count` and `inter_op_thread_count`. It knows nothing about faces.
+(tensorrt), `intra_op_thread_count` and `inter_op_thread_count`. It serves any ONNX model.
 """
 
 from __future__ import annotations
