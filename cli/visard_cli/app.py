@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from importlib import metadata
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 
 from visard_cli import check, demo, evaluate, export, folder, receipt, serve, swap, train, web
-from visard_cli.console import err, out
+from visard_cli.console import coloured, err, out
 from visard_cli.exit_codes import EXIT_CODES, exit_code, exit_help
 from visard_errors import VisardError
 
@@ -41,7 +42,7 @@ def _options(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
 ) -> None:
     if version:
-        out.print(f"visard {metadata.version('visard')}", highlight=False)
+        out.print(f"visard {metadata.version('visard')}")
         raise typer.Exit
 
 
@@ -49,9 +50,11 @@ def main() -> None:
     """Run the command line; every expected error becomes one readable line and its exit code."""
     for signal_number in (signal.SIGINT, signal.SIGTERM):  # both unwind, so that servers and requests end with us
         signal.signal(signal_number, lambda number, _: sys.exit(128 + number))
+    for stream in (sys.stdout, sys.stderr):  # not every terminal has every letter, and file names may be any bytes
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except VisardError as error:
-        err.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        err.print(coloured("bold red", type(error).__name__, f": {error}"), soft_wrap=True)
         sys.exit(exit_code(error))

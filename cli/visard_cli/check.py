@@ -7,12 +7,11 @@ from importlib import metadata, util
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from visard import Client, Connection, ServerError
 from visard_cli import report
-from visard_cli.console import ModelsOption, out, usage
+from visard_cli.console import ModelsOption, coloured, out, usage
 from visard_cli.exit_codes import exit_help
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def check(
     table = Table("part", "state", "how to get it", title="Installed", title_justify="left")
     for part, (module, distributions, remedy) in _PARTS.items():
         found = _installed(module, distributions)
-        table.add_row(part, found or "[yellow]missing[/]", "" if found else escape(remedy))
+        table.add_row(part, found or coloured("yellow", "missing"), "" if found else remedy)
     out.print(table)
     if models is not None:
         from visard_export.repository import read_provenance
@@ -53,7 +52,7 @@ def check(
         with Client(usage(lambda: Connection(url=server))) as client:
             ready = client.models()
             missing = [model for model, there in ready.items() if not there]
-            out.print(f"{server}: {len(ready) - len(missing)} of {len(ready)} models ready", highlight=False)
+            out.print(f"{server}: {len(ready) - len(missing)} of {len(ready)} models ready")
             out.print(report.provenance_table(client.provenance()))
         if missing:
             raise ServerError(f"{server} lacks {', '.join(missing)}: export the models again and restart it")

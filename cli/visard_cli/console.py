@@ -1,6 +1,7 @@
 """What the commands share: where they write, how they reach a server, and the warning about untrained models.
 
-Standard output is for results, standard error for progress, warnings and errors.
+Standard output is for results, standard error for progress, warnings and errors. Strings are shown as they are: file
+names may hold what rich would read as markup or as an emoji. What is to be coloured is a `Text` (`coloured`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 from rich.panel import Panel
+from rich.text import Text
 
 from visard.connection import Connection
 from visard.declared import words
@@ -21,6 +23,8 @@ from visard_errors import ServerRefused
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from rich.status import Status
+
     from visard.blocking import Client
     from visard_server.triton import TritonServer
 
@@ -28,8 +32,8 @@ T = TypeVar("T")
 
 _EMBEDDED_ATTEMPTS = 10  # several seconds, where starting a crashed server anew takes two
 
-out = Console()
-err = Console(stderr=True)
+out = Console(markup=False, emoji=False, highlight=False)
+err = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 ModelsOption = Annotated[
     Path | None,
@@ -59,8 +63,18 @@ TokenOption = Annotated[
 
 
 def say(line: str) -> None:
-    """Print a line of text as it is."""
-    out.print(line, highlight=False, soft_wrap=True)
+    """Print a line, however long it is."""
+    out.print(line, soft_wrap=True)
+
+
+def coloured(style: str, words: str, rest: str = "") -> Text:
+    """Put words that stand out before others."""
+    return Text.assemble((words, style), rest)
+
+
+def progress_line(status: Status) -> Callable[[str], None]:
+    """Give what shows a line beside a spinner; rich itself would look for markup in it."""
+    return lambda line: status.update(Text(line))
 
 
 def usage(make: Callable[[], T]) -> T:
@@ -78,7 +92,7 @@ def embedded(models: Path | None, **settings: Any) -> Iterator[TritonServer]:
 
     with ExitStack() as stack:
         with err.status("Starting the embedded server") as status:
-            server = stack.enter_context(embedded_server(models, status.update, **settings))
+            server = stack.enter_context(embedded_server(models, progress_line(status), **settings))
         yield server
 
 
@@ -110,7 +124,7 @@ def warn_untrained(client: Client) -> dict[str, dict[str, Any]]:
     try:
         provenance = client.provenance()
     except ServerRefused:
-        err.print("[yellow]This server does not say where its models come from.[/]")
+        err.print(coloured("yellow", "This server does not say where its models come from."))
         return {}
     untrained = [model for model, origin in provenance.items() if origin.get("trained") is False]
     if untrained:
@@ -118,7 +132,7 @@ def warn_untrained(client: Client) -> dict[str, dict[str, Any]]:
             Panel(
                 f"{', '.join(sorted(untrained))}: weights are RANDOM, nobody trained them. The pictures show that the "
                 "parts work together and hide nobody. Export trained weights with `visard export`.",
-                title="[bold]UNTRAINED MODELS[/]",
+                title=coloured("bold", "UNTRAINED MODELS"),
                 border_style="bold red",
             )
         )

@@ -10,7 +10,7 @@ import typer
 
 from visard import Client, Options
 from visard_cli import outputs, report
-from visard_cli.console import ModelsOption, embedded, out, warn_untrained
+from visard_cli.console import ModelsOption, embedded, out, say, warn_untrained
 from visard_cli.exit_codes import exit_help
 
 EPILOG = exit_help(3, 4, 6, 7, 8)
@@ -23,16 +23,16 @@ def demo(
     """Run the whole thing on a sample photo: demo models, embedded server, before and after."""
     from visard_server.embedded import SAMPLE_PHOTO
 
+    outputs.make_folder(output)
     with embedded(models) as triton, Client(triton.grpc_url) as client:
         warn_untrained(client)
         result = client.anonymize(SAMPLE_PHOTO, Options(identity=True))
     table = report.scores_table()
-    report.add_rows(table, SAMPLE_PHOTO, result, None)
+    report.add_rows(table, SAMPLE_PHOTO, result)
     out.print(table)
-    outputs.make_folder(output)
     saved = outputs.save_result(result, SAMPLE_PHOTO, output / "after.png", side_by_side=True)
     saved[-1].replace(output / "before_after.png")
-    (output / "result.json").write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    outputs.write_text(output / "result.json", json.dumps(result.to_dict(), indent=2) + "\n")
     for path in (output / "before_after.png", output / "after.png"):
-        out.print(f"Image saved: {path}", highlight=False, soft_wrap=True)
-    out.print(f"Scores saved: {output / 'result.json'}", highlight=False, soft_wrap=True)
+        say(f"Image saved: {path}")
+    say(f"Scores saved: {output / 'result.json'}")

@@ -16,10 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from visard.blocking import Client
-from visard_cli import console
+from visard_cli import console, outputs
 from visard_cli.console import ModelsOption, ServerOption
 from visard_cli.exit_codes import exit_help
-from visard_errors import OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,6 +94,8 @@ def evaluate(
 
     if with_pictures and report is None:
         raise typer.BadParameter("--with-pictures has no --report to put them into")
+    if report is not None and markdown is not None and report.resolve() == markdown.resolve():
+        raise typer.BadParameter("--report and --markdown would overwrite each other")
     photos = find_photos(folder, split)
     groups = choose_groups(photos, group or ())
     judges = _judges(
@@ -105,7 +106,12 @@ def evaluate(
     with ExitStack() as stack:
         client = stack.enter_context(Client(console.connection_to(stack, server, models)))
         provenance = console.warn_untrained(client)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         bar = stack.enter_context(Progress(*columns, console=console.err))
         found = measure(
             photos,
@@ -130,14 +136,14 @@ def evaluate(
     if markdown is not None:
         from visard_evaluation.markdown import write_markdown
 
-        _write(markdown, write_markdown(found, title, results=results is not None))
+        _save(markdown, write_markdown(found, title, results=results is not None))
     if report is not None:
-        _write(report, write_html(found, title, results=results is not None))
+        _save(report, write_html(found, title, results=results is not None))
     if as_json:
         sys.stdout.write(json.dumps(found.to_dict()) + "\n")
     else:
         for sentence in sentences(found):
-            console.out.print(f"• {sentence}", markup=False, highlight=False)
+            console.out.print(f"• {sentence}")
         console.out.print(figures_table(found))
 
 
@@ -185,13 +191,10 @@ def figures_table(evaluation: Evaluation) -> Table:
     for row in rows(evaluation):
         table.add_row(row.label, *(cell(part, row) for part in parts.values()))
     for error, count in evaluation.errors.items():
-        table.add_row(f"[red]{error}[/]", str(count))
+        table.add_row(console.coloured("red", error), str(count))
     return table
 
 
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names may be any bytes
-    except OSError as error:
-        raise OutputError(f"cannot write '{path}' ({error.strerror}): choose a folder that can be written") from None
-    console.err.print(f"Report saved: {path}", highlight=False, soft_wrap=True)
+def _save(path: Path, text: str) -> None:
+    outputs.write_text(path, text)
+    console.err.print(f"Report saved: {path}", soft_wrap=True)

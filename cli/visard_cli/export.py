@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from visard_cli import report
-from visard_cli.console import err, out
+from visard_cli.console import err, out, progress_line, say
 from visard_cli.exit_codes import exit_help
 from visard_errors.extras import needs
 
@@ -67,7 +67,7 @@ def export(
             profile=profile,
             encoded=encoded,
             faces=verification,
-            report=status.update,
+            report=progress_line(status),
         )
-    out.print(f"Model repository ready: {target}", highlight=False, soft_wrap=True)
+    say(f"Model repository ready: {target}")
     out.print(report.provenance_table(read_provenance(target)))

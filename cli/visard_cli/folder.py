@@ -23,6 +23,7 @@ from visard_cli.console import (
     ModelsOption,
     PersonaKeyOption,
     ServerOption,
+    coloured,
     connection_to,
     err,
     out,
@@ -170,7 +171,7 @@ def folder(
     else:
         out.print(_summary_table(summary))
         for path in (*summary["manifest"], *summary["annotations"], *([summary["receipt"]] if receipt else [])):
-            err.print(f"Saved: {path}", highlight=False, soft_wrap=True, markup=False)
+            err.print(f"Saved: {path}", soft_wrap=True)
     if summary["outcomes"]["withheld"] or summary["outcomes"]["failed"]:
         raise typer.Exit(3)  # as for a single photo that could not be anonymised
 
@@ -240,7 +241,7 @@ def _shown(stack: ExitStack) -> Watcher:
     return Watcher(
         photo=photo,
         total=lambda total: progress.update(task, total=total),
-        notice=lambda text: err.print(text, style="yellow", highlight=False, soft_wrap=True, markup=False),
+        notice=lambda text: err.print(text, style="yellow", soft_wrap=True),
     )
 
 
@@ -254,7 +255,7 @@ def _summary_table(summary: dict[str, Any]) -> Table:
             table.add_row(f"faces {verdict.replace('_', ' ')}", str(count))
     table.add_section()
     for error, count in summary["errors"].items():
-        table.add_row(f"[yellow]{error}[/]", str(count))
+        table.add_row(coloured("yellow", error), str(count))
     if summary["done_before"]:
         table.add_row("done by an earlier run", str(summary["done_before"]))
     return table

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from visard_cli.console import err, out
+from visard_cli.console import coloured, err, out, say
 from visard_cli.exit_codes import exit_help
 from visard_errors import DataError
 
@@ -32,8 +31,8 @@ def keygen(
     from visard_folder.receipt import make_keys
 
     private, public = make_keys(prefix)
-    out.print(f"Private key (keep it): {private}", highlight=False, soft_wrap=True)
-    out.print(f"Public key (give it away): {public}", highlight=False, soft_wrap=True)
+    say(f"Private key (keep it): {private}")
+    say(f"Public key (give it away): {public}")
 
 
 @app.command(
@@ -56,11 +55,10 @@ def verify(
     try:
         receipt = verify_receipt(file, key, folder)
     except DataError as error:
-        err.print("[bold red]NOT VALID[/]: ", end="")
-        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        err.print(coloured("bold red", "NOT VALID", f": {error}"), soft_wrap=True)
         raise typer.Exit(1) from None
     checked = "signature and manifests" if folder else "signature; manifests were not checked, --folder does"
-    out.print(f"[bold green]VALID[/] ({checked})", highlight=False)
+    out.print(coloured("bold green", "VALID", f" ({checked})"))
     out.print(_table(receipt))
 
 
@@ -73,8 +71,8 @@ def _table(receipt: Mapping[str, Any]) -> Table:
         table.add_row(name, ", ".join(f"{key} {count}" for key, count in counts.items()) or "–")
     for name, rate in receipt["rates"].items():
         table.add_row(name.replace("_", " "), "–" if rate is None else f"{rate:.1%}")
-    table.add_row("settings", escape(", ".join(f"{name} {value}" for name, value in receipt["settings"].items())))
+    table.add_row("settings", ", ".join(f"{name} {value}" for name, value in receipt["settings"].items()))
     untrained = [name for name, model in receipt["models"].items() if model.get("trained") is False]
     if untrained:
-        table.add_row("[bold red]untrained models[/]", ", ".join(untrained))
+        table.add_row(coloured("bold red", "untrained models"), ", ".join(untrained))
     return table

@@ -6,9 +6,10 @@ import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from visard_cli.console import coloured
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,10 +28,10 @@ def scores_table() -> Table:
     return table
 
 
-def add_rows(table: Table, source: Path, result: Result | None, error: Exception | None) -> None:
-    """Add a row per face, or one that says why there is none."""
-    if error is not None or result is None:
-        table.add_row(source.name, "–", f"[red]{type(error).__name__}[/]: {escape(str(error))}", *["–"] * 5)
+def add_rows(table: Table, source: Path, result: Result | None) -> None:
+    """Add a row per face, or one for a photo that has no result; why not does not fit into it."""
+    if result is None:
+        table.add_row(source.name, "–", coloured("red", "withheld"), *["–"] * 5)
         return
     for number, face in enumerate(result.faces, 1):
         before = face.gender
@@ -42,7 +43,7 @@ def add_rows(table: Table, source: Path, result: Result | None, error: Exception
             f"{number}/{result.faces_found}",
             "not asked" if before is None else f"{before.label} {before.confidence:.0%}",
             f"{face.swapped_gender.label} {face.swapped_gender.confidence:.0%}",
-            "yes" if face.flipped else "[yellow]no[/]",
+            "yes" if face.flipped else coloured("yellow", "no"),
             f"{face.similarity_percent:.1f}",
             distance,
             f"{sum(result.seconds.values()):.2f}",
@@ -83,7 +84,7 @@ def provenance_table(provenance: dict[str, dict[str, Any]]) -> Table:
         trained, sizes = origin.get("trained"), dict(origin.get("architecture", {}))
         table.add_row(
             model,
-            "not said" if trained is None else "yes" if trained else "[red]no[/]",
+            "not said" if trained is None else "yes" if trained else coloured("red", "no"),
             ", ".join(f"{key} {value}" for key, value in sizes.get("trunk", sizes).items()),
             str(origin.get("precision", "")),
             str(origin.get("checkpoint", "")),

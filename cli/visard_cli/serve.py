@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from visard import Client
-from visard_cli.console import embedded, out, warn_untrained
+from visard_cli.console import coloured, embedded, out, warn_untrained
 from visard_cli.exit_codes import exit_help
 
 EPILOG = exit_help(4, 6, 7)
@@ -49,7 +49,7 @@ def serve(
         table = Table("model", "ready", title="Visard is serving", title_justify="left")
         with Client(triton.grpc_url) as client:
             for model, ready in client.models().items():
-                table.add_row(model, "yes" if ready else "[red]no[/]")
+                table.add_row(model, "yes" if ready else coloured("red", "no"))
             warn_untrained(client)
         out.print(table)
         for name, address in (
@@ -57,8 +57,6 @@ def serve(
             ("HTTP", triton.http_url),
             ("metrics", triton.metrics_url),
         ):
-            out.print(f"{name:8}{address}", highlight=False)
-        out.print(
-            f"Try: visard swap PHOTO -o OUT --server {triton.grpc_url}    (Ctrl-C ends the server)", highlight=False
-        )
+            out.print(f"{name:8}{address}")
+        out.print(f"Try: visard swap PHOTO -o OUT --server {triton.grpc_url}    (Ctrl-C ends the server)")
         triton.wait()

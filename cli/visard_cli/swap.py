@@ -19,6 +19,7 @@ from visard_cli.console import (
     ServerOption,
     TlsOption,
     TokenOption,
+    coloured,
     connection_to,
     err,
     out,
@@ -33,7 +34,7 @@ EPILOG = f"Example: visard swap family.jpg -o anonymised/ --identity --side-by-s
 
 @derived
 def swap(
-    photos: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP photos.", show_default=False)],
+    photos: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP photos.", readable=False, show_default=False)],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="File for one photo (.jpg, .png, .webp), else a folder.")
     ],
@@ -56,10 +57,14 @@ def swap(
     ] = False,
 ) -> None:
     """Anonymise photos: every face found is swapped, or the photo is withheld and the reason reported."""
-    targets = usage(lambda: outputs.choose_targets(photos, output, crops=crops))
+    targets = usage(lambda: outputs.choose_targets(photos, output, crops=crops, side_by_side=side_by_side))
     output_kind: Literal["photo", "crops"] = "crops" if crops else "photo"
     options = usage(lambda: replace(options, output=output_kind, persona_key=persona_key))
-    failures: list[Exception] = []
+    outputs.make_folder(targets[0].parent)
+    for photo, target in zip(photos, targets, strict=True):
+        if target.parent == output and photo.suffix != target.suffix and not crops:
+            err.print(f"{photo.name} is written as {target.name}", soft_wrap=True)
+    failures: list[tuple[Path, Exception]] = []
     with ExitStack() as stack:
         connection = connection_to(
             stack, server, models, tls=tls, root_certificates=ca, token=token, deadline_s=deadline, encoded=encoded
@@ -78,16 +83,18 @@ def swap(
                 except VisardError as failure:
                     error = failure
             if error is not None:
-                failures.append(error)
+                failures.append((source, error))
             if as_json:
                 sys.stdout.write(report.json_line(source, saved, outcome.result, error) + "\n")
             else:
-                report.add_rows(table, source, outcome.result, error)
+                report.add_rows(table, source, outcome.result if error is None else None)
                 for path in saved:
-                    err.print(f"Image saved: {path}", highlight=False, soft_wrap=True)
+                    err.print(f"Image saved: {path}", soft_wrap=True)
     if not as_json:
         out.print(table)
+        for source, error in failures:
+            out.print(coloured("red", f"{source.name}: {type(error).__name__}", f": {error}"), soft_wrap=True)
     if failures:
         done = len(photos) - len(failures)
-        err.print(f"[bold red]{len(failures)} of {len(photos)} photos withheld[/], {done} anonymised", highlight=False)
-        raise typer.Exit(exit_code(failures[0]))
+        err.print(coloured("bold red", f"{len(failures)} of {len(photos)} photos withheld", f", {done} anonymised"))
+        raise typer.Exit(exit_code(failures[0][1]))

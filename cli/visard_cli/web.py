@@ -17,6 +17,7 @@ from visard_cli.console import (
     ServerOption,
     TlsOption,
     TokenOption,
+    coloured,
     connection_to,
     err,
     usage,
@@ -96,16 +97,18 @@ def web(
             with Client(connection, workers=1) as client:
                 warn_untrained(client)
         except ServerUnavailable as error:  # it may come later: /readyz says when
-            err.print(f"[yellow]{error}[/]", highlight=False)
+            err.print(coloured("yellow", str(error)))
         if api_keys is None and not _loopback(host):
             err.print(
-                f"[bold yellow]{host} can be reached from other machines, and nobody needs a key.[/] Whoever reaches "
-                "it may use it, and reads along: give --api-keys, and put TLS in front.",
-                highlight=False,
+                coloured(
+                    "bold yellow",
+                    f"{host} can be reached from other machines, and nobody needs a key.",
+                    " Whoever reaches it may use it, and reads along: give --api-keys, and put TLS in front.",
+                )
             )
         listening = serve.listen(host, port)
         shown = f"[{host}]" if ":" in host else host
-        err.print(f"Visard's page: http://{shown}:{listening.getsockname()[1]}/    (Ctrl-C ends it)", highlight=False)
+        err.print(f"Visard's page: http://{shown}:{listening.getsockname()[1]}/    (Ctrl-C ends it)")
         if not serve.run(connection, settings, listening, proxy=proxy):
             raise ServerError("the web server did not start: see the log above")
 

@@ -129,7 +129,7 @@ class Result:
         Raises:
             ValueError: crops alone were asked for; save `faces[i]` instead.
             UnsupportedFormat: another suffix.
-            UnreadablePhoto: the path cannot be written.
+            OutputError: the path cannot be written.
         """
         from visard_preprocess.photo import write_photo
 

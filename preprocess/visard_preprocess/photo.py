@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from visard_errors import CorruptPhoto, PhotoError, PhotoTooLarge, UnreadablePhoto, UnsupportedFormat
+from visard_errors import CorruptPhoto, OutputError, PhotoError, PhotoTooLarge, UnreadablePhoto, UnsupportedFormat
 from visard_preprocess import MAX_PIXELS
 from visard_preprocess.files import write_atomically
 
@@ -132,7 +132,7 @@ def write_photo(image: NDArray[np.uint8], path: str | os.PathLike[str], *, sourc
 
     Raises:
         UnsupportedFormat: another suffix, or more pixels than the format can hold.
-        UnreadablePhoto: the path cannot be written.
+        OutputError: the path cannot be written.
     """
     path = Path(path)
     format_ = _FORMATS.get(path.suffix.lower())
@@ -142,9 +142,7 @@ def write_photo(image: NDArray[np.uint8], path: str | os.PathLike[str], *, sourc
     try:
         write_atomically(path, data)
     except OSError as error:
-        raise UnreadablePhoto(
-            f"cannot write '{path}' ({error.strerror}): choose a folder that can be written"
-        ) from None
+        raise OutputError(f"cannot write '{path}' ({error.strerror}): choose a folder that can be written") from None
 
 
 def encode_photo(image: NDArray[np.uint8], format: Format, *, source_type: SourceType | None) -> bytes:

@@ -19,6 +19,7 @@ def visard(
         [sys.executable, "-m", "visard_cli", *map(str, arguments)],
         capture_output=True,
         text=True,
+        errors="backslashreplace",
         timeout=timeout,
         env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **(env or {})},
     )

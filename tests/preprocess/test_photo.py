@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from visard_errors import CorruptPhoto, PhotoError, PhotoTooLarge, UnreadablePhoto, UnsupportedFormat
+from visard_errors import CorruptPhoto, OutputError, PhotoError, PhotoTooLarge, UnreadablePhoto, UnsupportedFormat
 from visard_preprocess.photo import encode_photo, read_photo, write_photo
 
 COMPOSITE = "compositeWithTrainedAlgorithmicMedia"
@@ -354,7 +354,7 @@ def test_a_photo_larger_than_the_format_is_refused():
 def test_a_target_that_cannot_be_written(quarters, tmp_path):
     (tmp_path / "folder.png").mkdir()
     for target in (tmp_path / "missing" / "photo.png", tmp_path / "folder.png"):
-        with pytest.raises(UnreadablePhoto, match="cannot write"):
+        with pytest.raises(OutputError, match="cannot write"):
             write_photo(quarters, target, source_type=COMPOSITE)
     assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
 
@@ -365,7 +365,7 @@ def test_a_full_disk_leaves_the_old_file_whole(face, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # stands for a full disk: the write stops half way
     try:
-        with pytest.raises(UnreadablePhoto, match="too large"):
+        with pytest.raises(OutputError, match="too large"):
             write_photo(face, target, source_type=COMPOSITE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
