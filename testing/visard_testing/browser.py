@@ -60,7 +60,7 @@ def watched_page(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
     """
     complaints: list[str] = []
     opened = browser.new_context(**context)
-    opened.set_default_timeout(20_000)
+    opened.set_default_timeout(60_000)
     page = opened.new_page()
     page.on("pageerror", lambda error: complaints.append(f"threw {error}"))
     page.on(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def visard(
-    *arguments: object, env: Mapping[str, str] | None = None, timeout: float = 120
+    *arguments: object, env: Mapping[str, str] | None = None, timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
     """Run `visard` with these arguments; ended with subprocess.TimeoutExpired after `timeout` seconds."""
     return subprocess.run(

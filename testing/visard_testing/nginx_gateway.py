@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).resolve().parents[2] / "docker" / "gateway"
 HOST = "127.0.0.1"
+_PATIENCE_S = 60  # a busy machine may take long
 
 
 @dataclass(kw_only=True)
@@ -79,7 +80,7 @@ class Gateway:
 
     def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGTERM)
-        self._process.wait(10)
+        self._process.wait(_PATIENCE_S)
 
     def new_key(self, client: str) -> str:
         """Let a client in; takes effect with `reload`."""
@@ -98,13 +99,17 @@ class Gateway:
         """Take over the operator's files; returns when the old worker processes accept nothing more."""
         old = self._workers()
         subprocess.run(self._nginx("-s", "reload"), check=True, capture_output=True)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + _PATIENCE_S
         while time.monotonic() < deadline:
             accepting = {pid for pid in self._workers() if "shutting down" not in _command_line(pid)}
             if accepting and not accepting & old:
                 return
             time.sleep(0.02)
         raise TimeoutError((self.folder / "error.log").read_text())
+
+    def has_drained(self) -> bool:
+        """Whether what was under way at the last reload has ended."""
+        return not any("shutting down" in _command_line(pid) for pid in self._workers())
 
     def access_log(self) -> list[dict[str, Any]]:
         """Read what was logged, one object per request."""
@@ -159,7 +164,7 @@ class Gateway:
         return [path, "-p", str(self.folder), "-c", str(self.folder / "nginx.conf"), "-e", "stderr", *arguments]
 
     def _wait_until_up(self) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + _PATIENCE_S
         while time.monotonic() < deadline and self._process.poll() is None:
             with suppress(OSError), urllib.request.urlopen(self.metrics_url.replace("/metrics", "/healthz")):
                 return

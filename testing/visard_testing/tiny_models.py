@@ -7,6 +7,7 @@ the classifier says. The generators have no use for the number of a persona, or 
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from tritonclient.grpc import model_config_pb2
 from visard_export.repository import AFTER_GENERATORS, ENCODED_MODELS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from numpy.typing import NDArray
 
@@ -29,6 +30,7 @@ STEP = 100  # grey levels that a generator adds or takes away
 STRIPE = slice(256, 264)  # rows across the face into which a generator writes the persona, as JPEG keeps it:
 DIGITS = 16  # blocks of 2 bits each, the lowest first,
 DIGIT_LEVELS = 64  # as grey levels 0, 64, 128 and 192
+HELD_AT_MOST_S = 120  # what waits for ever is a failed test, not a test without an end
 STEEPNESS = 1 / 8  # of the classifier's logistic curve, per grey level of mean brightness away from 127.5
 
 
@@ -161,18 +163,48 @@ def build(
     return model
 
 
+# A byte in the file `begun` for each batch, written before it is slept over; none is finished while there is `held`.
 SLOW_GENERATOR = """
-import time
+import pathlib, time
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+FOLDER = pathlib.Path(__file__).parent
+
 class TritonPythonModel:
     def execute(self, requests):
+        with (FOLDER / "begun").open("ab") as begun:
+            begun.write(b".")
         time.sleep({slow_s})
+        end = time.monotonic() + {held_at_most_s}
+        while (FOLDER / "held").exists() and time.monotonic() < end:
+            time.sleep(0.01)
         images = [pb_utils.get_input_tensor_by_name(request, "image").as_numpy() for request in requests]
         swapped = [np.clip(image.astype(np.int32) + {step}, 0, 255).astype(np.uint8) for image in images]
         return [pb_utils.InferenceResponse([pb_utils.Tensor("swapped", image)]) for image in swapped]
 """
+
+
+@contextmanager
+def held(repository: Path, model: str = "generator_*") -> Iterator[Callable[[], int]]:
+    """Let slow generators of a repository finish nothing inside the `with` block, however slow the machine is.
+
+    Yields:
+        How many batches they have begun since.
+    """
+    folders = [path.parent for path in repository.glob(f"{model}/*/model.py")]
+
+    def begun() -> int:
+        return sum(path.stat().st_size for folder in folders for path in folder.glob("begun"))
+
+    before = begun()
+    for folder in folders:
+        (folder / "held").touch()
+    try:
+        yield lambda: begun() - before
+    finally:
+        for folder in folders:
+            (folder / "held").unlink()
 
 
 def read_config(model: Path) -> model_config_pb2.ModelConfig:
@@ -200,7 +232,7 @@ def tiny_repository(
         folder: must not exist yet.
         only: the models to keep; all where it is empty. Triton refuses an ensemble whose parts are missing.
         size: rows and columns of every image; anything but 512 is against the contract.
-        slow_s: how long the generators sleep over each batch; the result stays the same.
+        slow_s: how long the generators sleep over each batch, or longer, see `held`; the result stays the same.
         max_queue_size: of every queue that a face enters by, instead of its own; what was generated is not refused.
         encoded: with the models for faces that travel as files.
         writes_persona: the generators write the number of the persona into what they draw, see `written_personas`.
@@ -232,7 +264,8 @@ def tiny_repository(
             step = STEP if model.name == "generator_to_male" else -STEP
             if slow_s:
                 config.backend = "python"
-                (model / "1" / "model.py").write_text(SLOW_GENERATOR.format(slow_s=slow_s, step=step), encoding="utf-8")
+                code = SLOW_GENERATOR.format(slow_s=slow_s, step=step, held_at_most_s=HELD_AT_MOST_S)
+                (model / "1" / "model.py").write_text(code, encoding="utf-8")
             else:
                 drawn = generator(step, size=size, writes_persona=writes_persona)
                 onnx.save(drawn, model / "1" / "model.onnx")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -9,8 +10,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], seconds: float = 30) -> T:
+def wait_until(condition: Callable[[], T], seconds: float = 120) -> T:
     """Ask again and again until the answer is true, and give that answer.
+
+    The time is for what never comes true: a busy machine may take long over what comes.
 
     Raises:
         TimeoutError: it did not become true in time.
@@ -21,3 +24,15 @@ def wait_until(condition: Callable[[], T], seconds: float = 30) -> T:
             raise TimeoutError(f"not within {seconds} s")
         time.sleep(0.02)
     return answer
+
+
+def is_free(url: str) -> bool:
+    """Whether a server can listen at host:port; a killed one on a busy machine holds its port a moment longer."""
+    host, _, port = url.rpartition(":")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError:
+            return False
+    return True

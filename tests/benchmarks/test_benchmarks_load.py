@@ -341,7 +341,7 @@ def report(tmp_path_factory):
     command = [sys.executable, "-m", "visard_benchmarks.load", "--models", models, "--quick"]
     command += ["--transports", "grpc", "sdk", "--window", "0.3", "--repeats", "2", "--loads", "0.5"]
     command += ["--in-flight", "2", "--deadline-ms", "60000", "--output", folder / "results"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=folder)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr
     (results,) = (folder / "results").iterdir()
     return json.loads((results / "report.json").read_text()), json.loads(done.stdout.splitlines()[-1]), results

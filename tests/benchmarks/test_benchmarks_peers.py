@@ -205,7 +205,6 @@ def test_an_interrupted_run_leaves_no_process_behind() -> None:
     try:
         children = wait_until(
             lambda: [each for each in psutil.Process(run.pid).children() if "serve_socket.py" in str(each.cmdline())],
-            seconds=60,
         )
         os.kill(run.pid, signal.SIGINT)
         run.wait(60)

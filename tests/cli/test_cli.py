@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,8 @@ from visard_cli.exit_codes import EXIT_CODES
 from visard_errors import PhotoError, VisardError
 from visard_testing.command_line import visard
 from visard_testing.small_models import small_checkpoints
+from visard_testing.tiny_models import held
+from visard_testing.waiting import wait_until
 
 
 def size_of(path):
@@ -183,7 +184,7 @@ def test_serve_until_interrupted(exported):
     address = next(line.split()[1] for line in lines if line.startswith("gRPC"))
     assert visard("check", "--server", address).returncode == 0
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 0, process.stderr.read()
+    assert process.wait(60) == 0, process.stderr.read()
     process.stdout.close()
     process.stderr.close()
     assert visard("check", "--server", address).returncode == 4
@@ -191,12 +192,13 @@ def test_serve_until_interrupted(exported):
 
 def test_interrupting_a_run_ends_everything(slow_server, astronaut, tmp_path):
     command = [sys.executable, "-m", "visard_cli", "swap", str(astronaut), "-o", str(tmp_path / "o.png")]
-    process = subprocess.Popen(
-        [*command, "--server", slow_server.grpc_url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    time.sleep(1.5)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    with held(slow_server.repository) as begun:
+        process = subprocess.Popen(
+            [*command, "--server", slow_server.grpc_url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        wait_until(begun)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert not (tmp_path / "o.png").exists()
@@ -246,7 +248,8 @@ def loaded_by(*arguments):
         "from visard_cli.app import main\n"
         "main()"
     )
-    run = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr
     return run.stdout.splitlines()[-1].split()[1:]
 

@@ -7,7 +7,7 @@ import io
 import itertools
 import json
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -45,8 +45,10 @@ from visard_testing.tiny_models import (
     expected_swap,
     expected_to_female,
     expected_to_male,
+    held,
     tiny_repository,
 )
+from visard_testing.waiting import wait_until
 
 
 @pytest.fixture
@@ -292,7 +294,7 @@ def test_a_full_server_is_asked_until_the_deadline(proxy):
         assert client.swap(gradients(1))
     assert len(proxy.inferences()) == 6
     proxy.faults = [grpc.StatusCode.RESOURCE_EXHAUSTED] * 99
-    with Client(Connection(url=proxy.url, deadline_s=0.5)) as client, pytest.raises(Overloaded):
+    with Client(Connection(url=proxy.url, deadline_s=2)) as client, pytest.raises(Overloaded):
         client.swap(gradients(1))
     asked = len(proxy.inferences())
     with Client(Connection(url=proxy.url, max_attempts=1)) as client, pytest.raises(Overloaded):
@@ -365,16 +367,18 @@ def test_giving_up_reaches_the_server(slow_server):
 
     with GrpcProxy(slow_server.grpc_url) as proxy:
         asyncio.run(run(proxy))
-        assert proxy.cancelled.wait(5)
+        assert proxy.cancelled.wait(60)
 
 
 def test_deadline(slow_server):
     with Client(slow_server.grpc_url) as client:
         client.swap(gradients(1))  # answered only when the faces that others gave up have left its queue of one
-    start = time.monotonic()
-    with Client(Connection(url=slow_server.grpc_url, deadline_s=0.2)) as client, pytest.raises(DeadlineExceeded):
+    with (
+        held(slow_server.repository),
+        Client(Connection(url=slow_server.grpc_url, deadline_s=0.2)) as client,
+        pytest.raises(DeadlineExceeded),
+    ):
         client.swap(gradients(1))
-    assert time.monotonic() - start < 2
 
 
 def test_overloaded(slow_server):
@@ -384,12 +388,18 @@ def test_overloaded(slow_server):
 
 
 def test_server_dies_between_request_and_answer(tmp_path):
-
-    with TritonServer(tiny_repository(tmp_path / "models", slow_s=1.0)) as server, Client(server.grpc_url) as client:
-        client.models()
-        threading.Timer(0.3, server._process.kill).start()
+    repository = tiny_repository(tmp_path / "models", slow_s=0.1)
+    with (
+        TritonServer(repository) as server,
+        Client(server.grpc_url) as client,
+        ThreadPoolExecutor(1) as pool,
+        held(repository) as begun,
+    ):
+        asked = pool.submit(client.swap, np.repeat(gradients(1), 4, axis=0))
+        wait_until(begun)
+        server._process.kill()
         with pytest.raises(ServerUnavailable):
-            client.swap(np.repeat(gradients(1), 4, axis=0))
+            asked.result()
 
 
 def test_encoded_faces_come_back_as_without_but_for_the_files(tmp_path):

@@ -7,6 +7,7 @@ import json
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,8 @@ from visard import shared_memory as module
 from visard.shared_memory import RegionPool
 from visard.wire import MODELS, REGION_SIZE, build_request
 from visard_server.triton import TritonServer
-from visard_testing.tiny_models import expected_gender, expected_swap, expected_to_male, tiny_repository
+from visard_testing.tiny_models import expected_gender, expected_swap, expected_to_male, held, tiny_repository
+from visard_testing.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,15 +139,19 @@ def test_a_restarted_server_gets_new_memory(tmp_path: Path) -> None:
 
 
 def test_memory_of_a_request_that_was_given_up_rests(tmp_path: Path) -> None:
-    repository = tiny_repository(tmp_path / "models", slow_s=1.0)
+    repository = tiny_repository(tmp_path / "models", slow_s=0.1)
     images = faces(2)
     with TritonServer(repository, shared_memory=True) as slow:
 
         async def give_up_and_go_on() -> list[NDArray[np.uint8]]:
             async with AsyncClient(shared(slow, max_in_flight=1, deadline_s=30.0)) as client:
                 await client.swap(images[1])  # the region is made
-                with pytest.raises(TimeoutError):
-                    await asyncio.wait_for(client.swap(images[0]), 0.3)
+                with held(repository) as begun:
+                    given_up = asyncio.ensure_future(client.swap(images[0]))
+                    await asyncio.to_thread(wait_until, begun)
+                    given_up.cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await given_up
                 (region,) = (resting for _, resting in client._calls._regions._resting)
                 after = [(await client.swap(images[1]))[0].swapped]  # travels over the connection
                 assert np.array_equal(region.memory[: 512 * 512 * 3].reshape(512, 512, 3), images[0])
@@ -156,17 +162,20 @@ def test_memory_of_a_request_that_was_given_up_rests(tmp_path: Path) -> None:
 
 
 def test_a_deadline_is_still_a_deadline(tmp_path: Path) -> None:
-    repository = tiny_repository(tmp_path / "models", slow_s=1.0)
+    repository = tiny_repository(tmp_path / "models", slow_s=0.1)
     with (
         TritonServer(repository, shared_memory=True) as slow,
+        held(repository),
         Client(shared(slow, deadline_s=0.3)) as client,
         pytest.raises(DeadlineExceeded),
     ):
         client.swap(faces(1))
 
 
-def test_the_pool_lends_no_region_twice() -> None:
+def test_the_pool_lends_no_region_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     registered: list[str] = []
+    now = 0.0
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
 
     async def register(name: str) -> None:
         await asyncio.sleep(0)
@@ -174,7 +183,8 @@ def test_the_pool_lends_no_region_twice() -> None:
         registered.append(name)
 
     async def lend() -> None:
-        pool = RegionPool(2, rest_s=0.05, register=register)
+        nonlocal now
+        pool = RegionPool(2, rest_s=0.5, register=register)
         first, second, third = await asyncio.gather(pool.take(), pool.take(), pool.take())
         assert third is None
         assert first is not None
@@ -184,7 +194,7 @@ def test_the_pool_lends_no_region_twice() -> None:
         assert await pool.take() is first
         pool.give_back(second, answered=False)
         assert await pool.take() is None
-        await asyncio.sleep(0.06)
+        now += 0.5
         assert await pool.take() is second
         assert len(registered) == 2
 

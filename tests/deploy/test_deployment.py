@@ -507,7 +507,7 @@ def test_the_probes_ask_what_triton_answers(tiny_server: TritonServer) -> None:
         container[probe]["grpc"] == {"port": 8001} for probe in ("startupProbe", "readinessProbe", "livenessProbe")
     )
     with grpc.insecure_channel(tiny_server.grpc_url) as channel:
-        answer = channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=5)
+        answer = channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=60)
     assert answer == b"\x08\x01"  # HealthCheckResponse with status SERVING
 
 

@@ -55,7 +55,7 @@ def insert_after(notebook, name, source):
 
 
 def run(notebook, folder):
-    NotebookClient(notebook, timeout=120, store_widget_state=False, resources={"metadata": {"path": folder}}).execute()
+    NotebookClient(notebook, timeout=600, store_widget_state=False, resources={"metadata": {"path": folder}}).execute()
 
 
 def outputs(notebook, name, kind):

@@ -344,7 +344,7 @@ def test_base_install_has_the_command_and_names_the_extra(labelled):
         f"sys.argv = ['visard', 'evaluate', {str(labelled)!r}, '--split', 'a', '--server', '127.0.0.1:9'];"
         "from visard_cli.app import main; main()"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert run.returncode == 7, run.stderr
     assert "visard[evaluate]" in run.stderr
 

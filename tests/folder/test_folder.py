@@ -39,6 +39,7 @@ from visard_testing.command_line import visard
 from visard_testing.folder_trees import face_photo, outputs
 from visard_testing.grpc_proxy import GrpcProxy
 from visard_testing.tiny_models import tiny_repository
+from visard_testing.waiting import is_free, wait_until
 
 N_FACES = 10
 
@@ -434,7 +435,7 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(photos, undisturbed,
             process.send_signal(blow)
             _, said = process.communicate()
         if blow == signal.SIGINT:
-            assert process.returncode == 130
+            assert process.returncode in (130, EXIT_CODES[PhotoError])  # the latter where it had just ended by itself
             assert "Traceback" not in said
         visible = outputs(target)
         assert visible.items() <= expected.items()  # whole, or not there
@@ -444,7 +445,7 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(photos, undisturbed,
         printed, said = process.communicate()
     assert process.returncode == EXIT_CODES[PhotoError], said  # one is withheld and one broken
     summary = json.loads(printed)
-    assert summary["done_before"] >= done - 2  # an image whose record was not yet written is made again
+    assert summary["done_before"] >= done - 4  # an image whose record was not yet written is made again: of 4 writers
     assert_same(target, undisturbed)
 
 
@@ -452,10 +453,8 @@ def test_a_server_that_goes_away_is_waited_for(photos, undisturbed, tmp_path):
     notices = []
     with TritonServer(tiny_repository(tmp_path / "models")) as first:
         url = first.grpc_url
-        done = threading.Semaphore(0)
 
         def photo(record):
-            done.release()
             if not first_killed.is_set():
                 first_killed.set()
                 os.killpg(first._process.pid, signal.SIGKILL)
@@ -467,10 +466,11 @@ def test_a_server_that_goes_away_is_waited_for(photos, undisturbed, tmp_path):
             target=run, args=(photos, tmp_path / "out", url), kwargs={"watcher": watcher, "workers": 2}, daemon=True
         )
         thread.start()
-        assert first_killed.wait(30)
-    time.sleep(1.5)
+        assert first_killed.wait(120)
+    wait_until(lambda: notices)
+    wait_until(lambda: is_free(url))
     with TritonServer(tmp_path / "models", grpc_port=int(url.rpartition(":")[2])):
-        thread.join(60)
+        thread.join(120)
         assert not thread.is_alive()
     assert "away" in notices[0]
     assert notices[-1] == f"the server at {url} is back"

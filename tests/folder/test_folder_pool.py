@@ -119,7 +119,7 @@ def test_servers_that_stay_away_end_the_patience():
 
     async def run(*urls):
         connections = [Connection(url=url) for url in urls]
-        async with Pool(connections, "opposite", {}, patience_s=0.5, notice=notices.append) as pool:
+        async with Pool(connections, "opposite", {}, patience_s=3, notice=notices.append) as pool:
             await pool.swap(FACE)
 
     with socket.socket() as first, socket.socket() as second:  # bound, so that nobody else listens there

@@ -6,7 +6,6 @@ import csv
 import os
 import random
 import signal
-import socket
 import tempfile
 import urllib.request
 from contextlib import ExitStack
@@ -26,7 +25,7 @@ from visard_folder.walk import Found, walk
 from visard_server.triton import TritonServer
 from visard_testing.folder_trees import face_photo, outputs
 from visard_testing.tiny_models import tiny_repository
-from visard_testing.waiting import wait_until
+from visard_testing.waiting import is_free, wait_until
 
 pytestmark = [
     pytest.mark.ray,
@@ -168,17 +167,6 @@ def servers(tmp_path):
         yield first, second
 
 
-def is_free(url):
-    host, _, port = url.rpartition(":")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, int(port)))
-        except OSError:
-            return False
-    return True
-
-
 def test_servers_that_go_away_are_waited_for_and_left_out(cluster, photos, local, servers, tmp_path):
     first, second = servers
     done = []
@@ -190,7 +178,6 @@ def test_servers_that_go_away_are_waited_for_and_left_out(cluster, photos, local
             os.killpg(first._process.pid, signal.SIGKILL)  # the other one does the work
         if len(done) == 10:
             os.killpg(second._process.pid, signal.SIGKILL)  # now there is none, until the first is back
-            # A killed process on a busy machine holds its port a moment longer.
             wait_until(lambda: is_free(first.grpc_url))
             again = TritonServer(first.repository, grpc_port=int(first.grpc_url.rpartition(":")[2]))
             restarted.append(stack.enter_context(again))

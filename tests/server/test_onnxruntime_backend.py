@@ -197,11 +197,11 @@ def fragile() -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """A server whose model waits a second for its batch of three images, so that requests surely meet in one."""
+    """A server whose model waits half a minute for its batch of three images, so that requests surely meet in one."""
     repository = tiny_repository(tmp_path_factory.mktemp("patient") / "models", only={MODEL})
     config = read_config(repository / MODEL)
     config.max_batch_size = 3
-    config.dynamic_batching.max_queue_delay_microseconds = 1_000_000
+    config.dynamic_batching.max_queue_delay_microseconds = 30_000_000
     config.parameters["intra_op_thread_count"].string_value = "1"
     write_config(repository / MODEL, config)
     onnx.save(fragile(), repository / MODEL / "1" / "model.onnx")

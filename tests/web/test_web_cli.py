@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import threading
@@ -10,6 +11,7 @@ import httpx
 import pytest
 
 from visard_testing.command_line import visard
+from visard_testing.tiny_models import held
 from visard_testing.waiting import wait_until
 from visard_testing.web_server import web_process
 
@@ -18,7 +20,7 @@ def test_ctrl_c_ends_it_at_once(tiny_server):
     with web_process("--server", tiny_server.grpc_url) as (process, url):
         assert httpx.get(f"{url}/readyz").status_code == 200
         process.send_signal(signal.SIGINT)
-        _, log = process.communicate(timeout=30)
+        _, log = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in log
 
@@ -34,9 +36,10 @@ def test_sigterm_lets_requests_end(slow_server, astronaut):
             )
 
         caller = threading.Thread(target=call)
-        caller.start()
-        wait_until(lambda: "visard_in_work 1.0" in httpx.get(f"{url}/metrics").text)
-        process.send_signal(signal.SIGTERM)
+        with held(slow_server.repository) as begun:
+            caller.start()
+            wait_until(begun)
+            process.send_signal(signal.SIGTERM)
         caller.join(60)
         _, log = process.communicate(timeout=60)
     assert [answer.status_code for answer in answers] == [200], answers[0].text
@@ -49,7 +52,7 @@ def test_models_may_come_later():
         assert httpx.get(f"{url}/healthz").status_code == 200
         assert httpx.get(f"{url}/readyz").status_code == 503
         process.terminate()
-        assert process.wait(30) == 143
+        assert process.wait(60) == 143
 
 
 def test_a_public_address_without_keys_is_warned_of(tiny_server):
@@ -85,7 +88,9 @@ def test_a_port_that_is_taken_is_named():
 
 def test_a_missing_extra_is_named(tmp_path):
     (tmp_path / "fastapi.py").write_text("raise ModuleNotFoundError(\"No module named 'fastapi'\", name='fastapi')")
-    done = visard("web", env={"PYTHONPATH": str(tmp_path)})
+    # In front of what is there: packages may be found through it.
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = visard("web", env={"PYTHONPATH": path})
     assert done.returncode == 7
     assert "pip install 'visard[web]'" in done.stderr
 

@@ -32,7 +32,7 @@ def test_everybody_is_answered(tiny_server, astronaut):
             alive = (await http.get("/readyz")).status_code
             return statuses, alive, (await http.get("/metrics")).text
 
-    with web_server(tiny_server.grpc_url, waiting=10, rate="150/minute") as url:
+    with web_server(tiny_server.grpc_url, waiting=10, rate="150/hour") as url:
         statuses, alive, metrics = asyncio.run(run(url))
     assert set(statuses) == {200, 201, 429, 503}, statuses
     assert statuses[429] == CALLERS - 150

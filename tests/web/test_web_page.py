@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
+expect.set_options(timeout=60_000)  # a busy machine may take long
+
 UPLOAD = "Click or drag & drop an image here to upload"
 SECRET = "Winterfeldt"  # in the file's name and its metadata: it must come out nowhere
 
@@ -371,7 +373,7 @@ def test_closing_the_page_is_forgetting(page, photos, site):
     name = name_of(page, saved(choose(page, photos["one"])))
     assert page.request.get(f"{name}/before").ok
     page.goto(f"{site}healthz")
-    for _ in range(100):
+    for _ in range(600):
         if page.request.get(f"{name}/before").status == 404:
             return
         page.wait_for_timeout(100)

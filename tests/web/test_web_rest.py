@@ -20,7 +20,7 @@ from PIL import Image
 from visard import Client, Options
 from visard.personas import draw
 from visard_preprocess.photo import read_photo
-from visard_testing.tiny_models import written_personas
+from visard_testing.tiny_models import held, written_personas
 from visard_testing.waiting import wait_until
 from visard_testing.web_server import web_server
 
@@ -29,7 +29,7 @@ MAX_BYTES = 2 * 2**20
 
 @pytest.fixture(scope="module")
 def url(tiny_server):
-    with web_server(tiny_server.grpc_url, max_bytes=MAX_BYTES, read_s=2.0) as url:
+    with web_server(tiny_server.grpc_url, max_bytes=MAX_BYTES) as url:
         yield url
 
 
@@ -210,7 +210,7 @@ def test_a_small_face_withholds_the_photo(http, photo):
 
 def test_an_announced_size_is_refused_before_it_is_sent(url):
     host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(
             b"POST /v1/anonymize HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
             b"Content-Length: 99999999999\r\nExpect: 100-continue\r\n\r\n"
@@ -284,9 +284,11 @@ def test_unknown_routes_and_methods(http):
     assert answer.headers["allow"] == "POST"
 
 
-def test_a_slow_caller_is_given_up(url):
-    host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
+def test_a_slow_caller_is_given_up(tiny_server):
+    with (
+        web_server(tiny_server.grpc_url, read_s=0.5) as url,
+        socket.create_connection(tuple(url.removeprefix("http://").split(":")), timeout=60) as connection,
+    ):
         connection.sendall(
             b"POST /v1/anonymize HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\n12"
         )
@@ -299,7 +301,7 @@ def test_a_slow_caller_is_given_up(url):
 
 
 def test_without_models_it_lives_and_says_so(photo):
-    with web_server("127.0.0.1:9", deadline_s=1.0) as url, httpx.Client(base_url=url, timeout=60) as http:
+    with web_server("127.0.0.1:9", deadline_s=5.0) as url, httpx.Client(base_url=url, timeout=60) as http:
         assert http.get("/healthz").json() == {"status": "live"}
         for answer in (http.get("/readyz"), post(http, "/v1/anonymize", photo)):
             assert_problem(answer, 503, "ServerUnavailable")
@@ -328,7 +330,11 @@ def test_a_queue_that_is_full_sends_callers_away(slow_server, photo):
 
 
 def test_a_caller_who_leaves_frees_the_slot(slow_server, photo):
-    with web_server(slow_server.grpc_url, in_work=1) as url, httpx.Client(base_url=url, timeout=60) as http:
+    with (
+        held(slow_server.repository),
+        web_server(slow_server.grpc_url, in_work=1) as url,
+        httpx.Client(base_url=url, timeout=60) as http,
+    ):
         with pytest.raises(httpx.ReadTimeout):
             http.post(
                 "/v1/anonymize",
