@@ -155,7 +155,7 @@ def _judges(
     naturalness: bool,
     pictures: bool,
 ) -> Judges:
-    """Load everything that was asked for before the work begins: what is missing is known at once."""
+    """Load everything that was requested before the work begins, so that a missing part is reported at once."""
     from visard_evaluation.judges import Judges
     from visard_evaluation.recognisers import build_recognisers
 

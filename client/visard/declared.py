@@ -23,7 +23,7 @@ class Declared:
         name: of the field.
         type: what it may be, without metadata.
         default: `dataclasses.MISSING` where it has to be given.
-        words: what it does, for whoever chooses.
+        words: what it does, for the user.
         range: what a number may be; its open ends are None.
     """
 

@@ -275,7 +275,7 @@ def _swap(tensors: Mapping[str, NDArray[Any]], swapped: NDArray[np.uint8]) -> Sw
 
 
 def check_metadata(model: str, metadata: Any) -> None:
-    """Hold a server's `ModelMetadataResponse` against the contract.
+    """Check a server's `ModelMetadataResponse` against the contract.
 
     Raises:
         ServerRefused: a tensor is missing or has another type or shape.
@@ -413,7 +413,7 @@ def parse_retry_after_s(metadata: Iterable[tuple[str, str | bytes]]) -> float:
     """Read from an error's trailing metadata how long to wait: gRPC's ``grpc-retry-pushback-ms``.
 
     Returns:
-        Seconds; 0 where nothing was asked for, infinite where no further attempt is wanted (by a negative or
+        Seconds; 0 where the server asked for none, infinite where no further attempt is wanted (by a negative or
         unreadable number, as gRPC has it).
     """
     asked = dict(metadata).get("grpc-retry-pushback-ms")

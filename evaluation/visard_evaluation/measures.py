@@ -89,9 +89,9 @@ class Measures:
         descriptors: (D,) float64 by the recogniser's name and the kind of picture: the face of the `original`, of the
             `anonymised` photo, of that `swapped_back`, and of the `control`, the original painted over; `…_full` are
             those of the whole aligned crop. Biometric data, kept in memory alone.
-        features: (2, D) of the face before and published, of how it looks; None unless they were asked for.
+        features: (2, D) of the face's looks, before and published; None unless requested.
         thumbnails: of the face before, published, and painted over, (3, 96, 96, 3) uint8 RGB, likewise.
-        pictures: JPEG files of the face before, published, and swapped back; None unless they were asked for.
+        pictures: JPEG files of the face before, published, and swapped back; None unless requested.
     """
 
     photo: LabelledPhoto
@@ -148,7 +148,7 @@ def measure(photo: LabelledPhoto, result: Result, judges: Judges, swap: Swapper)
         name: finder().landmarks(image)
         for name, image in (("original", face.aligned), ("anonymised", exposed), ("swapped_back", back.swapped))
     }
-    # Whoever searches with the control knows where the face was: its landmarks are the original's.
+    # An attacker who searches with the control knows where the face was: its landmarks are the original's.
     control = paint_over(face.aligned, landmarks["original"])
     views = {
         "original": View(aligned=face.aligned, landmarks=landmarks["original"]),

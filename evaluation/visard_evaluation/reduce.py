@@ -113,7 +113,7 @@ def _swap_back(identity: Identity, chosen: Sequence[int]) -> Compared:
 
 
 def _compared(identity: Identity, chosen: Sequence[int], kind: str) -> Compared:
-    """Verification and search with a kind of picture, held against the control."""
+    """Verification and search with a kind of picture, compared with the control."""
     matches, control = ([identity.matches[each][index] for index in chosen] for each in (kind, "control"))
     verified, found = [m.verified for m in matches], [m.rank1 for m in matches]
     return Compared(

@@ -121,7 +121,7 @@ def _describe(thumbnail: NDArray[np.uint8], recognisers: Sequence[Recogniser]) -
 
 
 def _nothing(errors: Sequence[Exception]) -> Exception:
-    """The error to raise where every photo failed: the server's, as it can be mended, before the photos'."""
+    """The error to raise where every photo failed: the server's, because it can be fixed, before the photos'."""
     server = [error for error in errors if isinstance(error, ServerError)]
     if server:
         return server[0]

@@ -65,7 +65,7 @@ class Identity:
             from, `anonymised` or `control`; empty where there are too few people.
         linked: whether the nearest other photo is of the same person, by the kind of picture: `original`, `anonymised`
             with random personas, `control`, and `keyed`; None where a person has no other photo.
-        strangers: distances between originals of different people, to hold the others against.
+        strangers: distances between originals of different people, to compare the others with.
         rank1_chance: share of probes that guessing would name right.
     """
 

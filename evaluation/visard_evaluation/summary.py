@@ -110,7 +110,7 @@ class Evaluation:
 
     Attributes:
         figures: of all photos.
-        groups: of parts of them, by the column's name and its value, held against the whole gallery.
+        groups: of parts of them, by the column's name and its value, compared with the whole gallery.
         guessing: by the recogniser's name, what its hits are worth.
         errors: photos without figures, by the error's name.
         worst: the worst cases.

@@ -218,7 +218,7 @@ def _on_meta(architecture: Architecture) -> Network:
 
 
 def _fit(path: Path, tensors: dict[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
-    """Hold the tensors against the architecture and bring them to its types."""
+    """Check the tensors against the architecture and convert them to its types."""
     expected = _on_meta(architecture).state_dict()
     if isinstance(architecture, Pix2PixHDArchitecture):
         tensors = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] not in _STALE}

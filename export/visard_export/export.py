@@ -65,7 +65,7 @@ def export_repository(
 
     Raises:
         CheckpointError: a weights file is unsafe, damaged or another network.
-        ExportError: an export is out of tolerance, or TensorRT is asked for and absent.
+        ExportError: an export is out of tolerance, or TensorRT is requested and absent.
         RepositoryError: the target cannot be written or is something else.
     """
     if profile == "tensorrt":

@@ -95,7 +95,7 @@ def precision_histogram(model: onnx.ModelProto) -> PrecisionHistogram:
 
 
 def check_precision(histogram: PrecisionHistogram, precision: Precision) -> None:
-    """Hold a graph against the precision it was asked for: what a file is called proves nothing.
+    """Check that a graph has the requested precision: a file's name proves nothing.
 
     Raises:
         ExportError: a convolution is not in that precision, or a normalisation, sampling or softmax not in float32.

@@ -29,7 +29,7 @@ class Provenance:
         architecture: the network's sizes, read from the weights.
         trained: False for random weights, None where the file does not say.
         licence: of the weights, None where the file does not say.
-        precision: what was asked for, and asserted on the graph.
+        precision: as requested, and asserted on the graph.
         precision_histogram: what the graph is made of.
         opset: ONNX operator set of the graph.
         parity: for each exported precision, how far it is from the network on real faces.

@@ -228,7 +228,7 @@ def staging(target: Path, report: Callable[[str], None] = lambda line: None) -> 
         raise _not_writable(target, error) from error
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the system when its holder is killed
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the system when its holder is killed
         except OSError as error:
             raise RepositoryError(f"another export to '{target}' is at work: wait for it") from error
         _recover(stage, target, report)

@@ -1,4 +1,4 @@
-"""An exported model held against its network: the same faces through torch in FP32 and through onnxruntime.
+"""Compares an exported model with its network: the same faces through torch in FP32 and through onnxruntime.
 
 Out of tolerance is an `ExportError`, and nothing is published. This measures sameness, not quality: a bad network
 passes if it was exported well.

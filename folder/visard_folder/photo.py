@@ -2,7 +2,7 @@
 
     read ─► decode ─► find ─► align ─► (swap) ─► judge ─► [second pass: (swap) ─► judge] ─► blend ─► encode ─► prove
 
-`steps` writes this once, as a generator that yields what it wants swapped: whoever drives it brings the server.
+`steps` writes this once, as a generator that yields the faces to swap: its caller has the server.
 `anonymise` drives it on an event loop, where many photos are under way at once. Whatever is wrong with a photo ends in
 its record, never in an exception.
 """
@@ -248,7 +248,7 @@ class _Photo:
         aligned = {
             index: crop(photo, face.quad)
             for index, face in enumerate(self.faces)
-            if not face.too_small  # nor can it be told whose it is: it is hidden, whoever is to stay visible
+            if not face.too_small  # nor can the person be identified: it is hidden, whatever people are to stay visible
         }
         self.watch.lap("align")
         if self.people is not None:

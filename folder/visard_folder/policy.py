@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #   too_small         below the size at which landmarks can be trusted; never sent to a server
 #   uncertain         its apparent gender was less certain than asked for, so the direction would have been a guess
 #   not_flipped       the classifier does not see the intended gender in the result
-#   still_recognised  the recogniser still takes the result for the same person (judged where identity is asked for)
+#   still_recognised  the recogniser still takes the result for the same person (judged where identity is requested)
 #   kept              left visible on purpose: a person to keep, or not one of the only people to hide
 #   untried           not sent, because another face had the photo withheld already
 Verdict = Literal["hidden", "too_small", "uncertain", "not_flipped", "still_recognised", "kept", "untried"]

@@ -130,7 +130,7 @@ class Pool:
         raise AssertionError("it goes on until there is an answer or an error")
 
     async def watch(self) -> None:
-        """Look at the servers now and then, until cancelled, for whoever asks nothing of them and wants the notices."""
+        """Look at the servers now and then, until cancelled, for callers who send no requests but want the notices."""
         while True:
             for server in self._servers:
                 if server.look is None:
@@ -168,7 +168,7 @@ class Pool:
                 self._notice(f"a server is away, waiting for it: {server.loss}")
             told = True
 
-        # One that says it is ready and loses what it is asked for must not use up a request's attempts in a moment.
+        # A server that says it is ready but loses requests must not use up a request's attempts at once.
         await asyncio.sleep(_PAUSE_S)
         pauses = wait_random_exponential(multiplier=_PAUSE_S, max=_PAUSE_MAX_S)
         is_away = retry_if_result(lambda back: not back)

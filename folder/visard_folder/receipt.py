@@ -123,8 +123,8 @@ def verify_receipt(path: Path, key: Path, folder: Path | None = None) -> dict[st
 
     Args:
         path: of the receipt.
-        key: PEM file of the Ed25519 public key, had from its owner and not from whoever sent the receipt.
-        folder: the results; their manifests are held against the receipt's digests.
+        key: PEM file of the Ed25519 public key, obtained from its owner, not from the sender of the receipt.
+        folder: the results; their manifests are checked against the receipt's digests.
 
     Returns:
         The receipt, unchanged since it was signed.

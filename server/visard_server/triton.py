@@ -69,7 +69,7 @@ class ServedModel:
 class TritonServer:
     """A Triton server on this machine, ready inside the `with` block.
 
-    Leaving the block ends the server at once, because whoever leaves has the answers he wanted. A server that others
+    Leaving the block stops the server at once, because the caller already has all answers. A server that others
     use waits inside the block (`wait`) and lets its models finish their work.
 
     Args:
@@ -78,7 +78,7 @@ class TritonServer:
         grpc_port: 0 picks a free port; so for the other two.
         http_port: health and the HTTP form of inference.
         metrics_port: Prometheus.
-        shared_memory: let callers over gRPC hand tensors over in shared memory. Whoever reaches the port can then name
+        shared_memory: let callers over gRPC hand tensors over in shared memory. Every caller who reaches the port can then name
             and use every caller's memory: for callers on this machine that trust each other, never behind a gateway.
         startup_timeout_s: how long the models may take to load; a GPU model with many warm-ups takes minutes.
         log: where the server's log goes, line by line; its end is kept in memory in any case. It holds no payloads.

@@ -41,7 +41,7 @@ KUBERNETES = "1.33"
 PATH = os.pathsep.join(
     [str(Path(sys.executable).parent), os.environ["PATH"]]
 )  # pip's tools, also where nobody activated
-CUSTOM = {"PodMonitor"}  # kinds of other projects, whose schemas are not at hand
+CUSTOM = {"PodMonitor"}  # kinds of other projects, whose schemas are not available here
 
 
 def run(*command: str | Path, **environment: str) -> str:

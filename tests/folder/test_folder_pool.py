@@ -60,7 +60,7 @@ def test_what_is_lost_is_asked_for_again(two):
         proxy.lost += [LOST]
     notices = []
     swap(*two, times=4, notice=notices.append)
-    assert sum(len(proxy.personas()) for proxy in two) == 6  # the lost ones were asked for again
+    assert sum(len(proxy.personas()) for proxy in two) == 6  # the lost ones were requested again
     assert min(len(proxy.personas()) for proxy in two) >= 2  # also of those that had lost one
     assert notices == []  # ready at the first look: nothing that a person should know
 

@@ -329,7 +329,7 @@ def test_a_face_of_unknown_gender_is_refused_before_anything_is_computed(busy_se
     refused = [error for future in futures if (error := future.exception()) is not None]
     assert 1 <= len(refused) < 12
     assert all("maximum queue size" in error.details() for error in refused)
-    # Whoever was taken in was classified twice; a classifier before the queue would have seen all twelve, and more.
+    # Each accepted face was classified twice; a classifier before the queue would have seen all twelve, and more.
     assert classified() - before < 12
 
 

@@ -352,7 +352,7 @@ def test_a_caller_who_leaves_frees_the_slot(slow_server, photo):
         assert 'flipped="yes"' not in metrics  # the work did not go on without its caller
 
 
-# --- who may come in, and how often ---
+# --- keys, origins and rates ---
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ class ClientDisconnected(Exception):
 def problem_of(error: VisardError) -> Problem:
     """Say what an error of the SDK means to a caller over HTTP."""
     status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
-    # The SDK's sentence about a server is for whoever runs this one: it names an address.
+    # The SDK's message about a server is for the operator only: it names an address.
     detail = str(error) if status < HTTPStatus.INTERNAL_SERVER_ERROR else _DETAILS.get(type(error), _DEFECT)
     headers = {}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:

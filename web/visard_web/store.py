@@ -1,6 +1,6 @@
 """Photos of the page, kept in memory for a few minutes under names that nobody can guess.
 
-Whoever knows the name may see the photo; there is no list of names. Nothing is written anywhere: when the process
+Everybody who knows the name may see the photo; there is no list of names. Nothing is written anywhere: when the process
 ends, all is forgotten. The oldest go first where there are too many.
 """
 
@@ -29,7 +29,7 @@ class Kept:
     Attributes:
         found: the photo and its faces.
         expires: when it is forgotten, by the store's clock.
-        result: crops and scores, without the blended photo, which is made of both when it is asked for.
+        result: crops and scores, without the blended photo, which is made of both on request.
         swapped: face's index in `found` → its index in the result.
     """
 

@@ -85,7 +85,7 @@ async def _swap(request: Any) -> list[Any]:
 
 async def _ask(request: Any, model: str, output: str, inputs: list[Any], **options: Any) -> Any:
     """Ask a model in the caller's name: its queue counts the caller's timeout anew, as an ensemble step does."""
-    # A child cannot be called back once it is sent, so the caller's mind is asked for here.
+    # A request to another model cannot be cancelled once it is sent: check here whether the caller cancelled.
     if request.is_cancelled():
         raise _Refused(pb_utils.TritonError("the request was cancelled", pb_utils.TritonError.CANCELLED))
     child = pb_utils.InferenceRequest(

@@ -19,7 +19,7 @@ from visard_training.runs.options import UNKNOWN_LICENCE, Half, Licence, MixedPr
 class ClassifierOptions:
     """How to train; the defaults are the published recipe.
 
-    Groups of `balance_by` count by the square root of their rarity, so that a handful of faces is not learned by heart.
+    Groups of `balance_by` count by the square root of their rarity, so that a handful of faces is not memorised.
     The served network sees pictures of 224 pixels; smaller ones are faster. There is a state after each epoch too.
     """
 

@@ -97,7 +97,7 @@ class ClassifierReport:
 def calibrate(network: ResNet18, logits: Tensor, labels: Tensor) -> float:
     """Divide the logits by the temperature of the highest likelihood, inside the last layer.
 
-    The answer never changes, only its certainty; and whoever serves the weights need not know of it.
+    The answer never changes, only its certainty, and the weights are served like any others.
 
     Args:
         network: its `fc` is changed.

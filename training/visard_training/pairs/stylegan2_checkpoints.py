@@ -249,7 +249,7 @@ def _check_kernels(tensors: dict[str, Tensor]) -> None:
 
 
 def _fit(tensors: Mapping[str, Tensor], clamp: float | None) -> StyleGAN2Generator:
-    """Hold the tensors against the architecture that their shapes tell, and build the generator with them."""
+    """Check the tensors against the architecture that their shapes tell, and build the generator with them."""
     architecture = StyleGAN2Architecture.from_shapes({n: tuple(t.shape) for n, t in tensors.items()}, clamp=clamp)
     with torch.device("meta"):
         generator = StyleGAN2Generator(architecture)

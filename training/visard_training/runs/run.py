@@ -176,7 +176,7 @@ def _process() -> PartialState:
 
 
 def digest_of(path: Path | None) -> str:
-    """Name a file after its content, empty where there is none: whoever reads it will say so."""
+    """Name a file after its content, empty where there is none: the code that reads it reports that."""
     return sha256_of(path) if path is not None and path.is_file() else ""
 
 

@@ -28,7 +28,7 @@ class TritonPythonModel:
         return auto_complete_model_config
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the model and hold it against its configuration.
+        """Load the model and check it against its configuration.
 
         Raises:
             TritonModelException: a plain sentence on what is wrong; Triton quotes it when it refuses the model.
