@@ -42,7 +42,7 @@ def flops_by_node_type(model: onnx.ModelProto | Path, batch: int = 1) -> dict[st
 
 
 def infer_shapes(model: onnx.ModelProto, batch: int = 1) -> dict[str, Shape]:
-    """Tensor name → shape, of all tensors whose shape can be told."""
+    """Tensor name → shape, of all tensors whose shape can be inferred."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for tensor in copy.graph.input:

@@ -1,4 +1,4 @@
-"""Options that are declared once: type, default, range and words stand at the field, and others read them there.
+"""Options that are declared once: type, default, range and help text stand at the field, and others read them there.
 
     size: Annotated[int, Interval(ge=33, le=224), Doc("Edge of the pictures.")] = 224
 

@@ -1,7 +1,7 @@
 """Who becomes whom: draws the numbers that choose a persona for each face of a photo.
 
 A number is drawn without looking at the face: nothing of it can be read from the persona, nor from the number. Numbers
-and keys are neither logged nor stored, and stand in no result.
+and keys are neither logged nor stored, and are in no result.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def draw(count: int, key: str | bytes | None = None) -> tuple[int, ...]:
             draws anew.
 
     Returns:
-        Consecutive numbers in 0..2³¹ − 1, which go on with 0 after the last.
+        Consecutive numbers in 0..2³¹ − 1, with 0 after the last.
     """
     base = secrets.randbelow(_NUMBERS) if key is None else _base(key)
     return tuple((base + index) % _NUMBERS for index in range(count))

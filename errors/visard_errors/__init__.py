@@ -9,7 +9,7 @@ VisardError
 │   ├── NoFace              nothing to anonymise was found
 │   ├── FaceTooSmall        a face is below the stated minimum, so the photo is withheld
 │   ├── UncertainGender     a face is below `min_confidence` and guessing was refused
-│   └── NotHidden           a face was swapped and can still be told
+│   └── NotHidden           a face was swapped but is not hidden
 ├── ServerError
 │   ├── ServerUnavailable   retry: not reachable, or lost between request and answer
 │   ├── Overloaded          retry later: the server's queue is full

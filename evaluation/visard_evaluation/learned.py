@@ -20,7 +20,7 @@ from visard_evaluation.folds import folds_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Relative to the mean squared singular value; the first leaves descriptors as they are, but for the mean.
+# Relative to the mean squared singular value; the first leaves descriptors as they are, except for the mean.
 _PENALTIES = (1e9, *10.0 ** np.arange(3, -4, -1))
 
 

@@ -81,7 +81,7 @@ class Annotations:
 
         Args:
             journal: of a finished run.
-            notice: is told what was left out.
+            notice: gets a message about what was left out.
 
         Returns:
             What was written.
@@ -255,7 +255,7 @@ def _vocabulary(path: Path, name: str | None, values: set[str]) -> dict[Gender, 
     """How the two genders are written, from the values that occur.
 
     Raises:
-        DataError: they cannot be told.
+        DataError: they cannot be determined.
     """
     if name is None:
         return {}

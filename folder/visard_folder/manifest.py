@@ -36,7 +36,7 @@ def write_manifest(journal: Journal, notice: Callable[[str], None]) -> list[Path
 
     Args:
         journal: of the run.
-        notice: is told where Parquet is left out.
+        notice: gets a message if Parquet is left out.
 
     Returns:
         What was written.

@@ -63,7 +63,7 @@ class Pool:
         direction: of the swaps that will be asked for.
         models: what they serve; one that comes back with other models is refused.
         patience_s: how long to wait while all are away; for ever where it is None.
-        notice: is told of servers that are away, and that are back.
+        notice: gets a message when servers are lost and when they are back.
     """
 
     def __init__(

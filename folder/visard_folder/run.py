@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Watcher:
-    """Who is told how a run gets on. Called from several threads.
+    """Gets the progress of a run. Called from several threads.
 
     Attributes:
         photo: a photo is done; None for one that an earlier run did.
@@ -63,7 +63,7 @@ class Run:
         job: what to do.
         models: what all its servers serve.
         journal: of the target, open.
-        watcher: is told how it gets on.
+        watcher: gets the progress.
         done_before: photos of earlier runs that `photos` has met so far.
     """
 
@@ -126,7 +126,7 @@ def anonymise_folder(job: FolderJob, engine: Engine | None = None, watcher: Watc
     Args:
         job: what to do.
         engine: who does it; this machine by default.
-        watcher: is told how it gets on.
+        watcher: gets the progress.
 
     Returns:
         `Journal.summary`, `done_before` (photos of earlier runs), `manifest` and `annotations` (paths) and `seconds`.

@@ -35,7 +35,7 @@ class Found:
     Attributes:
         path: relative to the root, with slashes; bytes that are not UTF-8 are surrogates.
         file: the same from where this process stands, for reading.
-        stamp: size and time of the last change; None where they cannot be told.
+        stamp: size and time of the last change; None where they cannot be read.
         problem: why it cannot be read; None for a file.
     """
 

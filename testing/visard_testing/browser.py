@@ -80,7 +80,7 @@ def watched_page(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
             else None
         ),
     )
-    # Playwright takes over the browser's file dialogue for whoever listens, a moment after he has begun to.
+    # Playwright takes over the browser's file dialogue for a listener, a moment after the listener was added.
     page.on("filechooser", lambda _: None)
     try:
         page.goto(url)

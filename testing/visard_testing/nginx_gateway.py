@@ -33,7 +33,7 @@ class Gateway:
 
     Attributes:
         folder: an empty one, for the operator's files, the rendered configuration and the logs.
-        tritons: what it stands in front of; `balance` changes that.
+        tritons: the servers behind it; `balance` changes them.
         web: host:port of `visard web`, if there is one.
         rate: requests per second and client; so for the other limits.
     """

@@ -1,4 +1,4 @@
-"""How the models come about, a stage in each sub-package, in the order of the data.
+"""Trains the models: one sub-package for each stage, in the order of the data.
 
     data         photographs of people ─► aligned faces
     classifier   aligned faces ─► the gender classifier

@@ -1,4 +1,4 @@
-"""What a load run says in the end: tables, pictures and files. It measures nothing."""
+"""The report of a load run: tables, pictures and files."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ SHARED_MEMORY = "shared-memory"
 TRANSPORTS = (GRPC, SHARED_MEMORY, "gateway", "sdk", "rest")
 
 TARGET_LOAD, TARGET_OVERLOAD = 0.7, 1.5  # shares of the capacity that the targets speak of
-DEADLINE = 10  # times the unloaded latency, where none is given: what a caller waits before he gives up
+DEADLINE = 10  # times the unloaded latency, where none is given: how long a caller waits
 SKEWS = (0.5, 0.1, 0.0)  # shares of the faces that go to the second generator
 PATIENCE_S = 120.0  # deadline in closed loops, where nobody gives up
 

@@ -1,4 +1,4 @@
-"""What the training of the classifier can be told. It needs no torch."""
+"""The options for training the classifier. Importing them needs no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the making of pairs can be told. It needs no torch."""
+"""The options for making pairs. Importing them needs no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the making of personas, and the training of their generator, can be told. It needs no torch."""
+"""The options for making personas and for training their generator. Importing them needs no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a stage says how far it is: a bar on a terminal, elsewhere a line now and then."""
+"""Shows the progress of a stage: a bar on a terminal, elsewhere a line now and then."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Progress:
         """Count one more piece.
 
         Args:
-            told: how it goes, such as a loss; what was told last stays by default.
+            told: what to show besides, such as a loss; by default the last value stays.
         """
         self._done += 1
         self._told = self._told if told is None else told

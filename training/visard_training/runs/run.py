@@ -1,7 +1,7 @@
-"""What every training is: a folder, networks that learn, a state to go on from, and weights in the end.
+"""The base of every training: a folder, networks that learn, a state to resume from, and weights at the end.
 
-A run goes on from its last state when it is started again with the same settings, to the same weights as if it had
-never stopped.
+A run that is started again with the same settings resumes from its last state. It ends with the same weights as if it
+had never stopped.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Run(ABC):
 
     Args:
         output: folder of this run alone, made if missing.
-        options: decide about the weights, but for those that say when and how to write.
+        options: decide about the weights, except for those that say when and how to write.
         inputs: digests of what else decides, such as of the faces; each has a name of its own.
         console: where it says how it goes.
 

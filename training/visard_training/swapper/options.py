@@ -1,4 +1,4 @@
-"""What the training of a swapper can be told. It needs no torch."""
+"""The options for training a swapper. Importing them needs no torch."""
 
 from __future__ import annotations
 
