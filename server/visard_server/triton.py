@@ -78,8 +78,8 @@ class TritonServer:
         grpc_port: 0 picks a free port; so for the other two.
         http_port: health and the HTTP form of inference.
         metrics_port: Prometheus.
-        shared_memory: let callers over gRPC pass tensors in shared memory. Every caller who reaches the port can then use
-            every other caller's memory: for callers on this machine that trust each other, never behind a gateway.
+        shared_memory: let callers over gRPC pass tensors in shared memory. Every caller who reaches the port can then
+            use every other caller's memory: for callers on this machine that trust each other, never behind a gateway.
         startup_timeout_s: how long the models may take to load; a GPU model with many warm-ups takes minutes.
         log: where the server's log goes, line by line; its end is kept in memory in any case. It holds no payloads.
 

@@ -3,9 +3,10 @@
 In: a request id, the name the server was called by, where the request came from, the key, the rate. Out: headers that
 keep browsers from doing more than the page needs, one line of log, the counters.
 
-Two attacks on a server that trusts its own machine are prevented here. A page of another origin that sends requests in a
-visitor's name is recognised by `Sec-Fetch-Site`, or by `Origin` in browsers that do not send it. A foreign name that
-resolves to this machine (DNS rebinding) is recognised by `Host`: only addresses, `localhost` and the operator's names pass.
+Two attacks on a server that trusts its own machine are prevented here. A page of another origin that sends requests in
+a visitor's name is recognised by `Sec-Fetch-Site`, or by `Origin` in browsers that do not send it. A foreign name that
+resolves to this machine (DNS rebinding) is recognised by `Host`: only addresses, `localhost` and the operator's names
+pass.
 """
 
 from __future__ import annotations
