@@ -17,7 +17,7 @@ demo: $(VENV)/.installed ## Anonymise the sample photo with the embedded server:
 test: $(VENV)/.installed system-packages ## Run the tests, the real Triton in them
 	$(BIN)/python -m pytest
 
-# The rooms that answer fast, and of the others the files that need no server.
+# The packages whose tests are fast, and of the others the files that need no server.
 QUICK := tests/preprocess tests/cli tests/docs/test_readme.py tests/client/test_wire.py tests/client/test_public_names.py \
 	tests/evaluation/test_evaluation_parts.py tests/folder/test_folder_parts.py tests/web/test_web_parts.py \
 	tests/export/test_networks.py tests/training/test_training_data.py
@@ -33,7 +33,7 @@ system-packages:
 		$(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends \
 			nginx libnginx-mod-http-js prometheus gettext-base openssl chromium; }
 
-lint: $(VENV)/.installed ## Check style, floors and types
+lint: $(VENV)/.installed ## Check style, layers and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
