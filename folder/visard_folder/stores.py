@@ -93,8 +93,7 @@ class Store:
         """Read a file; see `visard_folder.walk.Found.read`."""
         from visard_folder.photo import NotAPhoto
 
-        if found.problem is not None:
-            raise UnreadablePhoto(found.problem)
+        found.check()
         try:
             with self._fs.open(found.file, "rb") as file:
                 return read_file(file, found.path, int(self._fs.size(found.file)))

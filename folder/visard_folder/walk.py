@@ -44,14 +44,27 @@ class Found:
     stamp: Stamp | None = None
     problem: str | None = None
 
+    def check(self) -> None:
+        """Refuse what is not worth opening.
+
+        Raises:
+            NotAPhoto: a name on the way begins with a dot: macOS puts a ``._photo.jpg`` beside each photo on foreign
+                disks, and what else is hidden is a thumbnail, a lock or waste.
+            UnreadablePhoto: it cannot be read.
+        """
+        if any(name.startswith(".") for name in self.path.split("/")):
+            raise NotAPhoto("hidden")
+        if self.problem is not None:
+            raise UnreadablePhoto(self.problem)
+
     def read(self) -> bytes:
         """Read the file, see `read_file`.
 
         Raises:
+            NotAPhoto: neither its content nor its name is a photo's, or it is hidden.
             UnreadablePhoto: it cannot be read. No message holds the place of the tree.
         """
-        if self.problem is not None:
-            raise UnreadablePhoto(self.problem)
+        self.check()
         try:
             # Not blocking, so that a pipe that took a file's place is not waited for.
             with os.fdopen(os.open(self.file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:

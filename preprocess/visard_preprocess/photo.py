@@ -19,6 +19,7 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlug
 from visard_errors import CorruptPhoto, OutputError, PhotoError, PhotoTooLarge, UnreadablePhoto, UnsupportedFormat
 from visard_preprocess import MAX_PIXELS
 from visard_preprocess.files import write_atomically
+from visard_preprocess.truncated_jpeg import with_end
 
 MAX_BYTES = 256 * 2**20  # an uncompressed 64-megapixel photo has 183 MiB
 
@@ -78,7 +79,7 @@ def read_photo(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MA
     Raises:
         UnreadablePhoto: the path is not a readable file.
         UnsupportedFormat: not a still JPEG, PNG or WebP.
-        CorruptPhoto: truncated or damaged.
+        CorruptPhoto: truncated or damaged. A JPEG that lacks its end marker and no pixel is neither.
         PhotoTooLarge: more pixels or bytes than allowed.
         PhotoError: an array or another object that is not a photo.
     """
@@ -99,13 +100,12 @@ def read_photo(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MA
     if format_ is None:
         raise UnsupportedFormat(f"{name} {_what_is(data)}: {_ACCEPTED}, whatever the file is called")
     try:
-        # Not Image.open: it warns about large pictures by a limit of its own, ours is checked before decoding.
-        image = _OPENERS[format_](BytesIO(data))
-    except Image.DecompressionBombError as error:
-        raise PhotoTooLarge(f"{name} has too many pixels ({error}): reduce it first") from None
-    except Exception as error:  # whatever a decoder raises at hostile bytes is the photo's fault
-        raise _corrupt(name, error) from error
-    return _decode(image, name, max_pixels)
+        return _decode(_open(data, format_, name), name, max_pixels)
+    except CorruptPhoto:
+        whole = with_end(data, lambda file: np.asarray(_open(file, format_, name))) if format_ == "JPEG" else None
+        if whole is None:
+            raise
+    return _decode(_open(whole, format_, name), name, max_pixels)
 
 
 def photo_format(data: bytes) -> Format | None:
@@ -193,6 +193,16 @@ def _read_file(path: Path, max_bytes: int) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
         reason = getattr(error, "strerror", None) or error
         raise UnreadablePhoto(f"cannot read '{path}' ({reason}): check the path and its permissions") from None
+
+
+def _open(data: bytes, format_: Format, name: str) -> Image.Image:
+    try:
+        # Not Image.open: it warns about large pictures by a limit of its own, ours is checked before decoding.
+        return _OPENERS[format_](BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise PhotoTooLarge(f"{name} has too many pixels ({error}): reduce it first") from None
+    except Exception as error:  # whatever a decoder raises at hostile bytes is the photo's fault
+        raise _corrupt(name, error) from error
 
 
 def _what_is(data: bytes) -> str:

@@ -48,6 +48,18 @@ def test_walk_finds_every_file_once_whatever_its_name(tmp_path):
     assert all(found.problem is None for found in walk(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["._a.jpg", "sub/._b.JPG", ".hidden.jpg", ".AppleDouble/a.jpg", "__MACOSX/._a.jpg"])
+def test_what_systems_hide_beside_photos_is_no_photo(tmp_path, name):
+    for path in (tmp_path / name, tmp_path / "a.jpg"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"\0\x05\x16\x07\0\x02\0\0Mac OS X        ")  # AppleDouble
+    (hidden,) = [found for found in walk(tmp_path) if found.path == name]
+    with pytest.raises(NotAPhoto):
+        hidden.read()
+    with pytest.raises(UnsupportedFormat):
+        next(found for found in walk(tmp_path) if found.path == "a.jpg").read()
+
+
 def test_walk_lists_nothing_ahead(tmp_path, monkeypatch):
     """Memory must not grow with the folder: of an endless one, no more is looked at than is asked for."""
     (tmp_path / "photo.jpg").touch()

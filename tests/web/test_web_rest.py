@@ -39,6 +39,39 @@ def http(url):
         yield client
 
 
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v1/anonymize?min_confidense=0.9", "min_confidense: did you mean min_confidence?"),
+        ("/v1/anonymize?Faces=largest", "Faces: did you mean faces?"),
+        ("/v1/anonymize?direction=to_male&persona_key=k", "persona_key: there are faces, direction"),
+        ("/v1/anonymize?detector=cnn", "detector: there are faces, direction"),
+        ("/v1/faces?genders=false", "genders: did you mean gender?"),
+        ("/v1/faces?" + "x" * 500, "there are gender"),
+    ],
+)
+def test_a_parameter_that_is_not_there_is_refused_with_the_nearest(http, photo, path, words):
+    answer = http.post(path, content=photo, headers={"content-type": "image/jpeg"})
+    assert answer.status_code == 422
+    assert answer.json()["error"] == "InvalidRequest"
+    assert words in answer.json()["detail"]
+    assert "x" * 100 not in answer.json()["detail"]
+
+
+def test_options_among_the_parts_of_a_form_are_refused(http, photo):
+    for path in ("/v1/anonymize", "/v1/faces"):
+        answer = http.post(path, files={"photo": photo}, data={"min_confidence": "0.9"})
+        assert (answer.status_code, answer.json()["error"]) == (400, "MalformedForm")
+        assert "min_confidence" in answer.json()["detail"]
+
+
+def test_a_header_that_is_not_there_is_refused_with_the_nearest(http, photo):
+    headers = {"content-type": "image/jpeg", "Visard-Persona-Kei": "k"}
+    answer = http.post("/v1/anonymize", content=photo, headers=headers)
+    assert answer.status_code == 422
+    assert "visard-persona-kei: did you mean visard-persona-key?" in answer.json()["detail"].lower()
+
+
 @pytest.fixture(scope="module")
 def photo(astronaut):
     return astronaut.read_bytes()

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE = "application/problem+json"
 CLIENT_CLOSED_REQUEST = 499  # nginx' number, which HTTP has none for
+LONGEST_NAME = 40  # of a parameter or a part that is repeated in an answer
 _RETRY_S = 5  # where a server that is away or full did not say when to come back
 
 # What an HTTP caller makes of each error; a subclass not named here takes its parent's status.

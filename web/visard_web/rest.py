@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from difflib import get_close_matches
 from functools import partial
 from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -17,11 +18,12 @@ from visard.result import ImageFormat, Result
 from visard_web.described import PHOTO_BODY, PICTURES, problems
 from visard_web.faces import faces_found
 from visard_web.picture import Large
-from visard_web.problems import Problem
+from visard_web.problems import LONGEST_NAME, Problem
 
 if TYPE_CHECKING:
     from visard_web.state import AppState
 
+_KEY_HEADER = "Visard-Persona-Key"
 _BASE64_PIECE = 3 * 256 * 1024  # a multiple of three, so that the pieces' texts make up that of the whole
 
 
@@ -136,9 +138,25 @@ choices.__signature__ = Signature(  # type: ignore[attr-defined]
 )
 
 # A header: an address gets logged by every proxy on the way.
-PersonaKeyHeader = Annotated[
-    str | None, Header(alias="Visard-Persona-Key", min_length=1, description=words(PersonaKey))
-]
+PersonaKeyHeader = Annotated[str | None, Header(alias=_KEY_HEADER, min_length=1, description=words(PersonaKey))]
+
+
+def only(*parameters: str) -> Any:
+    """Make what refuses a query with other parameters than a route's: a misspelled one would be left out in silence.
+
+    Headers of ours are held to the same.
+    """
+
+    def check(request: Request) -> None:
+        ours = [name for name in request.headers if name.startswith("visard-")]
+        for given, known in ((list(request.query_params), parameters), (ours, (_KEY_HEADER.lower(),))):
+            for name in given:
+                if name not in known:
+                    nearest = get_close_matches(name[:LONGEST_NAME].lower(), known, n=1)
+                    hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
+                    raise Problem(422, "InvalidRequest", f"there is no parameter {name[:LONGEST_NAME]}: {hint}")
+
+    return Depends(check)
 
 
 def router(state: AppState) -> APIRouter:
@@ -149,6 +167,7 @@ def router(state: AppState) -> APIRouter:
     @routes.post(
         "/faces",
         summary="Find the faces in a photo",
+        dependencies=[only("gender")],
         openapi_extra={"requestBody": PHOTO_BODY},
         responses=errors,
     )
@@ -170,6 +189,7 @@ def router(state: AppState) -> APIRouter:
             "asks; with output=crops always with JSON. The picture has no metadata of the "
             "original; it is marked as algorithmically generated."
         ),
+        dependencies=[only(*_CALLERS, "format")],
         openapi_extra={"requestBody": PHOTO_BODY},
         response_class=Large,
         responses={

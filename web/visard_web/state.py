@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from visard import Options, VisardError
 from visard_web.body import FORM, FORM_OVERHEAD, media_type, parse_form, read_body
-from visard_web.problems import ClientDisconnected, Problem
+from visard_web.problems import LONGEST_NAME, ClientDisconnected, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -83,6 +83,11 @@ class AppState:
             raise Problem(415, "UnsupportedFormat", f"send the photo as {', '.join(accepted)}")
         if "photo" not in fields:
             raise Problem(400, "MalformedForm", "the form has no part named photo")
+        if raw and len(fields) > 1:
+            others = ", ".join(name[:LONGEST_NAME] for name in fields if name != "photo")
+            raise Problem(
+                400, "MalformedForm", f"the form has parts that nobody reads ({others}): options go into the query"
+            )
         return fields
 
     async def find(self, request: Request, photo: bytes, *, gender: bool = True) -> Found:
