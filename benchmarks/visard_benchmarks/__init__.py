@@ -1,1 +1,1 @@
-"""Speed beside its ceiling: what this machine, or another server on it, could do at best."""
+"""Benchmarks: speed, compared with the best that this machine, or another server on it, can reach."""

@@ -1,4 +1,4 @@
-"""Each stage alone beside its ceiling on this machine, and the SDK end to end beside the slowest of them.
+"""The speed of each stage compared with its limit on this machine, and of the SDK with the slowest stage.
 
     decode   `read_photo` of a JPEG           ceiling: Pillow's libjpeg alone; no decoder that keeps all pixels beats it
     detect   `FaceFinder.find`                ceiling: dlib's detector alone on the copy that it is given

@@ -1,4 +1,4 @@
-"""What the commands share: where they write, how they reach a server, and the warning about untrained models.
+"""Shared by the commands: where they write, how they reach a server, and the warning about untrained models.
 
 Standard output is for results, standard error for progress, warnings and errors. Strings are shown as they are: file
 names may hold what rich would read as markup or as an emoji. What is to be coloured is a `Text` (`coloured`).

@@ -1,4 +1,4 @@
-"""The command `visard demo`: the whole thing on a sample photo."""
+"""The command `visard demo`: the complete system on a sample photo."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("out/demo"),
     models: ModelsOption = None,
 ) -> None:
-    """Run the whole thing on a sample photo: demo models, embedded server, before and after."""
+    """Run the complete system on a sample photo: demo models, embedded server, before and after."""
     from visard_server.embedded import SAMPLE_PHOTO
 
     outputs.make_folder(output)

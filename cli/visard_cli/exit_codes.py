@@ -1,4 +1,4 @@
-"""What the command's exit codes mean."""
+"""The meaning of the exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client for callers without an event loop: it drives an `AsyncClient`, so that the protocol stands once."""
+"""The client for callers without an event loop: it drives an `AsyncClient`, so that the protocol is written once."""
 
 from __future__ import annotations
 

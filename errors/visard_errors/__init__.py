@@ -1,4 +1,4 @@
-"""Every error that Visard raises, as one tree, split by what the caller does next.
+"""Every error that Visard raises, in one class hierarchy, divided by what the caller can do next.
 
 VisardError
 ├── PhotoError              fix or replace the photo

@@ -1,4 +1,4 @@
-"""Optional parts of Visard: where a library is missing, the error names the extra that brings it."""
+"""Optional parts of Visard: if a library is missing, the error names the extra that installs it."""
 
 from __future__ import annotations
 

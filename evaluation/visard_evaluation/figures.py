@@ -1,4 +1,4 @@
-"""What there is to say of some photos: shares, means and medians with their intervals, by name.
+"""The figures of some photos: shares, means and medians with their intervals, by name.
 
 Shares lie in 0..1. What ends in `_minus_control` lies in −1..1: how far a share is above that of the control, paired by
 photo. The control are originals whose face is painted over. Rank-1 is the share of pictures whose nearest neighbour

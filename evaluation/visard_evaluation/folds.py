@@ -1,4 +1,4 @@
-"""Divides people into folds, so that an attacker is tried on people alone from whom it learned nothing."""
+"""Divides people into folds, so that an attacker is tested only on people from whom it did not learn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who and what judges the results: everything that an evaluation may be asked to look with."""
+"""The judges of an evaluation: recognisers, detectors and classifiers that look at the results."""
 
 from __future__ import annotations
 

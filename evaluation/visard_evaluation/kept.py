@@ -1,4 +1,4 @@
-"""What an anonymised face should keep of its original: how open mouth and eyes are, the light, the tone of the skin.
+"""What an anonymised face should keep of its original: how open mouth and eyes are, the light, the skin tone.
 
 Pure functions of pictures and points, without models. Where somebody looks is not measured: the iris within the
 landmarks' eye, by its darkness, agreed between a person's two eyes no better than r = 0.23 over 68 photographs.

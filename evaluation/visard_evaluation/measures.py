@@ -1,4 +1,4 @@
-"""What is measured of one anonymised photo, and many photos measured on all cores.
+"""Measures one anonymised photo, or many photos on all cores.
 
 Returns numbers, and descriptors that never leave memory. How the photo was anonymised (by a server, or read from a
 folder of results) makes no difference. `reduce.py` averages the numbers.

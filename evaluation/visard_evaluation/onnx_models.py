@@ -1,4 +1,4 @@
-"""Loads ONNX files and runs them; what is in them is their callers' business."""
+"""Loads and runs ONNX files of any kind."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Photos that were anonymised before, as `visard folder SRC DST` leaves them: originals and results by one name.
 
-They come as the same outcomes that a client yields, so that nothing after this file knows the difference. The
+They come as the same outcomes that a client yields, so that the rest of the evaluation treats both in the same way. The
 classifier of a server judges both sides; that each face was meant to become the opposite of its apparent gender is
 assumed.
 """

@@ -1,4 +1,4 @@
-"""The plots of a report, as SVG that stands in a page: no outside font, no picture, no script.
+"""The plots of a report, as SVG inside the page: no external font, no picture, no script.
 
 Points are aggregated or unnamed; no pixels.
 """

@@ -1,4 +1,4 @@
-"""From what was measured of each photo to the figures of some: shares, means and medians.
+"""Computes the figures of a set of photos from the measurements of each: shares, means and medians.
 
 `summary` says which photos make a group.
 """

@@ -1,4 +1,4 @@
-"""The rows of an evaluation's table: what each figure is called, what it means, and where it stands.
+"""The rows of an evaluation's table: the name of each figure, its meaning, and its place in the JSON.
 
 `markdown` and `html` lay them out.
 """

@@ -1,4 +1,4 @@
-"""One evaluation from photos to figures; the only file that knows both how results are made and how they are judged."""
+"""One evaluation from photos to figures: makes the results, or reads them, and has them judged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A second opinion on apparent gender, by a classifier that steered no swap: a file of the user's choice.
+"""A second opinion on apparent gender, by a classifier that took no part in the swaps: a file of the user's choice.
 
 It is independent of the server's own classifier, which gives the first opinion.
 """

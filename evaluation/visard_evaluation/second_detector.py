@@ -1,4 +1,4 @@
-"""YuNet, a face detector that takes no part in the anonymisation: is a face still there to others than dlib?
+"""YuNet, a face detector that takes no part in the anonymisation: does a detector other than dlib still see a face?
 
 Wu, Peng and Yu: YuNet, Machine Intelligence Research 20 (2023); the file of OpenCV Zoo, March 2023 (MIT). It gets
 a square with the face in its middle, not the whole photo.

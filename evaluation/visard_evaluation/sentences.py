@@ -1,4 +1,4 @@
-"""What was found, in plain sentences: who is still recognised, by what, how often. They stand before the table.
+"""What was found, in plain sentences: who is still recognised, by what, how often. They come before the table.
 
 `markdown` and `html` lay them out.
 """

@@ -1,4 +1,4 @@
-"""All that an evaluation says, from the measures of its photos: figures of all and of groups, worst cases, settings."""
+"""The complete result of an evaluation, from the measurements: figures of all and of groups, worst cases, settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words around an evaluation's figures: how they are written, what they do not say, the worst cases."""
+"""The texts of a report: how figures are written, what they do not prove, the worst cases."""
 
 from __future__ import annotations
 

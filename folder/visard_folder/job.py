@@ -1,4 +1,4 @@
-"""What a run over a folder has to do: one value, whichever engine does it."""
+"""What a run over a folder has to do: one value for all engines."""
 
 from __future__ import annotations
 

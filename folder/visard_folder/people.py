@@ -1,4 +1,4 @@
-"""Tells the people of a list from all others, by dlib's face descriptors.
+"""Distinguishes the people of a list from all others, by dlib's face descriptors.
 
 Descriptors are biometric data: they live in memory only, for the length of a run, and are neither printed nor stored.
 """

@@ -1,4 +1,4 @@
-"""Where photos come from and where results go: a folder of this machine or a store, told apart by their names."""
+"""Where photos come from and where results go: a folder of this machine or a store, distinguished by their names."""
 
 from __future__ import annotations
 

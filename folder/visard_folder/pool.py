@@ -1,4 +1,4 @@
-"""One or more servers with the same models, asked by turns; one that goes away is left out until it is back.
+"""One or more servers with the same models, used in turn; a lost server is left out until it is back.
 
     there ──(lost, or no answer in time)──► away ──(ready again, with the same models)──► there
                                              └───(ready with other models)──► the run ends

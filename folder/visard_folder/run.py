@@ -1,9 +1,9 @@
-"""One run over a folder, by whichever engine: what is left to do, who does it, and what became of it.
+"""One run over a folder, with either engine: what is left to do, who does it, and the outcome.
 
     walk ─► what the journal does not know as done ─► engine ─► journal ─► manifest, annotations
 
 A run can be killed at any moment and goes on with the same call. Servers that go away are waited for; a full disk ends
-the run. What becomes of one photo is the business of `visard_folder.photo`.
+the run. `visard_folder.photo` decides what becomes of one photo.
 """
 
 from __future__ import annotations

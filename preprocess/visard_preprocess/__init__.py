@@ -1,4 +1,4 @@
-"""Photographs to aligned faces, and swapped faces back into photographs; it knows no server.
+"""Photographs to aligned faces, and swapped faces back into photographs. Works without a server.
 
 The files in the order of the data: `photo` (decode), `align` (find faces), `geometry` (crop), `compose` (blend back).
 Import what you need from them: this package itself loads neither dlib nor Pillow.

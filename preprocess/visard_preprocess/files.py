@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: filled under another name, then renamed."""
+"""Writes files atomically: under a temporary name first, then renamed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The embedded server as it comes: with the demo models, and a sample photo to try them on.
 
-The one file of this package that knows the SDK and the export, and loads the latter (and with it torch) only where the
-demo models are not made yet.
+The only file of this package that imports the SDK and the export. It loads the export (and with it torch) only if the
+demo models do not exist yet.
 """
 
 from __future__ import annotations

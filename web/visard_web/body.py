@@ -1,4 +1,4 @@
-"""Request bodies, read in memory and nowhere else: never more than allowed, never longer than allowed.
+"""Reads request bodies, in memory only, with a limit on size and on time.
 
 Starlette's own form parser puts uploads above a megabyte into temporary files, so forms are parsed here. A part's file
 name is ignored. The content is not looked at here.

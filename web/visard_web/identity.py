@@ -1,4 +1,4 @@
-"""How far two faces' descriptors lie apart, measured in a process of its own.
+"""Measures the distance between two faces' descriptors, in a separate process.
 
 dlib keeps Python's interpreter to itself while it describes a face, for a tenth of a second or more: on a thread, every
 other caller would stand still meanwhile. Crops travel through a pipe; the process writes nothing.

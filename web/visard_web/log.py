@@ -1,4 +1,4 @@
-"""Logs as JSON lines on standard error: what was asked of which route, and how it ended.
+"""Logs as JSON lines on standard error: route, status and duration of each request.
 
 No pixels, no file names, no names of kept photos, no addresses of callers. Of an unexpected exception it tells the kind
 and the place in the code, not the message, which may quote what was sent.

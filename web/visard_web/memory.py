@@ -1,4 +1,4 @@
-"""Gives memory back to the machine: the C library keeps what photos took, for photos that may never come."""
+"""Returns free memory to the operating system, which the C library would keep for later photos."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Prometheus reads: requests, faces and how well they were hidden. Numbers, no photo's anything.
+"""What Prometheus reads: requests, faces and how well they were hidden. Numbers only, nothing of any photo.
 
 Each app has a registry of its own, so that two in one process do not count together.
 """

@@ -1,4 +1,4 @@
-"""What every request passes before anything else, and every answer on its way out.
+"""The middleware that every request and every answer passes.
 
 In: a request id, the name the server was called by, where the request came from, the key, the rate. Out: headers that
 keep browsers from doing more than the page needs, one line of log, the counters.

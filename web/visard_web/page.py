@@ -1,4 +1,4 @@
-"""The page's own endpoints: a photo comes, its faces are chosen one by one, the result is looked at and forgotten.
+"""The page's own endpoints: a photo is uploaded, its faces are chosen one by one, the result is shown and forgotten.
 
 They are made for the page in `static/` and may change with it; programs use `visard_web.rest`.
 """

@@ -1,4 +1,4 @@
-"""What orchestrators and Prometheus ask."""
+"""The endpoints for orchestrators and Prometheus."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Errors as `application/problem+json` (RFC 9457): one shape for everything that is not an answer.
 
 `error` is the name of the class that the SDK would raise (`visard_errors`); what HTTP alone can get wrong has names of
-its own. `detail` is a sentence for people. It knows no routes.
+its own. `detail` is a sentence for people.
 """
 
 from __future__ import annotations

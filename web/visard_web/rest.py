@@ -1,4 +1,4 @@
-"""The REST API: a photo comes, its anonymised form or its faces go back, nothing is kept."""
+"""The REST API: takes a photo, returns it anonymised, or its faces, and keeps nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast one GPU runs the generator, in every way that Visard knows, beside what the GPU can do at best.
+"""How fast one GPU runs the generator, in every way that Visard has, compared with the limits of the GPU.
 
     python -m visard_benchmarks.gpu                    on a machine with a CUDA GPU; needs no network
     python -m visard_benchmarks.gpu --variants torch-fp16-nhwc,ort-cuda-nhwc-exhaustive --batches 8,16

@@ -1,4 +1,4 @@
-"""What a variant's speed is held against, and what is read off the GPU while it runs: peaks, energy, memory.
+"""Measures the GPU: its peaks, to compare a variant's speed with, and energy and memory while a variant runs.
 
 On a machine without a GPU the same measurements run on the CPU, which only shows that they run.
 """

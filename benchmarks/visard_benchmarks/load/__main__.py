@@ -1,4 +1,4 @@
-"""Puts loads on every transport to the models and says what came back: how many, how fast, how good, and why not.
+"""Loads the models over every transport and reports how many answers came back, how fast, how good, and which errors.
 
     python -m visard_benchmarks.load              all of it, on the embedded server with the demo models: half an hour
         --quick                                   fewer loads and short windows: two to four minutes

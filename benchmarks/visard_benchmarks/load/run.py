@@ -1,6 +1,6 @@
 """One run of the load benchmark: which transports there are, and turns in which every load is put on each of them.
 
-It knows the order of things; how a load is put is `loops`, what it says is `figures`.
+It decides the order of the loads; `loops` sends them, and `figures` computes the results.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one run of the load benchmark comes to: report, targets, and the few figures by which runs are compared."""
+"""The result of one run of the load benchmark: report, targets, and the few figures by which runs are compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same models and faces through what a user would pick instead of Visard, in one run.
+"""The same models and faces through other servers that a user could choose instead of Visard, in one run.
 
     identity   a graph that returns its 512×512×3 bytes: transport, batching and scheduling are all that is left
     photos     classify, swap, classify again: the demo models, or those of --models

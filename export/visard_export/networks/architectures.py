@@ -1,4 +1,4 @@
-"""What distinguishes one network from another of its kind, and the sizes that they work at. It needs no torch."""
+"""What distinguishes networks of the same kind, and the sizes that they work at. Importing it needs no torch."""
 
 from __future__ import annotations
 

@@ -119,5 +119,5 @@ class _Desk:
         self.drafts = drafts
 
     def claim(self, path: str) -> str:
-        """Names that differ by case only are the driver's business, which refuses such a folder."""
+        """Return the name as it is: the driver refuses folders with names that differ by case only."""
         return path

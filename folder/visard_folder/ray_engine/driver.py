@@ -1,4 +1,4 @@
-"""The engine on a Ray cluster: the same work and the same results as on one machine, by many.
+"""The engine on a Ray cluster: the same work and the same results as on one machine.
 
     photos (driver) ─► Ray Data: [actors: read, align ─► servers ─► blend, encode ─► write] ─► journal (driver)
 

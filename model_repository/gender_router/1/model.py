@@ -1,4 +1,4 @@
-"""Asks for each face's apparent gender and sends it to the generator of the other one, as a Triton Python model.
+"""Has each face's apparent gender classified and sends it to the other gender's generator, as a Triton Python model.
 
 It moves pixels and never decodes, converts or looks at them; which face goes where is `route`'s decision. A request
 of one direction hands its tensors on as they are, which stay in shared memory; only a request with both directions

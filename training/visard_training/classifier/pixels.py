@@ -1,4 +1,4 @@
-"""Prepared faces as the gender classifier sees them: resized once, by the very matrices of the served graph."""
+"""Prepared faces as the gender classifier sees them: resized once, by the same matrices as in the served graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good a classifier is: calibrated, then measured through the very graph that is served.
+"""How good a classifier is: calibrated, then measured through the graph that is served.
 
 `evaluate` serves any classifier and any prepared faces, not only those of a training.
 """

@@ -1,1 +1,1 @@
-"""Photographs of people into aligned faces, and how trainings vary them."""
+"""Prepares training data: photographs of people to aligned faces, and augmentation."""

@@ -1,4 +1,4 @@
-"""Reads donors, the generated portraits that personas are averaged from, and tells which of them go together."""
+"""Reads donors, the generated portraits that personas are averaged from, and groups them."""
 
 from __future__ import annotations
 

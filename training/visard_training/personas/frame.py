@@ -1,4 +1,4 @@
-"""The frame that all personas are laid into, and the files that hold it and them."""
+"""The common frame of all personas, and the files for frame and personas."""
 
 from __future__ import annotations
 

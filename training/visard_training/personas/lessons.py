@@ -1,4 +1,4 @@
-"""The lessons of a persona generator: faces with what should become of them, on disk and in batches that never repeat.
+"""The training examples (lessons) of a persona generator: faces with their targets, on disk and in varied batches.
 
 A lesson is one face, turned and shifted a little, with the targets for both genders. Batches vary light, colour and
 sharpness, and put synthetic fringes, objects and glasses in front of the faces.

@@ -1,4 +1,4 @@
-"""What a persona generator is taught about one face: where things go, and which pixels are face and bare skin.
+"""The targets for one face of a persona generator's training: where things go, which pixels are face and bare skin.
 
 Computed from landmarks and colours, at 64 and 128 cells across the crop, without any network.
 """

@@ -1,4 +1,4 @@
-"""Options that several trainings have, in the same words. It needs no torch."""
+"""Options that several trainings share. Importing them needs no torch."""
 
 from __future__ import annotations
 

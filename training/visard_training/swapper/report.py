@@ -1,4 +1,4 @@
-"""What a swapper's training leaves to look at: grids of samples, a table of the losses and their curves."""
+"""The report of a swapper's training: grids of samples, a table of the losses and their curves."""
 
 from __future__ import annotations
 
