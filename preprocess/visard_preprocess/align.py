@@ -1,4 +1,4 @@
-"""Finds the faces in a photo: boxes, 68 landmarks and the quad to cut out; the only file of the package that imports dlib.
+"""Finds the faces in a photo: boxes, 68 landmarks and the quad to cut out. Only this file imports dlib.
 
 It reports what it finds, faces that are too small included; whether a photo is refused is the caller's decision. It
 finds upright faces: a head that lies on its side, or that is seen from behind, is none to these detectors.
