@@ -60,7 +60,7 @@ def folder(
     target: Annotated[
         str,
         typer.Argument(
-            help="Empty or new folder for the results, or one to go on with; likewise a URL.", show_default=False
+            help="Empty or new folder for the results, or that of a run to resume; likewise a URL.", show_default=False
         ),
     ],
     settings: Annotated[Settings, Fields()],
@@ -119,7 +119,7 @@ def folder(
 ) -> None:
     """Anonymise a folder of photos into another one, and record what became of each.
 
-    The run can be interrupted, or killed, at any moment: the same command goes on where it was.
+    The run can be interrupted, or killed, at any moment: run the same command again and it resumes.
     """
     from visard_folder import Annotations, FolderJob, anonymise_folder, load_people
 

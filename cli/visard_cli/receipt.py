@@ -43,7 +43,7 @@ def keygen(
 def verify(
     file: Annotated[Path, typer.Argument(help="The receipt.", show_default=False)],
     key: Annotated[
-        Path, typer.Option(help="Public key (.pub), had from its owner and not with the receipt.", show_default=False)
+        Path, typer.Option(help="Public key (.pub), from its owner and not sent with the receipt.", show_default=False)
     ],
     folder: Annotated[
         Path | None, typer.Option(help="Results whose manifests are to be those that the receipt binds.")

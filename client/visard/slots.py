@@ -1,6 +1,6 @@
 """How many faces a client has under way at once: as many as it may, or as many as the server takes.
 
-A server whose queues are full refuses. A caller who goes on sending as many as before makes it refuse on and on, and
+A server whose queues are full refuses. A caller who keeps sending as many makes it refuse again and again, and
 the face that comes again finds its place taken by the next one of the same caller. So a refusal lowers the limit to
 what is under way, answers raise it again by one for each round of them (additive increase, as in TCP's congestion
 avoidance, RFC 5681, section 3.1), and what was refused goes first.

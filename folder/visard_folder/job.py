@@ -34,7 +34,7 @@ class FolderJob:
         settings: what to do with every photo.
         people: who stays visible, where not everybody is hidden.
         key: for the HMAC of each source file; no hashes without it.
-        persona_key: see `visard.Options`. With the same key a run that goes on, or `force`, gives the same pictures.
+        persona_key: see `visard.Options`. With the same key, a resumed run, or `force`, gives the same pictures.
             It is stored nowhere.
         annotations: to carry along when all photos are done.
         force: do everything again, with other settings if they are others.

@@ -1,4 +1,4 @@
-"""What became of each photo of a folder, kept so that a run can stop at any moment and go on.
+"""What became of each photo of a folder, kept so that a run can stop at any moment and be resumed.
 
 A record is written only after its image stands under its final name, so a journal never promises a file that is not
 there; the other way round, an image without its record is simply made again, with the same bytes. SQLite with a

@@ -2,7 +2,7 @@
 
     walk ─► what the journal does not know as done ─► engine ─► journal ─► manifest, annotations
 
-A run can be killed at any moment and goes on with the same call. Servers that go away are waited for; a full disk ends
+A run can be killed at any moment; the same call resumes it. It waits for servers that are lost; a full disk ends
 the run. `visard_folder.photo` decides what becomes of one photo.
 """
 

@@ -9,11 +9,11 @@ from visard_cli.train import classifier, pairs, persona_faces, persona_generator
 app = typer.Typer(
     name="train",
     help=(
-        "Train models on faces of your own: [bold]prepare[/] aligns photographs, [bold]classifier[/] learns the "
+        "Train models on your own faces: [bold]prepare[/] aligns photographs, [bold]classifier[/] learns the "
         "apparent gender, [bold]personas[/] averages generated portraits into faces of nobody, "
         "[bold]persona-generator[/] learns to put them in a face's place. As published: [bold]pairs[/] generates the "
-        "same face in both genders, [bold]swapper[/] learns the way from one to the other. What takes long goes on "
-        "where it was stopped. Then: visard export."
+        "same face in both genders, [bold]swapper[/] learns the way from one to the other. A long stage that "
+        "was stopped is resumed by the same command. Then: visard export."
     ),
     no_args_is_help=True,
     rich_markup_mode="rich",

@@ -34,7 +34,7 @@ def classifier(
             show_default=False,
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of this run; started again, it goes on.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of this run; a second start resumes it.")],
     options: Annotated[ClassifierOptions, Fields()],
 ) -> None:
     """Train the gender classifier; the defaults are the published recipe. Writes weights, figures and plots."""

@@ -23,9 +23,7 @@ EPILOG = (
 
 @derived
 def pairs(
-    folder: Annotated[
-        Path, typer.Argument(help="Folder of pairs to make or to go on with. Look at its contact sheets!")
-    ],
+    folder: Annotated[Path, typer.Argument(help="Folder of pairs to make or to continue. Look at its contact sheets!")],
     generator: Annotated[
         Path,
         typer.Option(
@@ -38,13 +36,13 @@ def pairs(
     ],
     options: Annotated[StyleGAN2Options, Fields()],
     tries: Annotated[
-        int, typer.Option(min=1, help="New faces to make pairs of; raise it to go on with a folder.")
+        int, typer.Option(min=1, help="New faces to make pairs of; raise it to add pairs to a folder.")
     ] = 10_000,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures rendered at once.")] = 10,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to render.")] = "auto",
     image_format: Annotated[Literal["jpg", "png"], typer.Option("--format", help="Of the images.")] = "jpg",
 ) -> None:
-    """Make pairs to train the swapper on: the same face once female, once male. Goes on where it was stopped."""
+    """Make pairs to train the swapper on: the same face once female, once male. Resumes where it was stopped."""
     with needs("train", "training"):
         from visard_training.pairs.stylegan2_pairs import make_pairs
 

@@ -28,7 +28,7 @@ def persona_generator(
     personas: Annotated[Path, typer.Option(help="What visard train personas made.")],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="Folder of this run; started again, it goes on. Holds small pictures."),
+        typer.Option("--output", "-o", help="Folder of this run; a second start resumes it. Holds small pictures."),
     ],
     options: Annotated[PersonaTrainingOptions, Fields(names={"n_downsampling": "downsamplings", "n_blocks": "blocks"})],
     tone_data: Annotated[

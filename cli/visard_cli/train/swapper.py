@@ -25,7 +25,7 @@ EPILOG = (
 def swapper(
     pairs: Annotated[Path, typer.Argument(help="Folder that `visard train pairs` made.", show_default=False)],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of this run; started again, it goes on. Holds decoded pairs.")
+        Path, typer.Option("--output", "-o", help="Folder of this run; a second start resumes it. Holds decoded pairs.")
     ],
     options: Annotated[
         SwapperOptions,

@@ -1,11 +1,11 @@
 """Trains the gender classifier on prepared faces: ResNet-18, two outputs, calibrated.
 
-The defaults are the published recipe. A run lives in one folder and goes on from its last state when it is started
+The defaults are the published recipe. A run has one folder and resumes from its last state when it is started
 again, to the same weights as if it had never stopped:
 
     classifier.safetensors   the result: the best epoch's weights, calibrated
     best.safetensors         the best epoch so far, last.safetensors the last one
-    state.pt                 where to go on
+    state.pt                 where to resume
     report.json, curves.png, confusion.png
 
 The photographs must be aligned already (`visard_training.data`).
@@ -55,7 +55,7 @@ _VALIDATION_BATCH = 64
 def train_classifier(
     caches: Sequence[Path], output: Path, options: ClassifierOptions | None = None, *, console: Console | None = None
 ) -> ClassifierReport:
-    """Train, or go on training, and report.
+    """Train, or resume a training, and report.
 
     Under `accelerate launch` every process takes its share of each step.
 

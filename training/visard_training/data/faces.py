@@ -166,7 +166,7 @@ def prepare_faces(
     workers: int | None = None,
     console: Console | None = None,
 ) -> Preparation:
-    """Align every photo of a data set into a cache; a second call goes on where the first one ended.
+    """Align every photo of a data set into a cache; a second call resumes where the first one ended.
 
     The largest face of a photo is taken. Photos without one, and broken ones, are skipped and counted. Where the
     alignment square leaves the photo it continues as a blurred reflection, as it does when the model is served;

@@ -1,7 +1,7 @@
 """The folder of training pairs: the same face once female, once male; written by the pair maker, read by the swapper.
 
 It grows row by row and survives being killed at any moment: a pair counts from the moment its row is complete, and
-a writer that opens the folder again goes on after the last one. How the pairs were generated makes no difference.
+a writer that opens the folder again continues after the last one. How the pairs were generated makes no difference.
 
     pairs.csv             one row per pair
     dropped.csv           one row per source that became no pair, with the filter that it failed
@@ -120,7 +120,7 @@ def choose_pair(probabilities: NDArray[np.floating[Any]], min_certainty: float) 
 
 
 class PairWriter:
-    """Writes a folder of pairs, and goes on with one that was begun with the same settings.
+    """Writes a folder of pairs, or continues one that was begun with the same settings.
 
     Args:
         folder: made if it is missing.

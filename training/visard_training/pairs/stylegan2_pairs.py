@@ -60,14 +60,14 @@ def make_pairs(
     suffix: Suffix = ".jpg",
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Make a folder of pairs; a second call with the same settings goes on where the first ended.
+    """Make a folder of pairs; a second call with the same settings resumes where the first ended.
 
     Args:
         generator: StyleGAN2 weights of either published family, trained on FFHQ-aligned faces.
         classifier: checkpoint of the gender classifier, the judge of every step.
         folder: the pairs, see `pairs.folder`; `samples.csv` and `centres.npz` of steps 1 to 4 lie beside them.
         options: see there.
-        tries: how many new samples step 5 starts from; may be raised to go on with a finished folder.
+        tries: how many new samples step 5 starts from; may be raised to add to a finished folder.
         batch_size: pictures rendered at once; five belong to one face in step 5.
         device: of the two networks, as torch names it.
         suffix: of the images.

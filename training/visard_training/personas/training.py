@@ -43,7 +43,7 @@ def train_persona_generator(
     tone_caches: Sequence[Path] = (),
     console: Console | None = None,
 ) -> Path:
-    """Train, or go on where an earlier call with the same options and output was interrupted.
+    """Train, or resume where an earlier call with the same options and output was interrupted.
 
     Args:
         caches: prepared faces, see `visard_training.data.faces`; their split `train` is used.

@@ -28,7 +28,7 @@ from visard_training.runs.state import check_settings, load_state, save_state, w
 
 STATE_FILE = "state.pt"
 
-# They decide when something is written and how, not what is learned: they may change when a run goes on.
+# They decide when something is written and how, not what is learned: they may change when a run is resumed.
 _FREE = ("save_every", "sample_every", "half", "licence")
 
 

@@ -41,7 +41,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def check_settings(folder: Path, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to go on in a folder with other settings than it was begun with.
+    """Refuse to resume in a folder with other settings than it was begun with.
 
     Raises:
         OutputError: some differ; they are named.

@@ -81,7 +81,7 @@ def train_swapper(
     classifier: Path | None = None,
     console: Console | None = None,
 ) -> TrainedSwapper:
-    """Train a generator, or go on where an earlier call with the same options and output was interrupted.
+    """Train a generator, or resume where an earlier call with the same options and output was interrupted.
 
     Under `accelerate launch` every process takes its share of each step.
 
