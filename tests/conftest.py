@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from visard_server.triton import TritonServer
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_PHOTOS = ROOT.parent / "shared" / "photos"  # real people: beside the project, never in it
 
 
 @pytest.fixture(scope="session")
-def astronaut() -> Path:
+def astronaut():
     """A real photograph with one face, 512×512, in the public domain."""
     return ROOT / "server" / "visard_server" / "data" / "astronaut.jpg"
 
 
 @pytest.fixture(scope="session")
-def shared_photos() -> dict[str, dict[str, str]]:
+def shared_photos():
     """File name → row of the manifest, for the photographs beside the project."""
     if not SHARED_PHOTOS.is_dir():
         pytest.skip("the photographs beside the project are not here")
@@ -33,7 +27,7 @@ def shared_photos() -> dict[str, dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+def tiny_server(tmp_path_factory):
     """A real Triton serving the whole contract with tiny models whose answers numpy can predict."""
     from visard_server.triton import TritonServer
     from visard_testing.tiny_models import tiny_repository
@@ -44,7 +38,7 @@ def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServ
 
 
 @pytest.fixture(scope="session")
-def writing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+def writing_server(tmp_path_factory):
     """The same with generators that write the personas that reach them into what they draw, over every transport."""
     from visard_server.triton import TritonServer
     from visard_testing.tiny_models import tiny_repository
@@ -56,7 +50,7 @@ def writing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonS
 
 
 @pytest.fixture(scope="module")
-def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+def slow_server(tmp_path_factory):
     """The same with generators that take about a second and queues of one.
 
     Not one for all tests: Triton 2.51 can crash after a burst of requests that their callers gave up, see

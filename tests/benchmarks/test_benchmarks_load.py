@@ -43,7 +43,7 @@ TIMING = Timing(warm_up_s=1, window_s=2)  # measured from 1 to 7
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop whose clock jumps to the next timer, so that seconds pass at once and always the same."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.now = 0.0
         loop = self
 
@@ -55,7 +55,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
         super().__init__(Selector())
 
-    def time(self) -> float:
+    def time(self):
         return self.now
 
 
@@ -71,11 +71,11 @@ def in_virtual_time(make):
 class Server:
     """Serves one request after another in 10 ms, and nothing at all from second 3 to 4."""
 
-    def __init__(self, loop: VirtualLoop) -> None:
+    def __init__(self, loop):
         self._loop = loop
         self._turn = asyncio.Lock()
 
-    async def send(self, number: int) -> bool:
+    async def send(self, number):
         async with self._turn:
             await asyncio.sleep(0.01)
             if 3 <= self._loop.now < 4:
@@ -83,15 +83,15 @@ class Server:
         return True
 
 
-def sample(due: float, latency: float = 0.1, outcome: str = FLIPPED) -> Sample:
+def sample(due, latency=0.1, outcome=FLIPPED):
     return Sample(due, due, due + latency, outcome)
 
 
-def evenly(per_s: float, end_s: float = 7.0, **values) -> list[Sample]:
+def evenly(per_s, end_s=7.0, **values):
     return [sample(moment, **values) for moment in np.arange(0, end_s, 1 / per_s)]
 
 
-def turn(samples, *, open_loop=True) -> Turn:
+def turn(samples, *, open_loop=True):
     return Turn(timing=TIMING, samples=samples, open_loop=open_loop)
 
 
@@ -113,7 +113,7 @@ def test_an_open_loop_shows_a_stall_that_a_closed_one_hides():
 
 def test_latency_counts_from_when_a_request_was_due_even_where_the_sender_itself_stalls():
     def blocked(loop):
-        async def send(number: int) -> bool:
+        async def send(number):
             if number == 10:
                 loop.now += 1.0  # as if this process had not been given the processor
             return True
@@ -146,7 +146,7 @@ def test_an_ideal_queue_takes_as_many_at_once_as_it_has_servers():
 def test_a_closed_loop_keeps_its_callers_under_way():
     under_way, most = 0, 0
 
-    async def send(number: int) -> bool:
+    async def send(number):
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
@@ -161,7 +161,7 @@ def test_a_closed_loop_keeps_its_callers_under_way():
 
 
 def test_a_refusal_is_an_outcome_under_its_own_name():
-    async def send(number: int) -> bool:
+    async def send(number):
         if number % 3 == 0:
             raise Overloaded("full")
         return True
@@ -171,7 +171,7 @@ def test_a_refusal_is_an_outcome_under_its_own_name():
 
 
 def test_a_defect_of_the_benchmark_is_no_outcome():
-    async def send(number: int) -> bool:
+    async def send(number):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -306,7 +306,7 @@ nv_cpu_utilization 0.5
 """
 
 
-def page(**values: int) -> str:
+def page(**values):
     text = PAGE
     for name, value in values.items():
         text = text.replace(name, str(value))

@@ -11,7 +11,6 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
@@ -27,17 +26,12 @@ from visard_benchmarks.peers.environments import PEERS, find_python, how_to_inst
 from visard_benchmarks.processes import Processes, marked
 from visard_testing.waiting import wait_until
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
-    from visard_server.triton import TritonServer
-
-
-def figures(images_per_s: float, p99_ms: float) -> dict[str, float]:
+def figures(images_per_s, p99_ms):
     return {"images_per_s": images_per_s, "p99_ms": p99_ms}
 
 
-def test_two_peers_and_the_identity_model(capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_peers_and_the_identity_model(capsys):
     arguments = ["--only", "socket", "visard-shared", "--workload", "identity", "--quick", "--seconds", "0.3"]
     previous = signal.getsignal(signal.SIGTERM)
     try:
@@ -56,7 +50,7 @@ def test_two_peers_and_the_identity_model(capsys: pytest.CaptureFixture[str]) ->
     assert not [process for process in psutil.Process().children(recursive=True) if "serve_" in str(process.cmdline())]
 
 
-def test_an_answer_that_is_another_picture_does_not_count(tmp_path: Path) -> None:
+def test_an_answer_that_is_another_picture_does_not_count(tmp_path):
     model, repository = identity_models(tmp_path)
     image = np.full((1, 512, 512, 3), 7, np.uint8)
     bench = peers.Bench("identity", model, repository, image, 0.1)
@@ -66,15 +60,13 @@ def test_an_answer_that_is_another_picture_does_not_count(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("key", ["visard", "visard-shared"])
-def test_triton_is_asked_for_the_persona_of_the_bare_graph(writing_server: TritonServer, key: str) -> None:
+def test_triton_is_asked_for_the_persona_of_the_bare_graph(writing_server, key):
     repository = writing_server.repository
     bench = peers.Bench("photos", repository, repository, np.full((1, 512, 512, 3), 60, np.uint8), 0.1)
     bench.check(bench.ask_once(PEERS[key], int(writing_server.grpc_url.rpartition(":")[2])))
 
 
-def test_a_peer_that_is_missing_is_named_and_left_out(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_peer_that_is_missing_is_named_and_left_out(capsys, monkeypatch):
     monkeypatch.setattr(environments, "requirements", lambda peer: ("no-such-distribution-anywhere>=1",))
     previous = signal.getsignal(signal.SIGTERM)
     try:
@@ -87,13 +79,13 @@ def test_a_peer_that_is_missing_is_named_and_left_out(
 
 
 @pytest.mark.parametrize("key", PEERS)
-def test_every_peer_says_what_it_needs(key: str) -> None:
+def test_every_peer_says_what_it_needs(key):
     peer = PEERS[key]
     assert requirements(peer)
     assert all(requirement in how_to_install(peer, Path("there")) for requirement in requirements(peer))
 
 
-def test_an_environment_of_its_own_comes_first(tmp_path: Path) -> None:
+def test_an_environment_of_its_own_comes_first(tmp_path):
     peer = PEERS["litserve"]
     python = tmp_path / "litserve" / "bin" / "python"
     python.parent.mkdir(parents=True)
@@ -102,7 +94,7 @@ def test_an_environment_of_its_own_comes_first(tmp_path: Path) -> None:
     assert find_python(PEERS["visard"], tmp_path) == Path(sys.executable)
 
 
-def test_an_extra_whose_needs_are_missing_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_extra_whose_needs_are_missing_is_not_installed(monkeypatch):
     needs = ["numpy", "no-such-distribution-anywhere; extra == 'serve'", "numpy>=1; extra == 'data'"]
     monkeypatch.setattr(metadata, "requires", lambda name: needs if name == "pillow" else [])
     found = {text: is_installed(Requirement(text)) for text in ("pillow", "pillow[data]", "pillow[serve,data]")}
@@ -110,14 +102,14 @@ def test_an_extra_whose_needs_are_missing_is_not_installed(monkeypatch: pytest.M
     assert not is_installed(Requirement("numpy>=1000"))
 
 
-def test_the_best_rate_is_one_that_keeps_the_bound() -> None:
+def test_the_best_rate_is_one_that_keeps_the_bound():
     levels = {1: figures(100, 10), 8: figures(180, 45), 16: figures(200, 80)}
     assert best_within(levels, 50) == (8, levels[8])
     assert best_within(levels, 100) == (16, levels[16])
     assert best_within(levels, 5) is None
 
 
-def test_ratios_are_over_the_best_rival_alone() -> None:
+def test_ratios_are_over_the_best_rival_alone():
     rates = {"fastapi": 200.0, "litserve": 100.0, "socket": 2000.0, "visard": 300.0}
     assert ratios({**rates, "visard-shared": 900.0}) == {
         "grpc_over_best_peer": 1.5,
@@ -133,7 +125,7 @@ class Echo(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def do_POST(self) -> None:
+    def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(500 if self.path == "/broken" else 200)
         if self.path == "/chunked":
@@ -147,12 +139,12 @@ class Echo(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(body)
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, *_):
         pass
 
 
 @pytest.fixture
-def echo() -> Iterator[int]:
+def echo():
     with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever)
@@ -163,19 +155,19 @@ def echo() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("path", ["/whole", "/chunked"])
-def test_a_caller_reads_the_whole_answer_and_keeps_its_connection(echo: int, path: str) -> None:
+def test_a_caller_reads_the_whole_answer_and_keeps_its_connection(echo, path):
     caller = HttpCaller(echo, path)
     images = [os.urandom(IMAGE_BYTES) for _ in range(3)]
     assert [bytes(caller(image)) for image in images] == images
     caller.close()
 
 
-def test_an_error_is_no_answer(echo: int) -> None:
+def test_an_error_is_no_answer(echo):
     with pytest.raises(ConnectionError, match="500"):
         drive_threads(lambda: HttpCaller(echo, "/broken"), bytes(IMAGE_BYTES), in_flight=2, seconds=0.1)
 
 
-def test_only_answers_within_the_time_count(echo: int) -> None:
+def test_only_answers_within_the_time_count(echo):
     load = drive_threads(lambda: HttpCaller(echo, "/whole"), bytes(IMAGE_BYTES), in_flight=2, seconds=0.5)
     assert load.images_per_s == len(load.latencies_s) / 0.5
     # two callers cannot have spent more time waiting than there was, the warm-up's last requests included
@@ -190,7 +182,7 @@ time.sleep(600)
 """
 
 
-def test_a_daemon_that_left_its_session_is_ended_too() -> None:
+def test_a_daemon_that_left_its_session_is_ended_too():
     with Processes([sys.executable, "-c", FORKING], Path.cwd()) as processes:
         wait_until(lambda: "forked" in processes.last_words())
         started = marked(processes._mark)
@@ -199,7 +191,7 @@ def test_a_daemon_that_left_its_session_is_ended_too() -> None:
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in started)
 
 
-def test_an_interrupted_run_leaves_no_process_behind() -> None:
+def test_an_interrupted_run_leaves_no_process_behind():
     command = [sys.executable, "-m", "visard_benchmarks.peers", "--only", "socket", "--workload", "identity"]
     run = subprocess.Popen([*command, "--seconds", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -15,13 +13,8 @@ from visard_benchmarks.flops import count_flops, flops_by_node_type
 from visard_benchmarks.rates import rate_of
 from visard_benchmarks.stages import Stage, ceiling_of_stages
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
-
-def graph(
-    nodes: Sequence[onnx.NodeProto], inputs: dict[str, Sequence[int | str]], weights: dict[str, tuple[int, ...]]
-) -> onnx.ModelProto:
+def graph(nodes, inputs, weights):
     """A model of which only the shapes matter; its last node's output is its output."""
     made = helper.make_graph(
         nodes,
@@ -33,7 +26,7 @@ def graph(
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-def test_a_convolution_by_hand() -> None:
+def test_a_convolution_by_hand():
     conv = helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 2], pads=[1, 1, 1, 1])
     model = graph([conv], {"x": ["N", 3, 8, 8]}, {"w": (5, 3, 3, 3)})
     # 5 channels of 4×4 values, each 27 multiplications and 27 additions
@@ -41,18 +34,18 @@ def test_a_convolution_by_hand() -> None:
     assert count_flops(model, batch=4) == 4 * 5 * 16 * 27 * 2
 
 
-def test_groups_share_the_input_channels() -> None:
+def test_groups_share_the_input_channels():
     conv = helper.make_node("Conv", ["x", "w"], ["y"], group=3)
     assert count_flops(graph([conv], {"x": [1, 3, 8, 8]}, {"w": (3, 1, 3, 3)})) == 3 * 36 * 9 * 2
 
 
-def test_a_transposed_convolution_spreads_its_input() -> None:
+def test_a_transposed_convolution_spreads_its_input():
     up = helper.make_node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1])
     # 4 channels of 8×8 values, each times 2 channels of 3×3
     assert count_flops(graph([up], {"x": [1, 4, 8, 8]}, {"w": (4, 2, 3, 3)})) == 4 * 64 * 18 * 2
 
 
-def test_matrix_products_behind_nodes_that_only_move_values() -> None:
+def test_matrix_products_behind_nodes_that_only_move_values():
     nodes = [
         helper.make_node("Relu", ["x"], ["positive"]),
         helper.make_node("Transpose", ["positive"], ["turned"], perm=[0, 2, 1]),
@@ -64,7 +57,7 @@ def test_matrix_products_behind_nodes_that_only_move_values() -> None:
     assert count_flops(graph([gemm], {"x": [7, 6]}, {"w": (7, 5)})) == 6 * 5 * 7 * 2
 
 
-def test_a_shape_that_cannot_be_told_is_an_error() -> None:
+def test_a_shape_that_cannot_be_told_is_an_error():
     nodes = [
         helper.make_node("NonZero", ["x"], ["indices"]),
         helper.make_node("Cast", ["indices"], ["floats"], to=TensorProto.FLOAT),
@@ -74,12 +67,12 @@ def test_a_shape_that_cannot_be_told_is_an_error() -> None:
         count_flops(graph(nodes, {"x": [4, 4]}, {"w": (7, 5)}))
 
 
-def test_the_published_generator_takes_435_gflop_per_face() -> None:
+def test_the_published_generator_takes_435_gflop_per_face():
     """pix2pixHD with 64 channels at 512²: its convolutions' shapes, without its 182 million weights."""
-    inputs: dict[str, Sequence[int | str]] = {"x": ["N", 3, 512, 512]}
-    nodes: list[onnx.NodeProto] = []
+    inputs = {"x": ["N", 3, 512, 512]}
+    nodes = []
 
-    def add(kind: str, shape: tuple[int, ...], **attributes: object) -> None:
+    def add(kind, shape, **attributes):
         index = len(nodes)
         inputs[f"w{index}"] = shape
         nodes.append(
@@ -98,10 +91,10 @@ def test_the_published_generator_takes_435_gflop_per_face() -> None:
     assert count_flops(graph(nodes, inputs, {})) == pytest.approx(435e9, rel=0.001)
 
 
-def test_a_rate_counts_the_calls_of_all_threads() -> None:
-    threads: set[int] = set()
+def test_a_rate_counts_the_calls_of_all_threads():
+    threads = set()
 
-    def work() -> None:
+    def work():
         threads.add(threading.get_ident())
         time.sleep(0.001)
 
@@ -110,21 +103,21 @@ def test_a_rate_counts_the_calls_of_all_threads() -> None:
     assert 0 < rate <= 3 / 0.001  # three threads that sleep a millisecond each can do no more
 
 
-def test_a_stage_that_fails_ends_the_measurement() -> None:
-    def work() -> None:
+def test_a_stage_that_fails_ends_the_measurement():
+    def work():
         raise RuntimeError("no face")
 
     with pytest.raises(RuntimeError, match="no face"):
         rate_of(work, 5, workers=2)
 
 
-def test_ceilings_of_a_chain() -> None:
+def test_ceilings_of_a_chain():
     slowest, together = ceiling_of_stages([10, 20, 20])
     assert slowest == 10
     assert together == pytest.approx(5)  # 100 + 50 + 50 ms of the same cores
 
 
-def test_a_share_compares_what_was_measured_together() -> None:
+def test_a_share_compares_what_was_measured_together():
     stage = Stage(name="decode", ceiling="libjpeg", rates=[50, 10, 45], ceilings=[100, 20, 100])
     assert stage.rate == 45
     assert stage.share == 0.5  # the slow minute slowed both

@@ -8,7 +8,6 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -21,31 +20,26 @@ from visard_server.triton import TritonServer
 from visard_testing.tiny_models import expected_gender, expected_swap, expected_to_male, held, tiny_repository
 from visard_testing.waiting import wait_until
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
-
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+def server(tmp_path_factory):
     """One that lets its callers share memory."""
     repository = tiny_repository(tmp_path_factory.mktemp("shared") / "models")
     with TritonServer(repository, shared_memory=True) as server:
         yield server
 
 
-def faces(n: int) -> NDArray[np.uint8]:
+def faces(n):
     """Aligned images, all different, alternately dark (female to the tiny classifier) and bright (male)."""
     ramp = np.linspace(0, 60, 512 * 512 * 3).reshape(512, 512, 3)
     return np.stack([ramp + (20 + i if i % 2 else 150 + i) for i in range(n)]).astype(np.uint8)
 
 
-def shared(server: TritonServer, **settings: object) -> Connection:
-    return Connection(url=server.grpc_url, shared_memory=True, **settings)  # type: ignore[arg-type]
+def shared(server, **settings):
+    return Connection(url=server.grpc_url, shared_memory=True, **settings)
 
 
-def regions(server: TritonServer) -> list[str]:
+def regions(server):
     """Names of the regions that a server has open."""
     request = urllib.request.Request(f"{server.http_url}/v2/systemsharedmemory/status")
     for name, key in server.admin_headers.items():
@@ -54,21 +48,21 @@ def regions(server: TritonServer) -> list[str]:
         return [region["name"] for region in json.load(answer)]
 
 
-def test_over_http_it_stays_closed(server: TritonServer) -> None:
+def test_over_http_it_stays_closed(server):
     with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.urlopen(f"{server.http_url}/v2/systemsharedmemory/status")
 
 
-def left_in_the_file_system() -> list[Path]:
+def left_in_the_file_system():
     return list(Path("/dev/shm").glob("visard-[0-9a-f]*"))
 
 
-def test_faces_come_back_as_over_the_connection(server: TritonServer) -> None:
+def test_faces_come_back_as_over_the_connection(server):
     images = faces(20)
     with Client(shared(server, max_in_flight=3)) as client:
         swaps = client.swap(images)
         assert np.array_equal(np.stack([swap.swapped for swap in swaps]), expected_swap(images))
-        genders = np.stack([swap.gender for swap in swaps])  # type: ignore[misc]
+        genders = np.stack([swap.gender for swap in swaps])
         assert genders == pytest.approx(expected_gender(images), abs=1e-5)
         one_way = client.swap(images[:2], "to_male")
         assert [swap.gender for swap in one_way] == [None, None]
@@ -79,7 +73,7 @@ def test_faces_come_back_as_over_the_connection(server: TritonServer) -> None:
     assert np.array_equal(swaps[0].swapped, expected_swap(images[:1])[0])  # a copy, which outlives the client
 
 
-def test_the_message_carries_no_pixels() -> None:
+def test_the_message_carries_no_pixels():
     image = faces(1)
     request = build_request("anonymizer", image, [7], region="visard-0")
     assert [len(raw) for raw in request.raw_input_contents] == [4]  # the persona
@@ -98,33 +92,31 @@ def test_the_message_carries_no_pixels() -> None:
     assert {tensor.name for tensor in request.outputs} == {tensor.name for tensor in MODELS["anonymizer"].outputs}
 
 
-def test_a_server_that_forbids_it_says_how_to_allow_it(tiny_server: TritonServer) -> None:
+def test_a_server_that_forbids_it_says_how_to_allow_it(tiny_server):
     with Client(shared(tiny_server)) as client, pytest.raises(PermissionDenied, match="visard serve --shared-memory"):
         client.swap(faces(1))
     assert not left_in_the_file_system()
 
 
-def test_another_machine_is_refused_before_anything_is_sent() -> None:
+def test_another_machine_is_refused_before_anything_is_sent():
     with pytest.raises(ValueError, match="another machine"):
         Connection(url="203.0.113.7:8001", tls=True, shared_memory=True)
 
 
-def test_no_memory_to_share_is_said(server: TritonServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_memory_to_share_is_said(server, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "_FOLDER", tmp_path / "missing")
     with Client(shared(server)) as client, pytest.raises(ServerRefused, match="--shm-size"):
         client.swap(faces(1))
 
 
-def test_a_server_that_sees_other_memory_says_so(
-    server: TritonServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_server_that_sees_other_memory_says_so(server, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "_FOLDER", tmp_path)  # as between containers: the same name, another place
     with Client(shared(server)) as client, pytest.raises(ServerRefused, match="another container"):
         client.swap(faces(1))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_restarted_server_gets_new_memory(tmp_path: Path) -> None:
+def test_a_restarted_server_gets_new_memory(tmp_path):
     repository = tiny_repository(tmp_path / "models")
     image = faces(1)
     first = TritonServer(repository, shared_memory=True)
@@ -138,12 +130,12 @@ def test_a_restarted_server_gets_new_memory(tmp_path: Path) -> None:
             assert len(regions(second)) == 1
 
 
-def test_memory_of_a_request_that_was_given_up_rests(tmp_path: Path) -> None:
+def test_memory_of_a_request_that_was_given_up_rests(tmp_path):
     repository = tiny_repository(tmp_path / "models", slow_s=0.1)
     images = faces(2)
     with TritonServer(repository, shared_memory=True) as slow:
 
-        async def give_up_and_go_on() -> list[NDArray[np.uint8]]:
+        async def give_up_and_go_on():
             async with AsyncClient(shared(slow, max_in_flight=1, deadline_s=30.0)) as client:
                 await client.swap(images[1])  # the region is made
                 with held(repository) as begun:
@@ -161,7 +153,7 @@ def test_memory_of_a_request_that_was_given_up_rests(tmp_path: Path) -> None:
     assert np.array_equal(after, expected_swap(images[1:])[0])
 
 
-def test_a_deadline_is_still_a_deadline(tmp_path: Path) -> None:
+def test_a_deadline_is_still_a_deadline(tmp_path):
     repository = tiny_repository(tmp_path / "models", slow_s=0.1)
     with (
         TritonServer(repository, shared_memory=True) as slow,
@@ -172,17 +164,17 @@ def test_a_deadline_is_still_a_deadline(tmp_path: Path) -> None:
         client.swap(faces(1))
 
 
-def test_the_pool_lends_no_region_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    registered: list[str] = []
+def test_the_pool_lends_no_region_twice(monkeypatch):
+    registered = []
     now = 0.0
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
 
-    async def register(name: str) -> None:
+    async def register(name):
         await asyncio.sleep(0)
         assert Path(f"/dev/shm/{name}").stat().st_mode & 0o777 == 0o600
         registered.append(name)
 
-    async def lend() -> None:
+    async def lend():
         nonlocal now
         pool = RegionPool(2, rest_s=0.5, register=register)
         first, second, third = await asyncio.gather(pool.take(), pool.take(), pool.take())

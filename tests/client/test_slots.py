@@ -14,19 +14,19 @@ from visard_errors import Overloaded, ServerUnavailable
 class Faces:
     """Faces that stay in their slots until they are told how they end."""
 
-    def __init__(self, slots: Slots) -> None:
+    def __init__(self, slots):
         self.slots = slots
-        self.inside: list[str] = []
-        self._ends: dict[str, asyncio.Future[None]] = {}
-        self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.inside = []
+        self._ends = {}
+        self.tasks = {}
 
-    async def come(self, *names: str, again: bool = False) -> None:
+    async def come(self, *names, again=False):
         for name in names:
             self._ends[name] = asyncio.get_running_loop().create_future()
             self.tasks[name] = asyncio.ensure_future(self._stay(name, again))
         await settle()
 
-    async def _stay(self, name: str, again: bool) -> None:
+    async def _stay(self, name, again):
         with suppress(Overloaded, ServerUnavailable):
             async with self.slots.slot(again=again):
                 self.inside.append(name)
@@ -35,17 +35,17 @@ class Faces:
                 finally:
                     self.inside.remove(name)
 
-    async def leave(self, *names: str) -> None:
+    async def leave(self, *names):
         for name in names:
             self._ends[name].set_result(None)
         await settle()
 
-    async def fail(self, name: str, error: Exception) -> None:
+    async def fail(self, name, error):
         self._ends[name].set_exception(error)
         await settle()
 
 
-async def settle() -> None:
+async def settle():
     for _ in range(5):
         await asyncio.sleep(0)
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import go_template
 import grpc
@@ -30,9 +29,6 @@ from visard_testing.web_server import web_server
 from visard_web.keys import Keys
 from visard_web.serve import DRAIN_S
 
-if TYPE_CHECKING:
-    from visard_server.triton import TritonServer
-
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILES = sorted([*(ROOT / "docker").glob("*.Dockerfile"), ROOT / "docker" / "gateway" / "Dockerfile"])
 CHART = ROOT / "deploy" / "helm" / "visard"
@@ -44,7 +40,7 @@ PATH = os.pathsep.join(
 CUSTOM = {"PodMonitor"}  # kinds of other projects, whose schemas are not available here
 
 
-def run(*command: str | Path, **environment: str) -> str:
+def run(*command, **environment):
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "PATH": PATH, **environment}, cwd=ROOT
     )
@@ -56,12 +52,12 @@ def run(*command: str | Path, **environment: str) -> str:
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_dockerfiles_pass_their_linter(dockerfile: Path) -> None:
+def test_dockerfiles_pass_their_linter(dockerfile):
     run("hadolint", "--failure-threshold", "info", dockerfile)
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_images_run_a_program_without_a_shell_as_nobody_special(dockerfile: Path) -> None:
+def test_images_run_a_program_without_a_shell_as_nobody_special(dockerfile):
     text = dockerfile.read_text()
     final = text[text.rindex("\nFROM ") :]
     assert re.search(r"^(ENTRYPOINT|CMD) \[", final, re.MULTILINE)
@@ -73,7 +69,7 @@ def test_images_run_a_program_without_a_shell_as_nobody_special(dockerfile: Path
         assert (context / source).exists()
 
 
-def test_the_server_is_nvidias_recent_enough_and_has_no_torch() -> None:
+def test_the_server_is_nvidias_recent_enough_and_has_no_torch():
     text = (ROOT / "docker" / "server.Dockerfile").read_text()
     (version,) = re.findall(r"^ARG TRITON_VERSION=(\d\d\.\d\d)$", text, re.MULTILINE)
     assert version >= "26.05"
@@ -82,13 +78,13 @@ def test_the_server_is_nvidias_recent_enough_and_has_no_torch() -> None:
     ]
 
 
-def test_the_weights_named_in_the_images_exist() -> None:
+def test_the_weights_named_in_the_images_exist():
     text = "".join(path.read_text() for path in DOCKERFILES)
     for name in set(re.findall(r"/weights/(\S+\.safetensors)", text)):
         assert (ROOT / "export" / "visard_export" / "weights" / name).is_file()
 
 
-def test_images_are_built_from_the_whole_package_and_nothing_else() -> None:
+def test_images_are_built_from_the_whole_package_and_nothing_else():
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     allowed = {line[1:] for line in lines if line.startswith("!")}
     assert "*" in lines
@@ -98,7 +94,7 @@ def test_images_are_built_from_the_whole_package_and_nothing_else() -> None:
     assert {*packages, "model_repository", "pyproject.toml", "README.md", "LICENSE", "NOTICE"} == allowed
 
 
-def test_the_guides_first_steps_work(tmp_path: Path) -> None:
+def test_the_guides_first_steps_work(tmp_path):
     guide = (ROOT / "docs" / "deploy.md").read_text()
     (block,) = re.findall(
         r"<!-- executed by tests/deploy/test_deployment.py, up to docker -->\n```sh\n(.*?)```", guide, re.DOTALL
@@ -127,13 +123,13 @@ def test_the_guides_first_steps_work(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module", params=["cpu", "gpu"])
-def services(request: pytest.FixtureRequest) -> dict[str, Any]:
+def services(request):
     files = ["-f", "docker/compose.yaml", *(["-f", "docker/compose.gpu.yaml"] if request.param == "gpu" else [])]
     text = run("docker-compose", *files, "--profile", "*", "config", VISARD_ADMIN_KEY="k")
     return dict(yaml.safe_load(text)["services"])
 
 
-def test_compose_shows_the_world_the_gateway_only(services: dict[str, Any]) -> None:
+def test_compose_shows_the_world_the_gateway_only(services):
     published = {name: [port.get("host_ip") for port in service.get("ports", [])] for name, service in services.items()}
     assert published.pop("gateway") == [None, None, None]
     assert not published["web"]
@@ -144,7 +140,7 @@ def test_compose_shows_the_world_the_gateway_only(services: dict[str, Any]) -> N
         assert list(services[name]["networks"]) == ["inside"]
 
 
-def test_compose_hardens_every_lasting_service(services: dict[str, Any]) -> None:
+def test_compose_hardens_every_lasting_service(services):
     for name, service in services.items():
         if name == "export":
             continue
@@ -157,7 +153,7 @@ def test_compose_hardens_every_lasting_service(services: dict[str, Any]) -> None
     assert services["triton-1"]["shm_size"]
 
 
-def test_compose_gives_web_nothing_to_write_to_and_not_the_certificates_key(services: dict[str, Any]) -> None:
+def test_compose_gives_web_nothing_to_write_to_and_not_the_certificates_key(services):
     web = services["web"]
     assert "tmpfs" not in web
     assert all(volume["type"] == "bind" and volume["read_only"] for volume in web["volumes"])
@@ -167,13 +163,13 @@ def test_compose_gives_web_nothing_to_write_to_and_not_the_certificates_key(serv
     assert seconds(web["stop_grace_period"]) > DRAIN_S
 
 
-def seconds(duration: str) -> int:
+def seconds(duration):
     minutes, _, rest = duration.rpartition("m")
     return 60 * int(minutes or 0) + int(rest.removesuffix("s") or 0)
 
 
 @pytest.mark.parametrize("where", ["compose", "chart"])
-def test_the_options_given_to_web_are_its_own(where: str) -> None:
+def test_the_options_given_to_web_are_its_own(where):
     if where == "compose":
         text = run("docker-compose", "-f", "docker/compose.yaml", "config")
         given = yaml.safe_load(text)["services"]["web"]["command"]
@@ -183,7 +179,7 @@ def test_the_options_given_to_web_are_its_own(where: str) -> None:
     (entry,) = re.findall(r"^ENTRYPOINT (\[.*\])$", image, re.MULTILINE)
     program, command, *options = json.loads(entry)
     assert (program, command) == ("visard", "web")
-    context = get_command(app).commands["web"].make_context("web", [*options, *given])  # type: ignore[attr-defined]
+    context = get_command(app).commands["web"].make_context("web", [*options, *given])
     assert context.params["host"] == "0.0.0.0"
     assert context.params["api_keys"] == Path("/etc/visard/keys.map")
     assert context.params["ca"] == Path("/etc/visard/tls.crt")
@@ -191,7 +187,7 @@ def test_the_options_given_to_web_are_its_own(where: str) -> None:
     assert "/etc/visard" not in str(context.params["token"])  # from the environment, where a process list shows nothing
 
 
-def test_compose_for_gpus_reserves_one_for_each(services: dict[str, Any]) -> None:
+def test_compose_for_gpus_reserves_one_for_each(services):
     if "export" not in services:
         assert "reservations" not in services["triton-1"]["deploy"]["resources"]
         return
@@ -200,7 +196,7 @@ def test_compose_for_gpus_reserves_one_for_each(services: dict[str, Any]) -> Non
     assert any("shared-memory:visard-admin=k" in option for option in services["triton-1"]["command"])
 
 
-def test_compose_for_gpus_wants_a_key_for_the_operator() -> None:
+def test_compose_for_gpus_wants_a_key_for_the_operator():
     files = ["-f", "docker/compose.yaml", "-f", "docker/compose.gpu.yaml"]
     environment = {name: value for name, value in os.environ.items() if name != "VISARD_ADMIN_KEY"} | {"PATH": PATH}
     done = subprocess.run(
@@ -214,12 +210,12 @@ def test_compose_for_gpus_wants_a_key_for_the_operator() -> None:
 
 
 @pytest.mark.promtool
-def test_alerts_fire_when_they_should_and_only_then() -> None:
+def test_alerts_fire_when_they_should_and_only_then():
     run("promtool", "test", "rules", *PROMETHEUS.glob("rules_*test.yml"))
 
 
 @pytest.mark.promtool
-def test_prometheus_takes_its_configuration(services: dict[str, Any], tmp_path: Path) -> None:
+def test_prometheus_takes_its_configuration(services, tmp_path):
     targets = {volume["target"] for volume in services["prometheus"]["volumes"]}
     text = (PROMETHEUS / "prometheus.yml").read_text()
     (key,) = re.findall(r"credentials_file: ([^}]+)", text)
@@ -234,12 +230,12 @@ def test_prometheus_takes_its_configuration(services: dict[str, Any], tmp_path: 
     assert {name for job in scraped.values() for name, _, _ in (each.partition(":") for each in job)} <= services.keys()
 
 
-def alerts() -> list[str]:
+def alerts():
     groups = yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"]
     return [rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule]
 
 
-def test_every_alert_is_tested_and_explained() -> None:
+def test_every_alert_is_tested_and_explained():
     tested = "".join(path.read_text() for path in PROMETHEUS.glob("rules_*test.yml"))
     explained = (ROOT / "docs" / "incidents.md").read_text()
     assert len(alerts()) >= 12
@@ -248,11 +244,11 @@ def test_every_alert_is_tested_and_explained() -> None:
         assert f"`{alert}`" in explained
 
 
-def dashboard() -> dict[str, Any]:
+def dashboard():
     return dict(json.loads((ROOT / "deploy" / "grafana" / "dashboards" / "visard.json").read_text()))
 
 
-def test_the_dashboard_has_what_grafana_knows_and_nothing_else() -> None:
+def test_the_dashboard_has_what_grafana_knows_and_nothing_else():
     """Through Grafana's own types, which drop every member that they do not have, and back."""
     register_default_plugins()
     board = dashboard()
@@ -261,7 +257,7 @@ def test_the_dashboard_has_what_grafana_knows_and_nothing_else() -> None:
     assert lost(board, json.loads(JSONEncoder().encode(Dashboard.from_json(board)))) == [".panels.0.targets.0.exprr"]
 
 
-def lost(before: Any, after: Any, path: str = "") -> list[str]:
+def lost(before, after, path=""):
     """Where `after` lacks or changes something that `before` has."""
     if not isinstance(before, dict | list):
         return [] if before == after else [path]
@@ -277,7 +273,7 @@ def lost(before: Any, after: Any, path: str = "") -> list[str]:
 
 
 @pytest.mark.promtool
-def test_the_dashboard_asks_what_prometheus_understands(tmp_path: Path) -> None:
+def test_the_dashboard_asks_what_prometheus_understands(tmp_path):
     board = dashboard()
     assert {"uid", "title", "schemaVersion", "panels", "time"} <= board.keys()
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
@@ -290,7 +286,7 @@ def test_the_dashboard_asks_what_prometheus_understands(tmp_path: Path) -> None:
     run("promtool", "check", "rules", tmp_path / "rules.yml")
 
 
-def test_rules_and_dashboard_ask_for_figures_that_exist(tiny_server: TritonServer) -> None:
+def test_rules_and_dashboard_ask_for_figures_that_exist(tiny_server):
     with urllib.request.urlopen(tiny_server.metrics_url) as page:
         offered = set(re.findall(r"^# TYPE (\S+)", page.read().decode(), re.MULTILINE))
     # Of a GPU, and of the summaries that the container switches on (docker/server.Dockerfile).
@@ -304,9 +300,7 @@ def test_rules_and_dashboard_ask_for_figures_that_exist(tiny_server: TritonServe
     assert "--metrics-config=summary_latencies=true" in (ROOT / "docker" / "server.Dockerfile").read_text()
 
 
-def test_rules_and_dashboard_ask_for_figures_that_web_and_gateway_have(
-    tiny_server: TritonServer, astronaut: Path
-) -> None:
+def test_rules_and_dashboard_ask_for_figures_that_web_and_gateway_have(tiny_server, astronaut):
     with web_server(tiny_server.grpc_url) as url:
         headers = {"Content-Type": "image/jpeg"}
         httpx.post(f"{url}/v1/anonymize?identity=true", content=astronaut.read_bytes(), headers=headers, timeout=60)
@@ -326,7 +320,7 @@ def test_rules_and_dashboard_ask_for_figures_that_web_and_gateway_have(
 # -- Kubernetes -------------------------------------------------------------------------------------------------------
 
 
-def values(**changes: dict[str, Any]) -> dict[str, Any]:
+def values(**changes):
     """The chart's defaults with some of them changed, as Helm merges and checks them."""
     merged = yaml.safe_load((CHART / "values.yaml").read_text())
     for section, change in changes.items():
@@ -335,10 +329,10 @@ def values(**changes: dict[str, Any]) -> dict[str, Any]:
     return dict(merged)
 
 
-def render(**changes: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+def render(**changes):
     """(kind, name) → document, through Go's own template engine with Helm's functions."""
     context = {"Values": values(**changes), "Release": {"Name": "faces"}}
-    documents: dict[tuple[str, str], dict[str, Any]] = {}
+    documents = {}
     for template in sorted((CHART / "templates").iterdir()):
         text = go_template.render(template, context).decode()
         assert "template failed" not in text, text
@@ -348,7 +342,7 @@ def render(**changes: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
     return documents
 
 
-CASES: dict[str, dict[str, dict[str, Any]]] = {
+CASES = {
     "defaults": {},
     "cpu": {"triton": {"gpus": 0}},
     "export": {
@@ -365,7 +359,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_chart_makes_what_kubernetes_accepts(case: str) -> None:
+def test_the_chart_makes_what_kubernetes_accepts(case):
     documents = render(**CASES[case])
     assert len(documents) >= 9
     for (kind, _), document in documents.items():
@@ -373,7 +367,7 @@ def test_the_chart_makes_what_kubernetes_accepts(case: str) -> None:
             kubernetes_validate.validate(copy.deepcopy(document), KUBERNETES, strict=True)
 
 
-def test_only_what_is_switched_on_is_made() -> None:
+def test_only_what_is_switched_on_is_made():
     assert not {"HorizontalPodAutoscaler", "PodMonitor"} & {kind for kind, _ in render()}
     assert not any("web" in name for _, name in render())
     assert "8445" not in str(render()["Service", "faces-gateway"]) + str(render()["NetworkPolicy", "faces-gateway"])
@@ -384,7 +378,7 @@ def test_only_what_is_switched_on_is_made() -> None:
     assert ("PodMonitor", "faces") in documents
 
 
-def test_selectors_ports_and_volumes_fit_together() -> None:
+def test_selectors_ports_and_volumes_fit_together():
     documents = render(**CASES["export"])
     for name in ("faces-triton", "faces-gateway"):
         deployment = documents["Deployment", name]["spec"]
@@ -401,7 +395,7 @@ def test_selectors_ports_and_volumes_fit_together() -> None:
         assert drain + 10 < pod["terminationGracePeriodSeconds"]
 
 
-def test_web_is_reached_through_the_gateway_and_reaches_nothing_else() -> None:
+def test_web_is_reached_through_the_gateway_and_reaches_nothing_else():
     documents = render(**CASES["everything"])
     web, gateway = (documents["Deployment", f"faces-{name}"]["spec"]["template"] for name in ("web", "gateway"))
     labels = web["metadata"]["labels"]
@@ -427,7 +421,7 @@ def test_web_is_reached_through_the_gateway_and_reaches_nothing_else() -> None:
     assert any(peer["podSelector"]["matchLabels"].items() <= labels.items() for peer in let_out)
 
 
-def test_webs_uploads_fit_through_the_gateway_and_its_end_is_waited_for() -> None:
+def test_webs_uploads_fit_through_the_gateway_and_its_end_is_waited_for():
     documents = render(**CASES["web"])
     pod = documents["Deployment", "faces-web"]["spec"]["template"]["spec"]
     (body,) = [
@@ -444,7 +438,7 @@ def test_webs_uploads_fit_through_the_gateway_and_its_end_is_waited_for() -> Non
     assert "tls.key" not in str(pod)
 
 
-def test_prometheus_has_a_key_for_web() -> None:
+def test_prometheus_has_a_key_for_web():
     documents = render(**CASES["everything"])
     (endpoint,) = documents["PodMonitor", "faces-web"]["spec"]["podMetricsEndpoints"]
     assert endpoint["authorization"]["credentials"] == {"name": "visard-web", "key": "metrics"}
@@ -455,7 +449,7 @@ def test_prometheus_has_a_key_for_web() -> None:
     assert token["valueFrom"]["secretKeyRef"] == {"name": "visard-web", "key": "key"}
 
 
-def test_webs_probes_ask_what_it_answers_without_a_key(tiny_server: TritonServer, tmp_path: Path) -> None:
+def test_webs_probes_ask_what_it_answers_without_a_key(tiny_server, tmp_path):
     container = render(**CASES["web"])["Deployment", "faces-web"]["spec"]["template"]["spec"]["containers"][0]
     probes = {name: probe["httpGet"] for name, probe in container.items() if name.endswith("Probe")}
     assert {name: probe["path"] for name, probe in probes.items()} == {
@@ -471,7 +465,7 @@ def test_webs_probes_ask_what_it_answers_without_a_key(tiny_server: TritonServer
         assert httpx.get(f"{url}/metrics").status_code == 401
 
 
-def test_pods_have_no_rights_and_the_volumes_that_they_mount() -> None:
+def test_pods_have_no_rights_and_the_volumes_that_they_mount():
     pods = [
         document["spec"]["template"]["spec"]
         for (kind, _), document in render(**CASES["export"], **CASES["web"]).items()
@@ -488,7 +482,7 @@ def test_pods_have_no_rights_and_the_volumes_that_they_mount() -> None:
         assert mounted == {volume["name"] for volume in pod["volumes"]}
 
 
-def test_what_is_exported_is_what_is_served() -> None:
+def test_what_is_exported_is_what_is_served():
     documents = render(**CASES["export"])
     job = documents["Job", "faces-export"]["spec"]["template"]["spec"]
     triton = documents["Deployment", "faces-triton"]["spec"]["template"]["spec"]
@@ -501,7 +495,7 @@ def test_what_is_exported_is_what_is_served() -> None:
     assert '"--model-repository=/models"' in (ROOT / "docker" / "server.Dockerfile").read_text()
 
 
-def test_the_probes_ask_what_triton_answers(tiny_server: TritonServer) -> None:
+def test_the_probes_ask_what_triton_answers(tiny_server):
     container = render()["Deployment", "faces-triton"]["spec"]["template"]["spec"]["containers"][0]
     assert all(
         container[probe]["grpc"] == {"port": 8001} for probe in ("startupProbe", "readinessProbe", "livenessProbe")
@@ -511,7 +505,7 @@ def test_the_probes_ask_what_triton_answers(tiny_server: TritonServer) -> None:
     assert answer == b"\x08\x01"  # HealthCheckResponse with status SERVING
 
 
-def test_nobody_but_the_gateway_reaches_triton() -> None:
+def test_nobody_but_the_gateway_reaches_triton():
     documents = render()
     policy = documents["NetworkPolicy", "faces-triton"]["spec"]
     gateway = documents["Deployment", "faces-gateway"]["spec"]["template"]["metadata"]["labels"]
@@ -526,7 +520,7 @@ def test_nobody_but_the_gateway_reaches_triton() -> None:
 
 
 @pytest.mark.nginx
-def test_the_charts_upstreams_are_nginxs(tmp_path: Path) -> None:
+def test_the_charts_upstreams_are_nginxs(tmp_path):
     upstreams = render(**CASES["web"])["ConfigMap", "faces-gateway"]["data"]["upstreams.conf"]
     upstreams = re.sub("faces-(triton|web)", "127.0.0.1", upstreams)
     (tmp_path / "nginx.conf").write_text(f"pid {tmp_path}/pid;\nevents {{}}\nhttp {{\n{upstreams}\n}}\n")
@@ -548,12 +542,12 @@ def test_the_charts_upstreams_are_nginxs(tmp_path: Path) -> None:
         {"surprise": {}},
     ],
 )
-def test_values_that_cannot_work_are_refused(changes: dict[str, Any]) -> None:
+def test_values_that_cannot_work_are_refused(changes):
     with pytest.raises(jsonschema.ValidationError):
         values(**changes)
 
 
-def test_every_value_is_described_and_used() -> None:
+def test_every_value_is_described_and_used():
     schema = json.loads((CHART / "values.schema.json").read_text())
     templates = "".join(path.read_text() for path in (CHART / "templates").iterdir())
     for section, options in values().items():
@@ -562,7 +556,7 @@ def test_every_value_is_described_and_used() -> None:
             assert f".Values.{section}.{option}" in templates
 
 
-def test_kserve_gets_the_same_server() -> None:
+def test_kserve_gets_the_same_server():
     service = yaml.safe_load((ROOT / "deploy" / "kserve" / "inferenceservice.yaml").read_text())
     assert (service["apiVersion"], service["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
     model = service["spec"]["predictor"]["model"]

@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import grpc
 import numpy as np
@@ -34,10 +34,6 @@ from visard_testing.nginx_gateway import HOST, Gateway
 from visard_testing.tiny_models import expected_to_male, held, tiny_repository
 from visard_testing.waiting import is_free, wait_until
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 pytestmark = pytest.mark.nginx
 
 MODELS = {"anonymizer_to_male", "generator_to_male", "gender_classifier"}  # loads in half the time of all
@@ -48,42 +44,42 @@ CALLERS = 6
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def repository(tmp_path_factory):
     return tiny_repository(tmp_path_factory.mktemp("repository") / "1", only=MODELS, slow_s=0.05)
 
 
 @pytest.fixture(scope="module")
-def tritons(repository: Path) -> Iterator[list[TritonServer]]:
+def tritons(repository):
     with TritonServer(repository) as one, TritonServer(repository) as two:
         yield [one, two]
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory, tritons: list[TritonServer]) -> Iterator[Gateway]:
+def gateway(tmp_path_factory, tritons):
     with Gateway(folder=tmp_path_factory.mktemp("gateway"), tritons=tritons) as gateway:
         yield gateway
 
 
 @pytest.fixture(scope="module")
-def key(gateway: Gateway) -> str:
+def key(gateway):
     key = gateway.new_key("alice")
     gateway.reload()
     return key
 
 
-def through(gateway: Gateway, key: str | None, **values: Any) -> Connection:
+def through(gateway, key, **values):
     defaults = {"root_certificates": gateway.certificate, "api_key": key}
     return Connection(url=gateway.grpc_url, **{**defaults, **values})
 
 
-def swap(connection: Connection) -> None:
+def swap(connection):
     with Client(connection) as client:
         (answer,) = client.swap(IMAGE, "to_male")
     np.testing.assert_array_equal(answer.swapped, expected_to_male(IMAGE)[0])
 
 
 @contextmanager
-def channel(gateway: Gateway) -> Iterator[grpc.Channel]:
+def channel(gateway):
     credentials = grpc.ssl_channel_credentials(gateway.certificate.read_bytes())
     with grpc.secure_channel(gateway.grpc_url, credentials) as channel:
         yield channel
@@ -92,29 +88,29 @@ def channel(gateway: Gateway) -> Iterator[grpc.Channel]:
 class Load:
     """Callers that each send their next face when the last one is back, inside the `with` block."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection):
         self._connection = connection
         self._ended = threading.Event()
         self.answered = 0
-        self.errors: list[Exception] = []
+        self.errors = []
 
-    def __enter__(self) -> Load:
+    def __enter__(self):
         self._thread = threading.Thread(target=asyncio.run, args=(self._run(),))
         self._thread.start()
         wait_until(lambda: self.answered >= CALLERS)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         self._ended.set()
         self._thread.join()
 
-    def wait(self, answers: int) -> None:
+    def wait(self, answers):
         """Let that many more faces through."""
         wanted = self.answered + answers
         wait_until(lambda: self.answered >= wanted or self.errors)
 
-    async def _run(self) -> None:
-        async def caller() -> None:
+    async def _run(self):
+        async def caller():
             while not self._ended.is_set():
                 try:
                     (answer,) = await client.swap(IMAGE, "to_male")
@@ -129,13 +125,13 @@ class Load:
             await asyncio.gather(*(caller() for _ in range(CALLERS)))
 
 
-def last_inference(gateway: Gateway) -> dict[str, Any]:
+def last_inference(gateway):
     """The log's line about an inference that has just ended; nginx writes it after the answer has gone out."""
     wait_until(lambda: gateway.access_log()[-1]["path"].endswith("ModelInfer"))
     return gateway.access_log()[-1]
 
 
-def faces_served(triton: TritonServer) -> float:
+def faces_served(triton):
     """Faces that a Triton has swapped since its start."""
     with urllib.request.urlopen(triton.metrics_url) as page:
         text = page.read().decode()
@@ -143,7 +139,7 @@ def faces_served(triton: TritonServer) -> float:
     return float(count)
 
 
-def faces_waiting(triton: TritonServer) -> float:
+def faces_waiting(triton):
     """Faces in the queue of a Triton's generator, behind those that it is at."""
     with urllib.request.urlopen(triton.metrics_url) as page:
         text = page.read().decode()
@@ -154,31 +150,31 @@ def faces_waiting(triton: TritonServer) -> float:
 # -- who is let in --------------------------------------------------------------------------------------------------
 
 
-def test_the_sdk_works_through_tls_and_a_key(gateway: Gateway, key: str) -> None:
+def test_the_sdk_works_through_tls_and_a_key(gateway, key):
     swap(through(gateway, key))
     swap(through(gateway, None, token=key))
 
 
 @pytest.mark.parametrize("wrong", [None, "", "guess", "0" * 64])
-def test_no_key_and_a_wrong_key_are_refused(gateway: Gateway, key: str, wrong: str | None) -> None:
+def test_no_key_and_a_wrong_key_are_refused(gateway, key, wrong):
     with pytest.raises(PermissionDenied, match="API key missing or unknown"):
         swap(through(gateway, wrong))
 
 
-def test_a_keys_hash_is_no_key(gateway: Gateway, key: str) -> None:
+def test_a_keys_hash_is_no_key(gateway, key):
     stored = (gateway.folder / "keys.map").read_text()
     assert key not in stored
     with pytest.raises(PermissionDenied):
         swap(through(gateway, stored.split()[0]))
 
 
-def test_a_foreign_authority_is_not_trusted(gateway: Gateway, key: str, tmp_path: Path) -> None:
+def test_a_foreign_authority_is_not_trusted(gateway, key, tmp_path):
     trustme.CA().cert_pem.write_to_path(tmp_path / "foreign.pem")
     with pytest.raises(ServerRefused, match="certificate"):
         swap(through(gateway, key, root_certificates=tmp_path / "foreign.pem"))
 
 
-def test_an_expired_certificate_is_refused(gateway: Gateway, key: str, tmp_path: Path) -> None:
+def test_an_expired_certificate_is_refused(gateway, key, tmp_path):
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
     yesterday = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
@@ -201,12 +197,12 @@ def test_an_expired_certificate_is_refused(gateway: Gateway, key: str, tmp_path:
         gateway.reload()
 
 
-def test_plaintext_is_not_spoken(gateway: Gateway) -> None:
+def test_plaintext_is_not_spoken(gateway):
     with pytest.raises(ServerRefused, match="encryption"):
         swap(Connection(url=gateway.grpc_url))
 
 
-def test_tls_to_a_bare_triton_is_explained(gateway: Gateway, tritons: list[TritonServer]) -> None:
+def test_tls_to_a_bare_triton_is_explained(gateway, tritons):
     with pytest.raises(ServerRefused, match="encryption"):
         swap(Connection(url=tritons[0].grpc_url, root_certificates=gateway.certificate))
 
@@ -214,15 +210,13 @@ def test_tls_to_a_bare_triton_is_explained(gateway: Gateway, tritons: list[Trito
 # -- what is let through ----------------------------------------------------------------------------------------------
 
 
-def call(channel: grpc.Channel, path: str, body: bytes, key: str) -> bytes:
+def call(channel, path, body, key):
     metadata = [("x-api-key", key), ("triton-grpc-protocol-visard-admin", "guess")]
     return bytes(channel.unary_unary(path)(body, metadata=metadata, timeout=60))
 
 
 @pytest.mark.parametrize("rpc", sorted(set(RPCS) - OPEN_RPCS))
-def test_what_is_the_operators_is_not_offered(
-    gateway: Gateway, key: str, tritons: list[TritonServer], rpc: str
-) -> None:
+def test_what_is_the_operators_is_not_offered(gateway, key, tritons, rpc):
     path = f"/inference.GRPCInferenceService/{rpc}"
     with channel(gateway) as secure, pytest.raises(grpc.RpcError) as refused:
         call(secure, path, b"", key)
@@ -233,13 +227,13 @@ def test_what_is_the_operators_is_not_offered(
 
 
 @pytest.mark.parametrize("path", ["/", "/grpc.health.v1.Health/Check", "/inference.GRPCInferenceService/modelinfer"])
-def test_unknown_paths_are_not_offered(gateway: Gateway, key: str, path: str) -> None:
+def test_unknown_paths_are_not_offered(gateway, key, path):
     with channel(gateway) as secure, pytest.raises(grpc.RpcError) as refused:
         call(secure, path, b"", key)
     assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_health_and_metadata_are_open(gateway: Gateway, key: str) -> None:
+def test_health_and_metadata_are_open(gateway, key):
     with channel(gateway) as secure:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(secure)
         metadata = [("x-api-key", key)]
@@ -250,7 +244,7 @@ def test_health_and_metadata_are_open(gateway: Gateway, key: str) -> None:
         assert stub.ModelReady(request, metadata=metadata).ready
 
 
-def test_a_message_of_two_faces_is_too_large(gateway: Gateway, key: str) -> None:
+def test_a_message_of_two_faces_is_too_large(gateway, key):
     request = build_request("anonymizer_to_male", np.concatenate([IMAGE, IMAGE])).SerializeToString()
     with channel(gateway) as secure, pytest.raises(grpc.RpcError) as refused:
         call(secure, "/inference.GRPCInferenceService/ModelInfer", request, key)
@@ -261,9 +255,7 @@ def test_a_message_of_two_faces_is_too_large(gateway: Gateway, key: str) -> None
 # -- HTTP -------------------------------------------------------------------------------------------------------------
 
 
-def fetch(
-    gateway: Gateway, path: str, *, key: str | None, data: bytes | None = None, headers: dict[str, str] | None = None
-) -> tuple[int, Any]:
+def fetch(gateway, path, *, key, data=None, headers=None):
     request = urllib.request.Request(gateway.http_url + path, data=data, headers=headers or {})
     if key:
         request.add_header("x-api-key", key)
@@ -275,7 +267,7 @@ def fetch(
             return error.code, json.loads(error.read())  # never a page
 
 
-def test_http_infers_with_a_key_only(gateway: Gateway, key: str) -> None:
+def test_http_infers_with_a_key_only(gateway, key):
     image = {"name": "image", "datatype": "UINT8", "shape": [1, 512, 512, 3]}
     image["parameters"] = {"binary_data_size": IMAGE.nbytes}
     persona = {"name": "persona", "datatype": "INT32", "shape": [1, 1], "data": [7]}
@@ -299,17 +291,17 @@ def test_http_infers_with_a_key_only(gateway: Gateway, key: str) -> None:
     ["/", "/metrics", "/v2/models/gender_classifier/config", "/v2/models/stats", "/v2/repository/index", "/v2/logging",
      "/v2/systemsharedmemory/status", "/v2/trace/setting", "/v2/models/../repository/index"],
 )  # fmt: skip
-def test_http_administration_is_not_offered(gateway: Gateway, key: str, path: str) -> None:
+def test_http_administration_is_not_offered(gateway, key, path):
     assert fetch(gateway, path, key=key)[0] in (400, 404)
 
 
-def test_http_health_needs_a_key_and_the_gateways_own_none(gateway: Gateway, key: str) -> None:
+def test_http_health_needs_a_key_and_the_gateways_own_none(gateway, key):
     assert fetch(gateway, "/v2/health/ready", key=key)[0] == 200
     assert fetch(gateway, "/v2/health/ready", key=None)[0] == 401
     assert fetch(gateway, "/healthz", key=None)[0] == 200
 
 
-def test_even_nonsense_is_answered_in_json(gateway: Gateway) -> None:
+def test_even_nonsense_is_answered_in_json(gateway):
     with socket.create_connection((HOST, gateway.ports[1])) as plain:
         plain.send(b"GET / HTTP/1.1\r\n\r\n")
         assert b'{"error":"malformed request"}' in plain.recv(4096)
@@ -319,14 +311,14 @@ def test_even_nonsense_is_answered_in_json(gateway: Gateway) -> None:
 
 
 @pytest.fixture(scope="module")
-def strict(tmp_path_factory: pytest.TempPathFactory, tritons: list[TritonServer]) -> Iterator[Gateway]:
+def strict(tmp_path_factory, tritons):
     """A gateway that gives each client five requests at once, then one a second."""
     folder = tmp_path_factory.mktemp("strict")
     with Gateway(folder=folder, tritons=tritons, rate=1, burst=4, concurrency=2) as gateway:
         yield gateway
 
 
-def test_a_used_up_rate_says_when_to_come_back_and_is_the_clients_own(strict: Gateway) -> None:
+def test_a_used_up_rate_says_when_to_come_back_and_is_the_clients_own(strict):
     keys = [strict.new_key("greedy"), strict.new_key("modest")]
     strict.reload()
     with Client(through(strict, keys[0], max_attempts=1)) as client:
@@ -336,7 +328,7 @@ def test_a_used_up_rate_says_when_to_come_back_and_is_the_clients_own(strict: Ga
     assert refused.value.retry_after_s == 0.5
 
 
-def test_the_sdk_waits_as_long_as_it_is_told(strict: Gateway) -> None:
+def test_the_sdk_waits_as_long_as_it_is_told(strict):
     key = strict.new_key("patient")
     strict.reload()
     with Client(through(strict, key)) as client:
@@ -347,7 +339,7 @@ def test_the_sdk_waits_as_long_as_it_is_told(strict: Gateway) -> None:
             client.swap(IMAGE, "to_male")
         seconds = time.monotonic() - start
 
-    def logged_with(status: str) -> int:
+    def logged_with(status):
         return [line["grpc_status"] for line in strict.access_log()[logged:]].count(status)
 
     wait_until(lambda: logged_with("0") == 8)
@@ -355,7 +347,7 @@ def test_the_sdk_waits_as_long_as_it_is_told(strict: Gateway) -> None:
     assert seconds >= 0.5 * logged_with("8") + 8 * 0.05  # what it was told, and what a face takes
 
 
-def test_http_says_when_to_come_back_too(strict: Gateway) -> None:
+def test_http_says_when_to_come_back_too(strict):
     key = strict.new_key("browser")
     strict.reload()
     request = urllib.request.Request(f"{strict.http_url}/v2/health/ready", headers={"x-api-key": key})
@@ -368,7 +360,7 @@ def test_http_says_when_to_come_back_too(strict: Gateway) -> None:
         assert "limit" in json.loads(answer.read())["error"]
 
 
-def test_requests_at_the_same_time_are_limited(strict: Gateway) -> None:
+def test_requests_at_the_same_time_are_limited(strict):
     key = strict.new_key("parallel")
     strict.reload()
     request = build_request("anonymizer_to_male", IMAGE)
@@ -384,9 +376,7 @@ def test_requests_at_the_same_time_are_limited(strict: Gateway) -> None:
 # -- under load --------------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_triton_loses_nothing_and_takes_load_again(
-    gateway: Gateway, key: str, tritons: list[TritonServer], repository: Path
-) -> None:
+def test_a_killed_triton_loses_nothing_and_takes_load_again(gateway, key, tritons, repository):
     with TritonServer(repository) as victim:
         gateway.balance([tritons[0], victim])
         logged = len(gateway.access_log())
@@ -394,7 +384,7 @@ def test_a_killed_triton_loses_nothing_and_takes_load_again(
             wait_until(lambda: faces_served(victim) > 0)
             with held(repository):
                 wait_until(lambda: faces_waiting(victim) > 0)
-                os.killpg(victim._process.pid, signal.SIGKILL)  # type: ignore[union-attr]
+                os.killpg(victim._process.pid, signal.SIGKILL)
             load.wait(20)
             wait_until(lambda: is_free(victim.grpc_url) and is_free(victim.http_url.removeprefix("http://")))
             grpc_port, http_port = (int(url.rpartition(":")[2]) for url in (victim.grpc_url, victim.http_url))
@@ -408,9 +398,7 @@ def test_a_killed_triton_loses_nothing_and_takes_load_again(
     assert all(line["triton"].startswith(victim.grpc_url) for line in lost)
 
 
-def test_a_refused_connection_is_tried_on_the_next_triton(
-    gateway: Gateway, key: str, tritons: list[TritonServer]
-) -> None:
+def test_a_refused_connection_is_tried_on_the_next_triton(gateway, key, tritons):
     with socket.socket() as closed:
         closed.bind((HOST, 0))  # and does not listen
         address = f"{HOST}:{closed.getsockname()[1]}"
@@ -423,7 +411,7 @@ def test_a_refused_connection_is_tried_on_the_next_triton(
     gateway.balance(tritons)
 
 
-def test_keys_are_rotated_under_load(gateway: Gateway) -> None:
+def test_keys_are_rotated_under_load(gateway):
     old, other = gateway.new_key("bob"), gateway.new_key("carol")
     gateway.reload()
     with Load(through(gateway, other)) as neighbour:
@@ -444,7 +432,7 @@ def test_keys_are_rotated_under_load(gateway: Gateway) -> None:
     assert neighbour.answered > 2 * CALLERS
 
 
-def test_a_broken_keys_file_keeps_the_old_keys(gateway: Gateway, key: str) -> None:
+def test_a_broken_keys_file_keeps_the_old_keys(gateway, key):
     keys = gateway.folder / "keys.map"
     kept = keys.read_text()
     keys.write_text("no semicolon")
@@ -454,7 +442,7 @@ def test_a_broken_keys_file_keeps_the_old_keys(gateway: Gateway, key: str) -> No
     swap(through(gateway, key))
 
 
-def test_a_model_version_is_rolled_out_under_load(gateway: Gateway, key: str, repository: Path, tmp_path: Path) -> None:
+def test_a_model_version_is_rolled_out_under_load(gateway, key, repository, tmp_path):
     shutil.copytree(repository, tmp_path / "models")
     for model in (tmp_path / "models").iterdir():
         (model / "1").rename(model / "2")
@@ -489,18 +477,16 @@ class Collector(http.server.BaseHTTPRequestHandler):
 
     received: ClassVar[list[bytes]] = []
 
-    def do_POST(self) -> None:
+    def do_POST(self):
         self.received.append(self.rfile.read(int(self.headers["Content-Length"])))
         self.send_response(200)
         self.end_headers()
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, *_):
         """Say nothing."""
 
 
-def test_a_callers_trace_goes_on_in_triton_with_timestamps_only(
-    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_callers_trace_goes_on_in_triton_with_timestamps_only(tmp_path, repository, monkeypatch):
     collector = http.server.ThreadingHTTPServer((HOST, 0), Collector)
     threading.Thread(target=collector.serve_forever).start()
     url = f"http://{HOST}:{collector.server_port}/v1/traces"
@@ -508,7 +494,7 @@ def test_a_callers_trace_goes_on_in_triton_with_timestamps_only(
     options += ["rate=1", "level=TIMESTAMPS"]
     plain = subprocess.Popen
 
-    def traced(command: list[str], **settings: Any) -> subprocess.Popen[str]:
+    def traced(command, **settings):
         return plain([*command, *(f"--trace-config={option}" for option in options)], **settings)
 
     monkeypatch.setattr("visard_server.triton.subprocess.Popen", traced)
@@ -523,7 +509,7 @@ def test_a_callers_trace_goes_on_in_triton_with_timestamps_only(
         span = trace.SpanContext(0xA11CE << 64, 0xB0B, is_remote=False, trace_flags=trace.TraceFlags(1))
         context = f'"parentSpanId":"{span.span_id:016x}","spanId":'.encode()
 
-        def continued() -> bool:
+        def continued():
             """Send a face and look; Triton's exporter may lose spans on a busy machine, so more than once."""
             with trace.use_span(trace.NonRecordingSpan(span)):
                 swap(through(gateway, key))
@@ -541,7 +527,7 @@ def test_a_callers_trace_goes_on_in_triton_with_timestamps_only(
 # -- what is kept ------------------------------------------------------------------------------------------------------
 
 
-def test_no_face_touches_a_disk_or_the_log(gateway: Gateway, tritons: list[TritonServer], key: str) -> None:
+def test_no_face_touches_a_disk_or_the_log(gateway, tritons, key):
     gateway.balance(tritons)
     folders = sorted((gateway.folder / "run").glob("*/"))
     assert len(folders) == 5
@@ -554,7 +540,7 @@ def test_no_face_touches_a_disk_or_the_log(gateway: Gateway, tritons: list[Trito
     assert len(max(text.splitlines(), key=len)) < 800  # far less than a face
 
 
-def test_the_log_says_who_and_how_it_went(gateway: Gateway, key: str) -> None:
+def test_the_log_says_who_and_how_it_went(gateway, key):
     swap(through(gateway, key))
     line = last_inference(gateway)
     assert line["client"] == "alice"
@@ -562,14 +548,14 @@ def test_the_log_says_who_and_how_it_went(gateway: Gateway, key: str) -> None:
     assert line["bytes_in"] > IMAGE.nbytes
 
 
-def test_metrics_are_prometheuss(gateway: Gateway) -> None:
+def test_metrics_are_prometheuss(gateway):
     with urllib.request.urlopen(gateway.metrics_url) as page:
         figures = dict(re.findall(r"^(visard_gateway_\S+) (\d+)$", page.read().decode(), re.MULTILINE))
     assert int(figures["visard_gateway_requests_total"]) > 10
     assert int(figures['visard_gateway_connections{state="writing"}']) >= 1
 
 
-def test_an_unreachable_triton_is_unavailable(tmp_path: Path, tritons: list[TritonServer]) -> None:
+def test_an_unreachable_triton_is_unavailable(tmp_path, tritons):
     with Gateway(folder=tmp_path, tritons=tritons) as gateway:
         key = gateway.new_key("alice")
         gateway.balance(tritons, down=tritons)

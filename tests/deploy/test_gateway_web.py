@@ -6,7 +6,6 @@ import io
 import os
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -16,12 +15,6 @@ from visard import Client
 from visard_testing.nginx_gateway import HOST, Gateway, free_ports
 from visard_testing.web_server import web_process
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from visard_server.triton import TritonServer
-
 pytestmark = pytest.mark.nginx
 
 MEBIBYTE = 2**20
@@ -29,7 +22,7 @@ JPEG = {"Content-Type": "image/jpeg"}
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory, tiny_server: TritonServer) -> Iterator[Gateway]:
+def gateway(tmp_path_factory, tiny_server):
     (port,) = free_ports(1)
     folder = tmp_path_factory.mktemp("gateway")
     with Gateway(folder=folder, tritons=[tiny_server], web=f"{HOST}:{port}", web_body="4m") as gateway:
@@ -37,7 +30,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, tiny_server: TritonServer)
 
 
 @pytest.fixture(scope="module")
-def key(gateway: Gateway) -> Iterator[str]:
+def key(gateway):
     """Web runs, with a key of its own for the models; a visitor's key."""
     own, visitors = gateway.new_key("web"), gateway.new_key("alice")
     gateway.reload()
@@ -48,26 +41,26 @@ def key(gateway: Gateway) -> Iterator[str]:
         yield visitors
 
 
-def visitor(gateway: Gateway, **settings: Any) -> httpx.Client:
+def visitor(gateway, **settings):
     context = ssl.create_default_context(cafile=os.fspath(gateway.certificate))
     return httpx.Client(base_url=gateway.web_url, verify=context, timeout=60, **settings)
 
 
 @pytest.fixture
-def program(gateway: Gateway, key: str) -> Iterator[httpx.Client]:
+def program(gateway, key):
     with visitor(gateway, headers={"X-API-Key": key}) as http:
         yield http
 
 
 @pytest.fixture
-def person(gateway: Gateway, key: str) -> Iterator[httpx.Client]:
+def person(gateway, key):
     """A browser, whose login has the key as password."""
     with visitor(gateway, auth=("anybody", key)) as http:
         yield http
 
 
 @pytest.fixture(scope="module")
-def large_photo(astronaut: Path) -> bytes:
+def large_photo(astronaut):
     """Larger than what nginx takes in at once."""
     buffer = io.BytesIO()
     with Image.open(astronaut) as photo:
@@ -76,10 +69,10 @@ def large_photo(astronaut: Path) -> bytes:
     return buffer.getvalue()
 
 
-def assert_problem(answer: httpx.Response, status: int, error: str) -> dict[str, Any]:
+def assert_problem(answer, status, error):
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    problem: dict[str, Any] = answer.json()
+    problem = answer.json()
     assert {"type", "title", "status", "detail", "error", "request_id"} == problem.keys()
     assert (problem["status"], problem["error"]) == (status, error)
     return problem
@@ -88,9 +81,7 @@ def assert_problem(answer: httpx.Response, status: int, error: str) -> dict[str,
 # -- what passes -------------------------------------------------------------------------------------------------------
 
 
-def test_a_photo_goes_through_both_gateways(
-    gateway: Gateway, program: httpx.Client, tiny_server: TritonServer, astronaut: Path
-) -> None:
+def test_a_photo_goes_through_both_gateways(gateway, program, tiny_server, astronaut):
     answer = program.post(
         "/v1/anonymize", content=astronaut.read_bytes(), headers={**JPEG, "Accept": "image/png", "X-Request-Id": "mine"}
     )
@@ -106,7 +97,7 @@ def test_a_photo_goes_through_both_gateways(
     assert (line["client"], line["path"], line["status"]) == ("alice", "/v1/anonymize", 200)
 
 
-def test_a_person_logs_in_with_the_key_as_password(gateway: Gateway, person: httpx.Client) -> None:
+def test_a_person_logs_in_with_the_key_as_password(gateway, person):
     page = person.get("/")
     assert page.status_code == 200
     assert "<html" in page.text
@@ -114,13 +105,13 @@ def test_a_person_logs_in_with_the_key_as_password(gateway: Gateway, person: htt
     assert person.get("/page/about").json()["max_bytes"] == 3 * MEBIBYTE
 
 
-def test_the_page_is_its_own_origin_and_no_other(gateway: Gateway, person: httpx.Client) -> None:
+def test_the_page_is_its_own_origin_and_no_other(gateway, person):
     for origin, status in ((gateway.web_url, 400), ("https://elsewhere.example", 403)):
         answer = person.post("/page/photos", files={"nothing": b""}, headers={"Origin": origin})
         assert answer.status_code == status, answer.text
 
 
-def test_a_browser_asks_for_a_few_faces_at_a_time(gateway: Gateway, key: str) -> None:
+def test_a_browser_asks_for_a_few_faces_at_a_time(gateway, key):
     context = ssl.create_default_context(cafile=os.fspath(gateway.certificate))
     context.set_alpn_protocols(["h2", "http/1.1"])
     host, _, port = gateway.web_url.removeprefix("https://").rpartition(":")
@@ -133,9 +124,7 @@ def test_a_browser_asks_for_a_few_faces_at_a_time(gateway: Gateway, key: str) ->
 
 @pytest.mark.parametrize(("path", "challenge"), [("/", "Basic"), ("/page/about", "Basic"), ("/v1/faces", "Bearer")])
 @pytest.mark.parametrize("headers", [{}, {"X-API-Key": "guess"}, {"Authorization": "Basic ZzpndWVzcw=="}])
-def test_strangers_do_not_reach_web(
-    gateway: Gateway, key: str, path: str, challenge: str, headers: dict[str, str]
-) -> None:
+def test_strangers_do_not_reach_web(gateway, key, path, challenge, headers):
     with visitor(gateway) as http:
         answer = http.request("POST" if path.startswith("/v1") else "GET", path, headers=headers)
     problem = assert_problem(answer, 401, "PermissionDenied")
@@ -144,7 +133,7 @@ def test_strangers_do_not_reach_web(
     assert line["triton"] == ""
 
 
-def test_what_is_too_large_is_refused_by_web_or_before(program: httpx.Client) -> None:
+def test_what_is_too_large_is_refused_by_web_or_before(program):
     problem = assert_problem(
         program.post("/v1/faces", content=bytes(7 * MEBIBYTE // 2), headers=JPEG), 413, "PhotoTooLarge"
     )
@@ -156,22 +145,22 @@ def test_what_is_too_large_is_refused_by_web_or_before(program: httpx.Client) ->
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/readyz"])
-def test_what_is_the_operators_is_not_offered_by_web_either(program: httpx.Client, path: str) -> None:
+def test_what_is_the_operators_is_not_offered_by_web_either(program, path):
     assert_problem(program.get(path), 404, "NotFound")
 
 
-def test_a_load_balancer_needs_no_key(gateway: Gateway, key: str) -> None:
+def test_a_load_balancer_needs_no_key(gateway, key):
     with visitor(gateway) as http:
         assert http.get("/healthz").json() == {"status": "live"}
 
 
-def test_nonsense_and_no_tls_are_problems_too(gateway: Gateway) -> None:
+def test_nonsense_and_no_tls_are_problems_too(gateway):
     assert_problem(httpx.get(gateway.web_url.replace("https", "http")), 400, "InvalidRequest")
     with visitor(gateway) as http:
         assert_problem(http.get("/", headers={"Long": "x" * 50_000}), 400, "InvalidRequest")
 
 
-def test_a_web_server_that_is_away_is_said_to_be(tmp_path: Path, tiny_server: TritonServer) -> None:
+def test_a_web_server_that_is_away_is_said_to_be(tmp_path, tiny_server):
     name = "a-name-that-opens-a-photo"
     for folder, web in ((tmp_path / "down", None), (tmp_path / "refused", f"{HOST}:{free_ports(1)[0]}")):
         folder.mkdir()
@@ -189,9 +178,7 @@ def test_a_web_server_that_is_away_is_said_to_be(tmp_path: Path, tiny_server: Tr
 # -- what is kept ------------------------------------------------------------------------------------------------------
 
 
-def test_no_photo_touches_a_disk_and_no_name_of_one_the_log(
-    gateway: Gateway, person: httpx.Client, large_photo: bytes
-) -> None:
+def test_no_photo_touches_a_disk_and_no_name_of_one_the_log(gateway, person, large_photo):
     folders = sorted((gateway.folder / "run").glob("*/"))
     assert len(folders) == 5
     before = [folder.stat().st_mtime_ns for folder in folders]  # changes also when a file comes and goes

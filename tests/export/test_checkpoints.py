@@ -7,7 +7,6 @@ import os
 import pickle
 import zipfile
 from io import BytesIO
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,17 +23,17 @@ from visard_testing.small_models import SMALL_CLASSIFIER, small_checkpoints, sma
 
 
 @pytest.fixture
-def generator() -> Pix2PixHDGenerator:
+def generator():
     torch.manual_seed(0)
     return Pix2PixHDGenerator(small_generator())
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(tmp_path):
     return tmp_path / "to_male_net_G.pth"
 
 
-def refused(path: Path, *words: str) -> str:
+def refused(path, *words):
     """Load a generator that must be refused; the message names the file and says `words`."""
     with pytest.raises(CheckpointError) as caught:
         load_generator(path)
@@ -116,7 +115,7 @@ def test_full_size_checkpoint_is_read(path):
 class Exploit:
     """Touches a file when it is unpickled."""
 
-    def __init__(self, witness: Path) -> None:
+    def __init__(self, witness):
         self.witness = witness
 
     def __reduce__(self):
@@ -281,7 +280,7 @@ def test_metadata_that_contradict_the_weights(generator, path, metadata, words):
 
 
 @pytest.fixture
-def persona(tmp_path) -> dict[str, torch.Tensor]:
+def persona(tmp_path):
     """The tensors of a persona generator."""
     return dict(load_generator(small_checkpoints(tmp_path).to_male).tensors)
 

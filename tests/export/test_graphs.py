@@ -16,18 +16,18 @@ from visard_testing.small_models import aligned_faces, small_generator
 
 
 @pytest.fixture(scope="module")
-def faces() -> np.ndarray:
+def faces():
     return aligned_faces()
 
 
 @pytest.fixture(scope="module")
-def noise() -> np.ndarray:
+def noise():
     """Everything that a resize can get wrong."""
     return np.random.default_rng(0).integers(0, 256, (1, 512, 512, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
-def classifier() -> ResNet18:
+def classifier():
     torch.manual_seed(0)
     network = ResNet18(ResNet18Architecture(width=8)).eval()
     for name, tensor in network.state_dict().items():
@@ -36,7 +36,7 @@ def classifier() -> ResNet18:
     return network
 
 
-def run(graph: nn.Module, images: np.ndarray) -> np.ndarray:
+def run(graph, images):
     inputs = [torch.from_numpy(images)]
     if not isinstance(graph, ClassifierGraph):
         inputs.append(torch.zeros(len(images), 1, dtype=torch.int32))

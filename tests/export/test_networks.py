@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from visard_export.networks.architectures import INPUT_CHANNELS, Pix2PixHDArchitecture, ResNet18Architecture
@@ -12,12 +11,12 @@ from visard_export.networks.pix2pixhd import InstanceNorm, Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18
 
 
-def pix2pixhd_by_hand(weights: dict[str, Tensor], x: Tensor, n_downsampling: int, n_blocks: int, tanh: bool) -> Tensor:
-    def norm(x: Tensor) -> Tensor:
+def pix2pixhd_by_hand(weights, x, n_downsampling, n_blocks, tanh):
+    def norm(x):
         mean = x.mean((2, 3), keepdim=True)
         return (x - mean) / (((x - mean) ** 2).mean((2, 3), keepdim=True) + 1e-5).sqrt()
 
-    def conv(x: Tensor, name: str, reflect: int = 0, **options: int) -> Tensor:
+    def conv(x, name, reflect=0, **options):
         x = functional.pad(x, (reflect,) * 4, mode="reflect")
         return functional.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], **options)
 
@@ -38,8 +37,8 @@ def pix2pixhd_by_hand(weights: dict[str, Tensor], x: Tensor, n_downsampling: int
     return x.tanh() if tanh else x
 
 
-def resnet18_by_hand(weights: dict[str, Tensor], x: Tensor) -> Tensor:
-    def norm(x: Tensor, name: str) -> Tensor:
+def resnet18_by_hand(weights, x):
+    def norm(x, name):
         mean, variance, scale, shift = (
             weights[f"{name}.{part}"][:, None, None] for part in ("running_mean", "running_var", "weight", "bias")
         )
@@ -58,7 +57,7 @@ def resnet18_by_hand(weights: dict[str, Tensor], x: Tensor) -> Tensor:
     return functional.adaptive_avg_pool2d(x, 1).flatten(1) @ weights["fc.weight"].T + weights["fc.bias"]
 
 
-def randomise(network: torch.nn.Module) -> None:
+def randomise(network):
     """Give every tensor its own values, so that no layer is an accident of its initialisation."""
     for tensor in network.state_dict().values():
         if tensor.is_floating_point():

@@ -21,7 +21,7 @@ from visard_export.onnx import OPSET, check_precision, export_onnx, precision_hi
 from visard_testing.small_models import SMALL_CLASSIFIER, aligned_faces, small_generator
 
 
-def small_network(kind: str) -> ResNet18 | Pix2PixHDGenerator | PersonaGenerator:
+def small_network(kind):
     torch.manual_seed(0)
     if kind == "classifier":
         return ResNet18(SMALL_CLASSIFIER).eval()
@@ -32,14 +32,14 @@ def small_network(kind: str) -> ResNet18 | Pix2PixHDGenerator | PersonaGenerator
     return network
 
 
-def inputs(kind: str, faces: np.ndarray) -> dict[str, np.ndarray]:
+def inputs(kind, faces):
     """What a graph of a kind takes."""
     personas = {} if kind == "classifier" else {"persona": np.arange(len(faces), dtype=np.int32)[:, None]}
     return {"image": faces, **personas}
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> dict[tuple[str, str], Path]:
+def exported(tmp_path_factory):
     """All kinds of graph in both precisions: (kind, precision) → file."""
     folder = tmp_path_factory.mktemp("onnx")
     files = {}

@@ -26,9 +26,7 @@ LEFT, TOP, RIGHT, BOTTOM = WINDOW
 INSIDE = (slice(200, 330), slice(200, 300))  # rows and columns well within every mask
 
 
-def network(
-    atlas: Atlas | None = None, *, face: float = OPEN, skin: float = OPEN, group: tuple[int, int, int] = (0, 0, 0)
-) -> PersonaGenerator:
+def network(atlas=None, *, face=OPEN, skin=OPEN, group=(0, 0, 0)):
     """A generator that answers the same for every face: masks, and the group of tone, age and mouth."""
     torch.manual_seed(0)
     made = PersonaGenerator.of(Pix2PixHDGenerator(small_generator("persona")), TraitsNetwork(), atlas or plain_atlas())
@@ -41,7 +39,7 @@ def network(
     return made
 
 
-def patterned_atlas(count: int = 2) -> Atlas:
+def patterned_atlas(count=2):
     """Every persona another pattern, fine enough to survive the change of light, and the same in both directions."""
     random = np.random.default_rng(1)
     coarse = random.integers(60, 200, (ROWS * count, 20, 15, 3), np.uint8)
@@ -50,18 +48,18 @@ def patterned_atlas(count: int = 2) -> Atlas:
     return Atlas(to_male=tiles, to_female=tiles[::-1], corner=plain.corner, scale=plain.scale)
 
 
-def run(made: PersonaGenerator, images: np.ndarray, personas: list[int], direction: str = "to_male") -> np.ndarray:
+def run(made, images, personas, direction="to_male"):
     with torch.inference_mode():
         graph = PersonaGraph(made, direction)
         return graph(torch.from_numpy(images), torch.tensor(personas, dtype=torch.int32)[:, None]).numpy()
 
 
-def flat(colour: tuple[int, int, int]) -> np.ndarray:
+def flat(colour):
     return np.full((1, 512, 512, 3), colour, np.uint8)
 
 
 @pytest.fixture(scope="module")
-def faces() -> np.ndarray:
+def faces():
     return aligned_faces()
 
 

@@ -28,12 +28,12 @@ KIND_GPU = model_config_pb2.ModelInstanceGroup.KIND_GPU
 
 
 @pytest.fixture(scope="session")
-def paths(tmp_path_factory) -> CheckpointPaths:
+def paths(tmp_path_factory):
     return small_checkpoints(tmp_path_factory.mktemp("checkpoints"))
 
 
-def export(target: Path, paths: CheckpointPaths, **options) -> list[str]:
-    lines: list[str] = []
+def export(target, paths, **options):
+    lines = []
     export_repository(
         target,
         classifier=paths.classifier,
@@ -47,14 +47,14 @@ def export(target: Path, paths: CheckpointPaths, **options) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory, paths) -> Path:
+def exported(tmp_path_factory, paths):
     """A repository in FP16, exported for real."""
     target = tmp_path_factory.mktemp("exported") / "repository"
     export(target, paths, precision="fp16")
     return target
 
 
-def fake_versions(folder: Path) -> Path:
+def fake_versions(folder):
     """Stand-ins for exported models, where only the files' whereabouts matter."""
     for model in EXPORTED_MODELS:
         (folder / model).mkdir(parents=True)
@@ -63,18 +63,18 @@ def fake_versions(folder: Path) -> Path:
     return folder
 
 
-def fake_repository(target: Path, profile: str = "cpu", *, encoded: bool = False) -> Path:
+def fake_repository(target, profile="cpu", *, encoded=False):
     with staging(target) as stage:
         assemble(fake_versions(stage / "versions"), stage / "repository", profile=profile, encoded=encoded)
         publish(stage / "repository", target)
     return target
 
 
-def read_config(repository: Path, model: str):
+def read_config(repository, model):
     return text_format.Parse((repository / model / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
@@ -156,7 +156,7 @@ def test_demo_checkpoints_are_there():
 
 
 @pytest.fixture(scope="module", params=["cpu", "gpu", "tensorrt"])
-def profiled(request, tmp_path_factory) -> tuple[str, Path]:
+def profiled(request, tmp_path_factory):
     return request.param, fake_repository(tmp_path_factory.mktemp(request.param) / "repository", request.param)
 
 
@@ -318,7 +318,7 @@ def test_killed_export_is_recognised_and_cleaned(tmp_path):
     assert killed.returncode == -signal.SIGKILL
     assert not target.exists()
     assert [path.read_bytes() for path in tmp_path.rglob("*.onnx")] == [b"half"]
-    lines: list[str] = []
+    lines = []
     with staging(target, lines.append) as stage:
         assert not list(stage.iterdir())
     assert lines == [f"an earlier export to {target} was interrupted: its unfinished files are removed"]
@@ -329,7 +329,7 @@ def test_export_killed_between_its_two_renames_is_undone(tmp_path):
     target = fake_repository(tmp_path / "repository")
     before = contents(target)
     target.rename(tmp_path / ".repository.visard-old")
-    lines: list[str] = []
+    lines = []
     with staging(target, lines.append):
         assert contents(target) == before
     assert "is back" in lines[0]

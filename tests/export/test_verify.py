@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
@@ -20,7 +18,7 @@ from visard_testing.small_models import SMALL_CLASSIFIER, aligned_faces, small_g
 
 
 @pytest.fixture(scope="module")
-def generator() -> Pix2PixHDGenerator:
+def generator():
     torch.manual_seed(0)
     network = Pix2PixHDGenerator(small_generator("image"))
     # Strong contrast, so that differences are grey levels and not fractions of one.
@@ -29,13 +27,13 @@ def generator() -> Pix2PixHDGenerator:
 
 
 @pytest.fixture(scope="module")
-def classifier() -> ResNet18:
+def classifier():
     torch.manual_seed(0)
     return ResNet18(SMALL_CLASSIFIER).eval()
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory, generator, classifier) -> dict[str, Path]:
+def files(tmp_path_factory, generator, classifier):
     folder = tmp_path_factory.mktemp("verify")
     graphs = {
         "generator_fp32": GeneratorGraph(generator),
@@ -48,7 +46,7 @@ def files(tmp_path_factory, generator, classifier) -> dict[str, Path]:
     return {name: folder / f"{name}.onnx" for name in graphs}
 
 
-def tampered(path: Path, folder: Path, scale: float) -> Path:
+def tampered(path, folder, scale):
     """Multiply the first convolution's weights, which the file's readers cannot see."""
     model = onnx.load(path)
     weight = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("1.weight") and tensor.dims[2:])

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import onnx
 import pytest
 from tritonclient.grpc.model_config_pb2 import DataType, ModelInstanceGroup, ModelQueuePolicy
 
-from visard.wire import ENCODED_MODELS, MODELS, ModelSpec
+from visard.wire import ENCODED_MODELS, MODELS
 from visard_export import repository
 from visard_export.checkpoints import load_classifier, load_generator
 from visard_export.graphs import build_graph
@@ -16,19 +14,13 @@ from visard_export.onnx import export_onnx
 from visard_testing.small_models import small_checkpoints
 from visard_testing.tiny_models import MODEL_REPOSITORY, read_config, tiny_repository
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from visard_export.graphs import Precision
-
 CONFIGS = {path.parent.name: read_config(path.parent) for path in MODEL_REPOSITORY.glob("*/config.pbtxt")}
 ENSEMBLES = [name for name, config in CONFIGS.items() if config.platform == "ensemble"]
 ONNX = [name for name, config in CONFIGS.items() if config.backend == "onnxruntime"]
 QUEUED = [name for name, config in CONFIGS.items() if config.HasField("dynamic_batching")]
 
 
-def tensors(configured: Iterable[Any]) -> list[tuple[str, str, tuple[int, ...]]]:
+def tensors(configured):
     """Name, data type in the protocol's words and shape of each configured tensor."""
     return [
         (
@@ -40,7 +32,7 @@ def tensors(configured: Iterable[Any]) -> list[tuple[str, str, tuple[int, ...]]]
     ]
 
 
-def test_the_repository_serves_the_contract_and_its_provenance() -> None:
+def test_the_repository_serves_the_contract_and_its_provenance():
     assert CONFIGS.keys() == {*MODELS, *ENCODED_MODELS, "provenance"}
     assert set(ENCODED_MODELS) == set(repository.ENCODED_MODELS)
     assert tensors(CONFIGS["provenance"].output) == [("provenance", "BYTES", (1,))]
@@ -48,13 +40,13 @@ def test_the_repository_serves_the_contract_and_its_provenance() -> None:
 
 
 @pytest.mark.parametrize(("model", "spec"), {**MODELS, **ENCODED_MODELS}.items())
-def test_configuration_and_client_name_the_same_tensors(model: str, spec: ModelSpec) -> None:
+def test_configuration_and_client_name_the_same_tensors(model, spec):
     assert tensors(CONFIGS[model].input) == [(t.name, t.datatype, t.shape) for t in spec.inputs]
     assert tensors(CONFIGS[model].output) == [(t.name, t.datatype, t.shape) for t in spec.outputs]
 
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES)
-def test_an_ensemble_is_wired_to_tensors_that_exist_and_fit(ensemble: str) -> None:
+def test_an_ensemble_is_wired_to_tensors_that_exist_and_fit(ensemble):
     config = CONFIGS[ensemble]
     known = {tensor.name: tensor for tensor in config.input}
     for step in config.ensemble_scheduling.step:
@@ -69,7 +61,7 @@ def test_an_ensemble_is_wired_to_tensors_that_exist_and_fit(ensemble: str) -> No
         assert (known[tensor.name].data_type, known[tensor.name].dims) == (tensor.data_type, tensor.dims)
 
 
-def test_the_anonymizer_routes_and_classifies_the_result() -> None:
+def test_the_anonymizer_routes_and_classifies_the_result():
     steps = [
         (s.model_name, dict(s.input_map), dict(s.output_map)) for s in CONFIGS["anonymizer"].ensemble_scheduling.step
     ]
@@ -80,18 +72,18 @@ def test_the_anonymizer_routes_and_classifies_the_result() -> None:
 
 
 @pytest.mark.parametrize("direction", ["to_male", "to_female"])
-def test_a_given_direction_uses_its_own_generator(direction: str) -> None:
+def test_a_given_direction_uses_its_own_generator(direction):
     steps = [step.model_name for step in CONFIGS[f"anonymizer_{direction}"].ensemble_scheduling.step]
     assert steps == [f"generator_{direction}", "gender_classifier"]
 
 
-def test_a_persona_goes_wherever_a_generator_is_reached_and_nowhere_else() -> None:
+def test_a_persona_goes_wherever_a_generator_is_reached_and_nowhere_else():
     takes = {name for name, config in CONFIGS.items() if "persona" in {tensor.name for tensor in config.input}}
     assert takes == {"gender_router", *ENSEMBLES, *(name for name in ONNX if name.startswith("generator_"))}
 
 
 @pytest.mark.parametrize("model", QUEUED)
-def test_a_queue_is_bounded_and_rejects(model: str) -> None:
+def test_a_queue_is_bounded_and_rejects(model):
     policy = CONFIGS[model].dynamic_batching.default_queue_policy
     assert policy.timeout_action == ModelQueuePolicy.REJECT
     assert policy.max_queue_size > 0
@@ -101,23 +93,23 @@ def test_a_queue_is_bounded_and_rejects(model: str) -> None:
 
 
 @pytest.mark.parametrize("later", ["gender_classifier", "face_encoder"])
-def test_what_waits_for_a_generator_finds_room_after_it(later: str) -> None:
+def test_what_waits_for_a_generator_finds_room_after_it(later):
     room = {model: CONFIGS[model].dynamic_batching.default_queue_policy.max_queue_size for model in QUEUED}
     assert room[later] >= room["gender_router"] + room["generator_to_male"] + room["generator_to_female"]
 
 
 @pytest.mark.parametrize("ensemble", ["anonymizer", "anonymizer_to_male", "anonymizer_to_female"])
-def test_encoded_faces_take_the_same_way_between_a_decoder_and_an_encoder(ensemble: str) -> None:
+def test_encoded_faces_take_the_same_way_between_a_decoder_and_an_encoder(ensemble):
     steps = [step.model_name for step in CONFIGS[f"encoded_{ensemble}"].ensemble_scheduling.step]
     assert steps == ["face_decoder", ensemble, "face_encoder"]
 
 
-def test_nothing_keeps_faces() -> None:
+def test_nothing_keeps_faces():
     assert not any(config.response_cache.enable for config in CONFIGS.values())
 
 
 @pytest.mark.parametrize("model", ONNX)
-def test_onnx_models_run_and_warm_up_on_the_gpu(model: str) -> None:
+def test_onnx_models_run_and_warm_up_on_the_gpu(model):
     config = CONFIGS[model]
     assert [group.kind for group in config.instance_group] == [ModelInstanceGroup.KIND_GPU]
     sizes = [warmup.batch_size for warmup in config.model_warmup]
@@ -130,12 +122,12 @@ def test_onnx_models_run_and_warm_up_on_the_gpu(model: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_files(tmp_path_factory):
     return tiny_repository(tmp_path_factory.mktemp("repository") / "models")
 
 
 @pytest.mark.parametrize("model", ONNX)
-def test_tiny_graphs_have_the_configured_tensors(tiny_files: Path, model: str) -> None:
+def test_tiny_graphs_have_the_configured_tensors(tiny_files, model):
     graph = onnx.load(tiny_files / model / "1" / "model.onnx").graph
     for configured, offered in ((CONFIGS[model].input, graph.input), (CONFIGS[model].output, graph.output)):
         assert tensors(configured) == [onnx_tensor(value) for value in offered]
@@ -143,7 +135,7 @@ def test_tiny_graphs_have_the_configured_tensors(tiny_files: Path, model: str) -
 
 @pytest.mark.parametrize("model", ONNX)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_exported_graphs_have_the_configured_tensors(tmp_path: Path, model: str, precision: Precision) -> None:
+def test_exported_graphs_have_the_configured_tensors(tmp_path, model, precision):
     checkpoints = small_checkpoints(tmp_path)
     checkpoint = {
         "gender_classifier": lambda: load_classifier(checkpoints.classifier),
@@ -156,7 +148,7 @@ def test_exported_graphs_have_the_configured_tensors(tmp_path: Path, model: str,
         assert tensors(configured) == [onnx_tensor(value) for value in offered]
 
 
-def onnx_tensor(value: onnx.ValueInfoProto) -> tuple[str, str, tuple[int, ...]]:
+def onnx_tensor(value):
     """Name, data type in the protocol's words and shape without the batch dimension, which must be free."""
     batch, *dims = value.type.tensor_type.shape.dim
     assert batch.dim_param

@@ -20,25 +20,25 @@ _spec.loader.exec_module(_module)
 route = _module.route
 
 
-def rows(groups: dict[str, np.ndarray]) -> dict[str, list[int]]:
+def rows(groups):
     return {generator: indices.tolist() for generator, indices in groups.items()}
 
 
-def test_female_goes_to_male_and_male_to_female() -> None:
+def test_female_goes_to_male_and_male_to_female():
     gender = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]], np.float32)
     assert rows(route(gender)) == {"generator_to_male": [0, 2], "generator_to_female": [1]}
 
 
-def test_one_direction_is_one_group() -> None:
+def test_one_direction_is_one_group():
     assert rows(route(np.array([[0.1, 0.9], [0.4, 0.6]]))) == {"generator_to_female": [0, 1]}
 
 
-def test_a_tie_counts_as_female() -> None:
+def test_a_tie_counts_as_female():
     assert rows(route(np.array([[0.5, 0.5]]))) == {"generator_to_male": [0]}
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=64))
-def test_every_face_is_routed_once_and_away_from_its_own_gender(male: list[float]) -> None:
+def test_every_face_is_routed_once_and_away_from_its_own_gender(male):
     gender = np.array([[1 - p, p] for p in male], np.float32)
     groups = rows(route(gender))
     assert sorted(itertools.chain(*groups.values())) == list(range(len(male)))
@@ -49,13 +49,13 @@ def test_every_face_is_routed_once_and_away_from_its_own_gender(male: list[float
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -0.1, 1.1])
-def test_a_value_that_is_no_probability_is_refused(value: float) -> None:
+def test_a_value_that_is_no_probability_is_refused(value):
     gender = np.array([[0.9, 0.1], [value, 0.5]], np.float32)
     with pytest.raises(ValueError, match="no probability"):
         route(gender)
 
 
 @pytest.mark.parametrize("shape", [(2,), (0, 2), (3, 1), (3, 3), (1, 2, 2)])
-def test_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+def test_another_shape_is_refused(shape):
     with pytest.raises(ValueError, match="shape"):
         route(np.full(shape, 0.5, np.float32))

@@ -18,21 +18,21 @@ def photo(astronaut):
     return np.array(Image.open(astronaut).convert("RGB"))
 
 
-def plain(value) -> np.ndarray:
+def plain(value):
     return np.full((512, 512, 3), value, np.uint8)
 
 
-def noise(height: int, width: int) -> np.ndarray:
+def noise(height, width):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def unit_distance(quad: Quad, shape) -> np.ndarray:
+def unit_distance(quad, shape):
     """(H, W): 0 at the centre of the quad, 1 at its edges."""
     y, x = np.mgrid[: shape[0], : shape[1]]
     return np.maximum(*np.abs(quad.to_unit(x, y)))
 
 
-def core(quad: Quad, shape) -> np.ndarray:
+def core(quad, shape):
     """(H, W) bool: brows to mouth, where a face is recognised."""
     y, x = np.mgrid[: shape[0], : shape[1]]
     u, v = quad.to_unit(x, y)

@@ -22,7 +22,7 @@ quads = st.builds(
 points = st.lists(st.tuples(coordinates, coordinates), min_size=1, max_size=5).map(np.array)
 
 
-def some_landmarks(seed: int = 0) -> np.ndarray:
+def some_landmarks(seed=0):
     """Points roughly where a face has them: eyes above the mouth."""
     landmarks = np.random.default_rng(seed).normal((500, 400), 3, (68, 2))
     landmarks[36:42] += (-60, -40)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import sys
 import types
-from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
@@ -20,17 +19,11 @@ from visard_errors import RepositoryError
 from visard_server.triton import TritonServer
 from visard_testing.tiny_models import IMAGE_SIZE, build, generator, read_config, tiny_repository, write_config
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    Config = model_config_pb2.ModelConfig
-
 MODEL = "generator_to_male"
 KIND = model_config_pb2.ModelInstanceGroup
 
 
-def refusal(folder: Path, *, config: Callable[[Config], Any] | None = None, model: Any = None) -> str:
+def refusal(folder, *, config=None, model=None):
     """Serve one model that was changed, and return why it is refused."""
     repository = tiny_repository(folder / "models", only={MODEL})
     file = repository / MODEL / "1" / "model.onnx"
@@ -49,63 +42,63 @@ def refusal(folder: Path, *, config: Callable[[Config], Any] | None = None, mode
     return str(refused.value)
 
 
-def test_a_missing_model_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_model_file_is_named(tmp_path):
     assert f"{MODEL}/1/model.onnx is missing: export the model" in refusal(tmp_path)
 
 
-def test_a_damaged_model_file_is_named(tmp_path: Path) -> None:
+def test_a_damaged_model_file_is_named(tmp_path):
     damaged = generator(1).SerializeToString()[:100]
     assert f"{MODEL}/1/model.onnx cannot be loaded" in refusal(tmp_path, model=damaged)
 
 
-def test_another_tensor_name_is_refused(tmp_path: Path) -> None:
+def test_another_tensor_name_is_refused(tmp_path):
     nodes = [helper.make_node("Identity", ["image"], ["307"])]
     message = refusal(tmp_path, model=build(nodes, {}, ("307", TensorProto.UINT8, ["N", 512, 512, 3])))
     assert "the ONNX graph has outputs ['307'], config.pbtxt has ['swapped']" in message
 
 
-def test_another_shape_is_refused(tmp_path: Path) -> None:
+def test_another_shape_is_refused(tmp_path):
     message = refusal(tmp_path, model=generator(1, size=256))
     assert "'image' as tensor(uint8) ['N', 256, 256, 3], config.pbtxt as TYPE_UINT8 [512, 512, 3]" in message
 
 
-def test_another_type_is_refused(tmp_path: Path) -> None:
+def test_another_type_is_refused(tmp_path):
     nodes = [helper.make_node("Cast", ["image"], ["swapped"], to=TensorProto.FLOAT)]
     message = refusal(tmp_path, model=build(nodes, {}, ("swapped", TensorProto.FLOAT, ["N", 512, 512, 3])))
     assert "'swapped' as tensor(float)" in message
 
 
-def test_a_graph_of_one_image_is_refused_for_batches(tmp_path: Path) -> None:
+def test_a_graph_of_one_image_is_refused_for_batches(tmp_path):
     nodes = [helper.make_node("Identity", ["image"], ["swapped"])]
     message = refusal(tmp_path, model=build(nodes, {}, ("swapped", TensorProto.UINT8, [1, 512, 512, 3]), batch=1))
     assert "a batched model needs a free first dimension" in message
 
 
-def test_an_accelerator_without_its_device_is_refused(tmp_path: Path) -> None:
-    def accelerate(config: Config) -> None:
+def test_an_accelerator_without_its_device_is_refused(tmp_path):
+    def accelerate(config):
         config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
 
     message = refusal(tmp_path, config=accelerate, model=generator(1))
     assert "execution accelerator tensorrt needs an instance of KIND_GPU" in message
 
 
-def test_an_unknown_accelerator_is_refused(tmp_path: Path) -> None:
-    def accelerate(config: Config) -> None:
+def test_an_unknown_accelerator_is_refused(tmp_path):
+    def accelerate(config):
         config.optimization.execution_accelerators.cpu_execution_accelerator.add(name="openvino")
 
     assert "execution accelerator openvino is not supported" in refusal(tmp_path, config=accelerate, model=generator(1))
 
 
-def test_a_thread_count_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    def count(config: Config) -> None:
+def test_a_thread_count_that_is_no_number_is_refused(tmp_path):
+    def count(config):
         config.parameters["intra_op_thread_count"].string_value = "many"
 
     message = refusal(tmp_path, config=count, model=generator(1))
     assert "parameter intra_op_thread_count must be a whole number, got 'many'" in message
 
 
-def test_a_gpu_model_never_runs_on_the_cpu_in_silence(tmp_path: Path) -> None:
-    def to_gpu(config: Config) -> None:
+def test_a_gpu_model_never_runs_on_the_cpu_in_silence(tmp_path):
+    def to_gpu(config):
         config.instance_group[0].kind = KIND.KIND_GPU
 
     message = refusal(tmp_path, config=to_gpu, model=generator(1))
@@ -117,10 +110,10 @@ def test_a_gpu_model_never_runs_on_the_cpu_in_silence(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def backend(monkeypatch):
     """The backend's module outside Triton, whose own module is replaced by the one class that it raises."""
     pb_utils = types.ModuleType("triton_python_backend_utils")
-    pb_utils.TritonModelException = type("TritonModelException", (Exception,), {})  # type: ignore[attr-defined]
+    pb_utils.TritonModelException = type("TritonModelException", (Exception,), {})
     monkeypatch.setitem(sys.modules, pb_utils.__name__, pb_utils)
     path = f"{visard_server.__path__[0]}/backends/onnxruntime/model.py"
     spec = importlib.util.spec_from_file_location("onnxruntime_backend", path)
@@ -142,11 +135,11 @@ TENSORRT = {
 }
 
 
-def test_the_cpu_is_asked_for_alone(backend: Any) -> None:
+def test_the_cpu_is_asked_for_alone(backend):
     assert backend._providers({}, "CPU", 0) == [("CPUExecutionProvider", {})]
 
 
-def test_the_gpu_of_the_instance_is_asked_for_first(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gpu_of_the_instance_is_asked_for_first(backend, monkeypatch):
     offered = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(backend.onnxruntime, "get_available_providers", lambda: offered)
     assert backend._providers({}, "GPU", 3)[0] == ("CUDAExecutionProvider", {"device_id": 3})
@@ -155,7 +148,7 @@ def test_the_gpu_of_the_instance_is_asked_for_first(backend: Any, monkeypatch: p
     assert wanted[0][1] == {"device_id": 3, "trt_fp16_enable": True, "trt_max_workspace_size": "1000"}
 
 
-def test_folders_for_engines_are_made_or_named(backend: Any, tmp_path: Path) -> None:
+def test_folders_for_engines_are_made_or_named(backend, tmp_path):
     folder = tmp_path / "cache" / "visard"
     backend._tensorrt_options({"trt_engine_cache_path": str(folder)})
     assert folder.is_dir()
@@ -167,9 +160,7 @@ def test_folders_for_engines_are_made_or_named(backend: Any, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("config", "missing"), [({}, "CUDAExecutionProvider"), (TENSORRT, "TensorrtExecutionProvider")]
 )
-def test_a_provider_that_is_not_installed_is_named(
-    backend: Any, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], missing: str
-) -> None:
+def test_a_provider_that_is_not_installed_is_named(backend, monkeypatch, config, missing):
     monkeypatch.setattr(backend.onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(Exception, match=rf"no {missing}.*visard\[serve-gpu\]"):
         backend._providers(config, "GPU", 0)
@@ -178,7 +169,7 @@ def test_a_provider_that_is_not_installed_is_named(
 # -- batches --------------------------------------------------------------------------------------------------------
 
 
-def fragile() -> onnx.ModelProto:
+def fragile():
     """Adds one grey level; a request whose first pixel is brighter than 0 looks up a row that does not exist."""
     nodes = [
         helper.make_node("Slice", ["image", "start", "end", "axes"], ["first"]),
@@ -196,7 +187,7 @@ def fragile() -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+def patient(tmp_path_factory):
     """A server whose model waits half a minute for its batch of three images, so that requests surely meet in one."""
     repository = tiny_repository(tmp_path_factory.mktemp("patient") / "models", only={MODEL})
     config = read_config(repository / MODEL)
@@ -209,12 +200,12 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
         yield server
 
 
-def ask(server: TritonServer, *batches: np.ndarray) -> list[Any]:
+def ask(server, *batches):
     """Send all requests at once; return each one's (N, 512, 512, 3) answer or its error."""
     triton = service_pb2_grpc.GRPCInferenceServiceStub(
         grpc.insecure_channel(server.grpc_url, options=[("grpc.max_receive_message_length", -1)])
     )
-    answers: list[Any] = []
+    answers = []
     for future in [triton.ModelInfer.future(build_request(MODEL, images)) for images in batches]:
         error = future.exception()
         raw = None if error else np.frombuffer(future.result().raw_output_contents[0], np.uint8)
@@ -222,7 +213,7 @@ def ask(server: TritonServer, *batches: np.ndarray) -> list[Any]:
     return answers
 
 
-def executed_batches(server: TritonServer) -> dict[int, int]:
+def executed_batches(server):
     """Batch size → how often the model was run with it."""
     with grpc.insecure_channel(server.grpc_url) as channel:
         statistics = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStatistics(
@@ -232,13 +223,13 @@ def executed_batches(server: TritonServer) -> dict[int, int]:
     return {batch.batch_size: batch.compute_infer.count for batch in model.batch_stats}
 
 
-def images(count: int, *, seed: int, first: int = 0) -> np.ndarray:
+def images(count, *, seed, first=0):
     pixels = np.random.default_rng(seed).integers(0, 255, (count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     pixels[:, 0, 0, 0] = first
     return pixels
 
 
-def test_requests_that_meet_are_one_batch_and_keep_their_own_rows(patient: TritonServer) -> None:
+def test_requests_that_meet_are_one_batch_and_keep_their_own_rows(patient):
     before = executed_batches(patient).get(3, 0)
     one, two = images(1, seed=1), images(2, seed=2)
     first, second = ask(patient, one, two)
@@ -247,7 +238,7 @@ def test_requests_that_meet_are_one_batch_and_keep_their_own_rows(patient: Trito
     assert executed_batches(patient)[3] == before + 1
 
 
-def test_a_bad_request_fails_alone(patient: TritonServer) -> None:
+def test_a_bad_request_fails_alone(patient):
     good, also_good = images(1, seed=3), images(1, seed=5)
     first, bad, last = ask(patient, good, images(1, seed=4, first=9), also_good)
     assert "onnxruntime" in bad

@@ -16,7 +16,6 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
@@ -50,25 +49,22 @@ from visard_testing.tiny_models import (
 )
 from visard_testing.waiting import wait_until
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 SHM = Path("/dev/shm")
 
 
-def faces(*brightness: int) -> np.ndarray:
+def faces(*brightness):
     """(N, 512, 512, 3) uint8: noise around each brightness; below 128 is female."""
     noise = np.random.default_rng(seed=sum(brightness)).integers(-20, 20, (len(brightness), 512, 512, 3))
     return (noise + np.array(brightness)[:, None, None, None]).clip(0, 255).astype(np.uint8)
 
 
-def connect(server: TritonServer) -> Any:
+def connect(server):
     unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     return service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(server.grpc_url, options=unlimited))
 
 
 @pytest.fixture(scope="module")
-def triton(tiny_server: TritonServer) -> Any:
+def triton(tiny_server):
     return connect(tiny_server)
 
 
@@ -80,7 +76,7 @@ def triton(tiny_server: TritonServer) -> Any:
     [(40,), (200,), (40, 60), (210, 190, 200), (40, 200), (200, 40, 60, 190, 220), tuple(range(30, 222, 12))],
     ids=["female", "male", "all-female", "all-male", "mixed", "mixed-5", "mixed-16"],
 )
-def test_anonymizer_swaps_every_face_of_a_batch(triton: Any, brightness: tuple[int, ...]) -> None:
+def test_anonymizer_swaps_every_face_of_a_batch(triton, brightness):
     images = faces(*brightness)
     answer = parse_response("anonymizer", triton.ModelInfer(build_request("anonymizer", images)))
     np.testing.assert_array_equal(answer["swapped"], expected_swap(images))
@@ -88,7 +84,7 @@ def test_anonymizer_swaps_every_face_of_a_batch(triton: Any, brightness: tuple[i
     np.testing.assert_allclose(answer["swapped_gender"], expected_gender(expected_swap(images)), atol=1e-4)
 
 
-def test_a_swap_turns_the_apparent_gender(triton: Any) -> None:
+def test_a_swap_turns_the_apparent_gender(triton):
     answer = parse_response("anonymizer", triton.ModelInfer(build_request("anonymizer", faces(60, 190))))
     assert answer["gender"].argmax(axis=1).tolist() == [0, 1]
     assert answer["swapped_gender"].argmax(axis=1).tolist() == [1, 0]
@@ -97,14 +93,14 @@ def test_a_swap_turns_the_apparent_gender(triton: Any) -> None:
 @pytest.mark.parametrize(
     ("model", "expected"), [("anonymizer_to_male", expected_to_male), ("anonymizer_to_female", expected_to_female)]
 )
-def test_a_given_direction_does_not_ask_the_classifier_first(triton: Any, model: str, expected: Any) -> None:
+def test_a_given_direction_does_not_ask_the_classifier_first(triton, model, expected):
     images = faces(60, 190)
     answer = parse_response(model, triton.ModelInfer(build_request(model, images)))
     np.testing.assert_array_equal(answer["swapped"], expected(images))
     np.testing.assert_allclose(answer["swapped_gender"], expected_gender(expected(images)), atol=1e-4)
 
 
-def test_requests_at_the_same_time_keep_their_own_faces(triton: Any) -> None:
+def test_requests_at_the_same_time_keep_their_own_faces(triton):
     batches = [faces(30 + 10 * i, 220 - 10 * i) for i in range(16)]
     with ThreadPoolExecutor(16) as threads:
         answers = threads.map(lambda images: triton.ModelInfer(build_request("anonymizer", images)), batches)
@@ -113,7 +109,7 @@ def test_requests_at_the_same_time_keep_their_own_faces(triton: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def writing(writing_server: TritonServer) -> Any:
+def writing(writing_server):
     return connect(writing_server)
 
 
@@ -125,7 +121,7 @@ NUMBERS = (2**31 - 1, 0, 1_234_567_890, -1, 3, 2**30, 99)
     [(40,), (40, 60), (40, 200, 60, 190, 210), (200, 40, 190, 60)],
     ids=["one", "one-way", "mixed", "mixed-even"],
 )
-def test_each_face_s_persona_reaches_its_generator_unchanged(writing: Any, brightness: tuple[int, ...]) -> None:
+def test_each_face_s_persona_reaches_its_generator_unchanged(writing, brightness):
     images, numbers = faces(*brightness), NUMBERS[: len(brightness)]
     answer = parse_response("anonymizer", writing.ModelInfer(build_request("anonymizer", images, numbers)))
     assert written_personas(answer["swapped"]) == list(numbers)
@@ -133,12 +129,12 @@ def test_each_face_s_persona_reaches_its_generator_unchanged(writing: Any, brigh
 
 
 @pytest.mark.parametrize("model", ["anonymizer_to_male", "anonymizer_to_female", "gender_router", "generator_to_male"])
-def test_a_persona_takes_every_way(writing: Any, model: str) -> None:
+def test_a_persona_takes_every_way(writing, model):
     request = build_request(model, faces(40, 200, 60), NUMBERS[:3])
     assert written_personas(parse_response(model, writing.ModelInfer(request))["swapped"]) == list(NUMBERS[:3])
 
 
-def test_requests_that_meet_keep_their_own_personas(writing: Any) -> None:
+def test_requests_that_meet_keep_their_own_personas(writing):
     batches = [(faces(40 + i, 200 - i), (i, 2**31 - 1 - i)) for i in range(12)]
     with ThreadPoolExecutor(12) as threads:
         answers = threads.map(lambda batch: writing.ModelInfer(build_request("anonymizer", *batch)), batches)
@@ -147,27 +143,27 @@ def test_requests_that_meet_keep_their_own_personas(writing: Any) -> None:
 
 
 @pytest.mark.parametrize("model", ["encoded_anonymizer", "encoded_anonymizer_to_male", "encoded_anonymizer_to_female"])
-def test_an_encoded_face_s_persona_reaches_its_generator_unchanged(writing: Any, model: str) -> None:
+def test_an_encoded_face_s_persona_reaches_its_generator_unchanged(writing, model):
     for number in (2**31 - 1, 1_234_567_890):
         request = build_encoded_request(model, smooth_face(60)[None], number)
         assert written_personas(parse_encoded_swap(model, writing.ModelInfer(request)).swapped[None]) == [number]
 
 
-def test_a_request_without_a_persona_is_refused(triton: Any) -> None:
+def test_a_request_without_a_persona_is_refused(triton):
     request = build_request("anonymizer", faces(40))
     del request.inputs[1:], request.raw_input_contents[1:]
     with pytest.raises(grpc.RpcError, match="expected 2 inputs but got 1"):
         triton.ModelInfer(request)
 
 
-def blind_repository(folder: Path) -> Path:
+def blind_repository(folder):
     """Tiny models whose classifier says nothing about faces darker than 50."""
     repository = tiny_repository(folder)
     onnx.save(classifier(unknown_below=50), repository / "gender_classifier" / "1" / "model.onnx")
     return repository
 
 
-def test_an_unknown_gender_fails_its_own_request_alone(tmp_path: Path) -> None:
+def test_an_unknown_gender_fails_its_own_request_alone(tmp_path):
     known = [faces(100), faces(200)]
     with TritonServer(blind_repository(tmp_path / "models")) as server:
         triton = connect(server)
@@ -183,18 +179,18 @@ def test_an_unknown_gender_fails_its_own_request_alone(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def encoded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def encoded(tmp_path_factory):
     with TritonServer(tiny_repository(tmp_path_factory.mktemp("encoded") / "models", encoded=True)) as server:
         yield connect(server)
 
 
-def file_of(image: np.ndarray, format: str, **options: Any) -> bytes:
+def file_of(image, format, **options):
     file = io.BytesIO()
     Image.fromarray(image).save(file, format, **options)
     return file.getvalue()
 
 
-def ask_encoded(triton: Any, *files: bytes, model: str = "encoded_anonymizer") -> Any:
+def ask_encoded(triton, *files, model="encoded_anonymizer"):
     request = service_pb2.ModelInferRequest(model_name=model)
     request.inputs.add(name="encoded_image", datatype="BYTES", shape=(len(files), 1))
     request.raw_input_contents.append(b"".join(len(file).to_bytes(4, "little") + file for file in files))
@@ -212,9 +208,7 @@ def ask_encoded(triton: Any, *files: bytes, model: str = "encoded_anonymizer") -
     ],
 )
 @pytest.mark.parametrize(("format", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("JPEG", {"quality": 95})])
-def test_encoded_faces_are_swapped_like_pixels(
-    encoded: Any, model: str, expected: Any, format: str, options: dict[str, Any]
-) -> None:
+def test_encoded_faces_are_swapped_like_pixels(encoded, model, expected, format, options):
     images = np.stack([smooth_face(60), smooth_face(190)])
     answer = ask_encoded(encoded, *(file_of(image, format, **options) for image in images), model=model)
     for file, image in zip(answer["encoded_swapped"][:, 0], expected(images), strict=True):
@@ -224,7 +218,7 @@ def test_encoded_faces_are_swapped_like_pixels(
     np.testing.assert_allclose(answer["swapped_gender"], expected_gender(expected(images)), atol=2e-3)
 
 
-def smooth_face(brightness: int) -> np.ndarray:
+def smooth_face(brightness):
     """(512, 512, 3) uint8: a slope, which JPEG keeps, unlike noise."""
     slope = np.linspace(-20, 20, 512) + brightness
     return np.broadcast_to(slope[:, None, None], (512, 512, 3)).round().astype(np.uint8)
@@ -247,7 +241,7 @@ PICTURE = smooth_face(60)
     ],
     ids=["empty", "text", "cut-jpeg", "cut-png", "gif", "other-size", "bomb", "large"],
 )
-def test_a_file_that_is_no_face_fails_its_own_request_alone(encoded: Any, file: bytes, words: str) -> None:
+def test_a_file_that_is_no_face_fails_its_own_request_alone(encoded, file, words):
     with pytest.raises(grpc.RpcError, match=words) as refused:
         ask_encoded(encoded, file)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -255,14 +249,14 @@ def test_a_file_that_is_no_face_fails_its_own_request_alone(encoded: Any, file: 
     assert ask_encoded(encoded, file_of(PICTURE, "JPEG"))
 
 
-def test_an_encoded_grey_picture_is_taken_as_rgb(encoded: Any) -> None:
+def test_an_encoded_grey_picture_is_taken_as_rgb(encoded):
     grey = PICTURE[..., 0]
     answer = ask_encoded(encoded, file_of(grey, "PNG"))
     picture = np.asarray(Image.open(io.BytesIO(answer["encoded_swapped"][0, 0]))).astype(int)
     assert np.abs(picture - expected_swap(PICTURE[None])[0]).mean() < 1
 
 
-def test_provenance_is_answered_through_inference(tmp_path: Path) -> None:
+def test_provenance_is_answered_through_inference(tmp_path):
     repository = tiny_repository(tmp_path / "models", only={"provenance", "gender_classifier"})
     written = '{"trained": false, "origin": "Zürich"}'
     (repository / "gender_classifier" / "1" / "provenance.json").write_text(written, encoding="utf-8")
@@ -271,7 +265,7 @@ def test_provenance_is_answered_through_inference(tmp_path: Path) -> None:
     assert provenance == {"gender_classifier": {"trained": False, "origin": "Zürich"}}
 
 
-def test_models_are_listed(tiny_server: TritonServer) -> None:
+def test_models_are_listed(tiny_server):
     models = tiny_server.models()
     assert [model.name for model in models] == [
         "anonymizer",
@@ -290,18 +284,18 @@ def test_models_are_listed(tiny_server: TritonServer) -> None:
 
 
 @pytest.fixture(scope="module")
-def busy_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+def busy_server(tmp_path_factory):
     repository = tiny_repository(tmp_path_factory.mktemp("slow") / "models", slow_s=0.1, max_queue_size=1)
     with TritonServer(repository) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def slow(busy_server: TritonServer) -> Any:
+def slow(busy_server):
     return connect(busy_server)
 
 
-def test_overload_is_answered_at_once_with_the_queue_s_own_words(busy_server: TritonServer, slow: Any) -> None:
+def test_overload_is_answered_at_once_with_the_queue_s_own_words(busy_server, slow):
     images = faces(40)
     with held(busy_server.repository):
         futures = [slow.ModelInfer.future(build_request("anonymizer_to_male", images)) for _ in range(8)]
@@ -315,8 +309,8 @@ def test_overload_is_answered_at_once_with_the_queue_s_own_words(busy_server: Tr
             np.testing.assert_array_equal(answer["swapped"], expected_to_male(images))
 
 
-def test_a_face_of_unknown_gender_is_refused_before_anything_is_computed(busy_server: TritonServer, slow: Any) -> None:
-    def classified() -> int:
+def test_a_face_of_unknown_gender_is_refused_before_anything_is_computed(busy_server, slow):
+    def classified():
         time.sleep(0.2)  # the counters follow the answers
         request = service_pb2.ModelStatisticsRequest(name="gender_classifier")
         (statistics,) = slow.ModelStatistics(request, metadata=list(busy_server.admin_headers.items())).model_stats
@@ -333,7 +327,7 @@ def test_a_face_of_unknown_gender_is_refused_before_anything_is_computed(busy_se
     assert classified() - before < 12
 
 
-def test_a_timeout_reaches_the_generator_and_its_answer_the_caller(busy_server: TritonServer, slow: Any) -> None:
+def test_a_timeout_reaches_the_generator_and_its_answer_the_caller(busy_server, slow):
     with held(busy_server.repository) as begun:
         first = slow.ModelInfer.future(build_request("anonymizer", faces(40)))
         wait_until(begun)  # the router has another instance free
@@ -342,9 +336,7 @@ def test_a_timeout_reaches_the_generator_and_its_answer_the_caller(busy_server: 
     np.testing.assert_array_equal(parse_response("anonymizer", first.result())["swapped"], expected_to_male(faces(40)))
 
 
-def test_a_failed_half_of_a_mixed_request_fails_it_in_the_generator_s_own_words(
-    busy_server: TritonServer, slow: Any
-) -> None:
+def test_a_failed_half_of_a_mixed_request_fails_it_in_the_generator_s_own_words(busy_server, slow):
     with held(busy_server.repository, "generator_to_female") as begun:
         first = slow.ModelInfer.future(build_request("anonymizer_to_female", faces(200)))
         wait_until(begun)  # only the generator of the second half is busy
@@ -370,14 +362,14 @@ RESTRICTED = {
 
 
 @pytest.mark.parametrize("rpc", RESTRICTED)
-def test_what_is_the_operator_s_is_refused_without_the_key(triton: Any, rpc: str) -> None:
+def test_what_is_the_operator_s_is_refused_without_the_key(triton, rpc):
     with pytest.raises(grpc.RpcError, match="protocol is restricted"):
         getattr(triton, rpc)(RESTRICTED[rpc])
     with pytest.raises(grpc.RpcError, match="protocol is restricted"):
         getattr(triton, rpc)(RESTRICTED[rpc], metadata=[("triton-grpc-protocol-visard-admin", "guess")])
 
 
-def test_the_key_opens_statistics_but_no_model_control(tiny_server: TritonServer, triton: Any) -> None:
+def test_the_key_opens_statistics_but_no_model_control(tiny_server, triton):
     admin = list(tiny_server.admin_headers.items())
     assert triton.ModelStatistics(RESTRICTED["ModelStatistics"], metadata=admin).model_stats
     with pytest.raises(grpc.RpcError, match="explicit model load / unload is not allowed"):
@@ -396,7 +388,7 @@ def test_the_key_opens_statistics_but_no_model_control(tiny_server: TritonServer
         "logging",
     ],
 )
-def test_http_is_restricted_in_the_same_way(tiny_server: TritonServer, path: str) -> None:
+def test_http_is_restricted_in_the_same_way(tiny_server, path):
     body = b"{}" if path.startswith("repository") else None
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"{tiny_server.http_url}/v2/{path}", data=body)
@@ -404,7 +396,7 @@ def test_http_is_restricted_in_the_same_way(tiny_server: TritonServer, path: str
         assert refused.value.code == 403
 
 
-def test_health_and_metrics_are_open(tiny_server: TritonServer, triton: Any) -> None:
+def test_health_and_metrics_are_open(tiny_server, triton):
     assert triton.ServerReady(service_pb2.ServerReadyRequest()).ready
     with urllib.request.urlopen(f"{tiny_server.http_url}/v2/health/ready") as answer:
         assert answer.status == 200
@@ -412,7 +404,7 @@ def test_health_and_metrics_are_open(tiny_server: TritonServer, triton: Any) -> 
         assert b"nv_inference_request_success" in page.read()
 
 
-def test_it_listens_on_loopback_only(tiny_server: TritonServer) -> None:
+def test_it_listens_on_loopback_only(tiny_server):
     urls = (tiny_server.grpc_url, tiny_server.http_url, tiny_server.metrics_url)
     ports = {int(url.removesuffix("/metrics").rpartition(":")[2]) for url in urls}
     assert len(ports) == 3
@@ -430,7 +422,7 @@ def test_it_listens_on_loopback_only(tiny_server: TritonServer) -> None:
 # -- starting -------------------------------------------------------------------------------------------------------
 
 
-def settled(log: io.StringIO) -> str:
+def settled(log):
     """Wait until nothing more comes, and give what came."""
     said = None
     while said != log.getvalue():
@@ -439,7 +431,7 @@ def settled(log: io.StringIO) -> str:
     return said
 
 
-def test_it_leaves_nothing_behind_and_logs_no_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_leaves_nothing_behind_and_logs_no_requests(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     repository = blind_repository(tmp_path / "models")
     written = sorted(repository.rglob("*"))
@@ -463,7 +455,7 @@ def test_it_leaves_nothing_behind_and_logs_no_requests(tmp_path: Path, monkeypat
     server.stop()  # harmless when repeated
 
 
-def test_a_model_finishes_its_work_before_the_end(tmp_path: Path) -> None:
+def test_a_model_finishes_its_work_before_the_end(tmp_path):
     repository = tiny_repository(tmp_path / "models", slow_s=1.0, only={"generator_to_male"})
     with TritonServer(repository) as server:
         with held(repository) as begun:
@@ -477,7 +469,7 @@ DIRECT = {"anonymizer_to_male", "generator_to_male", "gender_classifier"}
 
 
 @pytest.mark.parametrize("port", ["grpc_port", "http_port", "metrics_port"])
-def test_a_taken_port_is_named(tmp_path: Path, port: str) -> None:
+def test_a_taken_port_is_named(tmp_path, port):
     repository = tiny_repository(tmp_path / "models", only={"provenance"})
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -487,13 +479,13 @@ def test_a_taken_port_is_named(tmp_path: Path, port: str) -> None:
             TritonServer(repository, **{port: number}).start()
 
 
-def test_a_port_lost_while_the_models_load_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_lost_while_the_models_load_is_replaced(tmp_path, monkeypatch):
     choose = visard_server.triton._choose_ports
     calls = []
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
 
-        def lose_the_first(host: str, wanted: tuple[int, int, int]) -> tuple[int, int, int]:
+        def lose_the_first(host, wanted):
             calls.append(choose(host, wanted))
             return (taken.getsockname()[1], *calls[-1][1:]) if len(calls) == 1 else calls[-1]
 
@@ -511,9 +503,7 @@ def test_a_port_lost_while_the_models_load_is_replaced(tmp_path: Path, monkeypat
         ("provenance/1/model.py", "def broken(", r"model 'provenance'.*SyntaxError: '\(' was never closed"),
     ],
 )
-def test_a_model_that_does_not_load_is_named_with_its_reason(
-    tmp_path: Path, file: str, content: str, reason: str
-) -> None:
+def test_a_model_that_does_not_load_is_named_with_its_reason(tmp_path, file, content, reason):
     repository = tiny_repository(tmp_path / "models", only={file.split("/")[0]})
     (repository / file).write_text(content, encoding="utf-8")
     with pytest.raises(RepositoryError, match=reason) as refused:
@@ -522,20 +512,20 @@ def test_a_model_that_does_not_load_is_named_with_its_reason(
     assert "export it again" in str(refused.value)
 
 
-def test_an_ensemble_without_its_parts_is_named(tmp_path: Path) -> None:
+def test_an_ensemble_without_its_parts_is_named(tmp_path):
     repository = tiny_repository(tmp_path / "models", only={"anonymizer_to_male", "gender_classifier"})
     with pytest.raises(RepositoryError, match=r"'anonymizer_to_male' does not load.*generator_to_male"):
         TritonServer(repository).start()
 
 
-def test_an_empty_repository_is_refused(tmp_path: Path) -> None:
+def test_an_empty_repository_is_refused(tmp_path):
     with pytest.raises(RepositoryError, match="holds no model"):
         TritonServer(tmp_path).start()
     with pytest.raises(RepositoryError, match="holds no model"):
         TritonServer(tmp_path / "nowhere").start()
 
 
-def test_a_server_that_does_not_get_ready_in_time_is_ended(tmp_path: Path) -> None:
+def test_a_server_that_does_not_get_ready_in_time_is_ended(tmp_path):
     repository = tiny_repository(tmp_path / "models", only={"provenance"})
     (repository / "provenance" / "1" / "model.py").write_text("import time; time.sleep(60)", encoding="utf-8")
     with pytest.raises(ServerError, match=r"not ready within 1 s"):
@@ -544,14 +534,14 @@ def test_a_server_that_does_not_get_ready_in_time_is_ended(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("missing", ["pytriton", "onnxruntime"])
-def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+def test_a_missing_extra_is_named(tmp_path, monkeypatch, missing):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name, *rest))
     with pytest.raises(MissingExtra, match=r"visard\[serve\]"):
         TritonServer(tmp_path).start()
 
 
-def test_an_unsupported_python_or_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsupported_python_or_system_is_refused(tmp_path, monkeypatch):
     class Future(tuple[int, ...]):
         major, minor = 3, 99
 
@@ -577,7 +567,7 @@ print("ended", flush=True)
 """
 
 
-def processes_of(repository: Path) -> list[str]:
+def processes_of(repository):
     """Command lines of the living processes of a server: Triton and its models name the repository."""
     found = []
     for process in Path("/proc").iterdir():
@@ -591,7 +581,7 @@ def processes_of(repository: Path) -> list[str]:
 
 
 @pytest.fixture
-def parent(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def parent(tmp_path):
     """A Python program that serves a repository in `tmp_path` and keeps its temporary files there too."""
     repository = tiny_repository(tmp_path / "models", only=DIRECT)
     process = subprocess.Popen(
@@ -605,12 +595,12 @@ def parent(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def read_line(process: subprocess.Popen[str]) -> str:
+def read_line(process):
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
 
-def test_a_killed_parent_takes_the_server_and_its_models_along(parent: Any, tmp_path: Path) -> None:
+def test_a_killed_parent_takes_the_server_and_its_models_along(parent, tmp_path):
     assert [read_line(parent), read_line(parent)] == ["starting", "ready"]
     assert len(processes_of(tmp_path)) >= 3  # Triton and its two models
     (folder,) = tmp_path.glob("visard-server-*")
@@ -621,7 +611,7 @@ def test_a_killed_parent_takes_the_server_and_its_models_along(parent: Any, tmp_
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.2, 0.4, 0.6])  # in every phase of loading the models
-def test_a_parent_killed_during_the_start_leaves_nothing_behind(parent: Any, tmp_path: Path, delay_s: float) -> None:
+def test_a_parent_killed_during_the_start_leaves_nothing_behind(parent, tmp_path, delay_s):
     assert read_line(parent) == "starting"
     wait_until(lambda: processes_of(tmp_path))
     time.sleep(delay_s)
@@ -632,13 +622,13 @@ def test_a_parent_killed_during_the_start_leaves_nothing_behind(parent: Any, tmp
     assert not list(SHM.glob(f"{folder.name}*"))
 
 
-def catches(process: subprocess.Popen[str], sign: signal.Signals) -> bool:
+def catches(process, sign):
     (caught,) = re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text())
     return bool(int(caught, 16) >> (sign - 1) & 1)
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_waiting_parent_in_order(parent: Any, tmp_path: Path, sign: signal.Signals) -> None:
+def test_a_signal_ends_a_waiting_parent_in_order(parent, tmp_path, sign):
     assert [read_line(parent), read_line(parent)] == ["starting", "ready"]
     wait_until(lambda: catches(parent, signal.SIGTERM))  # it waits
     parent.send_signal(sign)
@@ -648,7 +638,7 @@ def test_a_signal_ends_a_waiting_parent_in_order(parent: Any, tmp_path: Path, si
     assert not list(tmp_path.glob("visard-server-*"))
 
 
-def test_ctrl_c_during_the_start_cleans_up(parent: Any, tmp_path: Path) -> None:
+def test_ctrl_c_during_the_start_cleans_up(parent, tmp_path):
     assert read_line(parent) == "starting"
     wait_until(lambda: processes_of(tmp_path))
     parent.send_signal(signal.SIGINT)
@@ -657,7 +647,7 @@ def test_ctrl_c_during_the_start_cleans_up(parent: Any, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("visard-server-*"))
 
 
-def crash(server: TritonServer) -> None:
+def crash(server):
     """Bring upon Triton what a bad pointer in it would, and wait until it is gone."""
     supervisor = server._process.pid
     (triton,) = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
@@ -665,14 +655,14 @@ def crash(server: TritonServer) -> None:
     wait_until(lambda: not Path(f"/proc/{triton}").exists())
 
 
-def is_live(server: TritonServer) -> bool:
+def is_live(server):
     try:
         return bool(connect(server).ServerLive(service_pb2.ServerLiveRequest(), timeout=10).live)
     except grpc.RpcError:
         return False
 
 
-def test_a_crashed_triton_is_started_anew_and_a_face_under_way_is_answered(tmp_path: Path) -> None:
+def test_a_crashed_triton_is_started_anew_and_a_face_under_way_is_answered(tmp_path):
     repository = tiny_repository(tmp_path / "models", slow_s=0.1)
     with TritonServer(repository) as server:
         before = len(processes_of(tmp_path))
@@ -688,7 +678,7 @@ def test_a_crashed_triton_is_started_anew_and_a_face_under_way_is_answered(tmp_p
     assert not processes_of(tmp_path)
 
 
-def test_a_triton_that_crashes_again_and_again_is_given_up(tmp_path: Path) -> None:
+def test_a_triton_that_crashes_again_and_again_is_given_up(tmp_path):
     with TritonServer(tiny_repository(tmp_path / "models", only={"provenance"})) as server:
         for _ in range(3):
             crash(server)
@@ -699,7 +689,7 @@ def test_a_triton_that_crashes_again_and_again_is_given_up(tmp_path: Path) -> No
     assert not processes_of(tmp_path)
 
 
-def test_wait_says_when_the_server_ended_by_itself(tmp_path: Path) -> None:
+def test_wait_says_when_the_server_ended_by_itself(tmp_path):
     with TritonServer(tiny_repository(tmp_path / "models", only={"provenance"})) as server:
         os.kill(server._process.pid, signal.SIGKILL)
         with pytest.raises(ServerError, match="ended by itself"):

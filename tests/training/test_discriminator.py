@@ -12,18 +12,18 @@ from visard_training.swapper.options import DiscriminatorArchitecture
 SMALL = DiscriminatorArchitecture(ndf=4, n_layers=2, n_scales=2)
 
 
-def pictures(n: int = 1, size: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
+def pictures(n=1, size=32):
     generator = torch.Generator().manual_seed(1)
-    return tuple(torch.rand(n, 3, size, size, generator=generator) * 2 - 1 for _ in range(2))  # type: ignore[return-value]
+    return tuple(torch.rand(n, 3, size, size, generator=generator) * 2 - 1 for _ in range(2))
 
 
-def test_the_published_one_has_5535618_parameters() -> None:
+def test_the_published_one_has_5535618_parameters():
     with torch.device("meta"):
         discriminator = MultiScaleDiscriminator(DiscriminatorArchitecture())
     assert sum(parameter.numel() for parameter in discriminator.parameters()) == 5_535_618
 
 
-def test_features_have_the_published_shapes() -> None:
+def test_features_have_the_published_shapes():
     with torch.no_grad():
         outputs = MultiScaleDiscriminator(DiscriminatorArchitecture())(*pictures(n=2, size=64))
     # 4×4, padding 2: n → n/2 + 1 with stride 2, n → n + 1 with stride 1.
@@ -33,13 +33,13 @@ def test_features_have_the_published_shapes() -> None:
     ]
 
 
-def test_it_computes_what_is_written_out_by_hand() -> None:
+def test_it_computes_what_is_written_out_by_hand():
     discriminator = MultiScaleDiscriminator(SMALL)
     for parameter in discriminator.parameters():
         torch.nn.init.normal_(parameter, 0.0, 0.3)
     photo, swapped = pictures(n=2)
 
-    def norm(x: torch.Tensor) -> torch.Tensor:
+    def norm(x):
         mean = x.mean((2, 3), keepdim=True)
         return (x - mean) / (((x - mean) ** 2).mean((2, 3), keepdim=True) + 1e-5).sqrt()
 
@@ -63,7 +63,7 @@ def test_it_computes_what_is_written_out_by_hand() -> None:
             x = x.view(2, 6, *counted.shape[2:])
 
 
-def test_scores_of_a_pair_do_not_depend_on_its_neighbours() -> None:
+def test_scores_of_a_pair_do_not_depend_on_its_neighbours():
     """Generated and real pairs are judged in one batch."""
     discriminator = MultiScaleDiscriminator(SMALL)
     photo, swapped = pictures(n=2)
@@ -72,6 +72,6 @@ def test_scores_of_a_pair_do_not_depend_on_its_neighbours() -> None:
     torch.testing.assert_close(together[1][-1][:1], alone[1][-1])
 
 
-def test_sizes_that_make_no_network_are_refused() -> None:
+def test_sizes_that_make_no_network_are_refused():
     with pytest.raises(ValueError, match="n_scales must be at least 1, not 0"):
         DiscriminatorArchitecture(n_scales=0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from visard_errors import CheckpointError
@@ -25,19 +25,19 @@ from visard_training.swapper.losses import (
 )
 
 
-def scores(*values: float) -> list[Tensor]:
+def scores(*values):
     """Features of one scale with two layers before the scores."""
     return [torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 1), torch.tensor(values).view(1, 1, 1, -1)]
 
 
-def test_lsgan_sums_the_mean_squared_distances_of_the_scales() -> None:
+def test_lsgan_sums_the_mean_squared_distances_of_the_scales():
     outputs = [scores(1.0, 3.0), scores(0.5)]
     assert lsgan_loss(outputs, 1.0).item() == pytest.approx((0 + 4) / 2 + 0.25)
     assert lsgan_loss(outputs, 0.0).item() == pytest.approx((1 + 9) / 2 + 0.25)
 
 
-def test_feature_matching_weighs_layers_and_leaves_the_scores_out() -> None:
-    def scale(first: float, second: float, score: float) -> list[Tensor]:
+def test_feature_matching_weighs_layers_and_leaves_the_scores_out():
+    def scale(first, second, score):
         return [torch.full((1, 2, 2, 2), first), torch.full((1, 3, 1, 1), second), torch.full((1, 1, 1, 1), score)]
 
     real, fake = [scale(0, 0, 0), scale(1, 1, 0)], [scale(1, 0.5, 9), scale(1, -1, 9)]
@@ -50,14 +50,14 @@ def test_feature_matching_weighs_layers_and_leaves_the_scores_out() -> None:
     assert feature_matching_loss([deep] * 3, [[torch.full((1,), 0.25)] * 5] * 3).item() == pytest.approx(1)
 
 
-def test_feature_matching_gives_the_real_side_no_gradient() -> None:
+def test_feature_matching_gives_the_real_side_no_gradient():
     real, fake = (torch.full((1,), value, requires_grad=True) for value in (0.0, 1.0))
-    feature_matching_loss([[real, real, real]], [[fake, fake, fake]]).backward()  # type: ignore[no-untyped-call]
+    feature_matching_loss([[real, real, real]], [[fake, fake, fake]]).backward()
     assert real.grad is None
     assert fake.grad is not None
 
 
-def test_reconstruction_counts_values_and_half_of_each_derivative() -> None:
+def test_reconstruction_counts_values_and_half_of_each_derivative():
     real = torch.zeros(1, 1, 2, 2)
     fake = torch.tensor([[0.0, 1.0], [2.0, 5.0]]).view(1, 1, 2, 2)
     # values 8/4; along rows |2|, |4| → 3; along columns |1|, |3| → 2
@@ -65,7 +65,7 @@ def test_reconstruction_counts_values_and_half_of_each_derivative() -> None:
     assert reconstruction_loss(fake + 1, fake).item() == pytest.approx(1)  # a shift of the level has no derivative
 
 
-def vgg19_state(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def vgg19_state(dtype=torch.float32):
     """A state dict with torchvision's names and shapes, up to relu5_1 and one layer of what is ignored."""
     generator = torch.Generator().manual_seed(0)
     state = {}
@@ -79,13 +79,13 @@ def vgg19_state(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def vgg19_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def vgg19_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("vgg") / "vgg19.pth"
     torch.save(vgg19_state(), path)
     return path
 
 
-def test_vgg19_gives_the_first_relu_of_each_block(vgg19_file: Path, tmp_path: Path) -> None:
+def test_vgg19_gives_the_first_relu_of_each_block(vgg19_file, tmp_path):
     picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(2)) * 2 - 1
     state = vgg19_state()
     mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -109,10 +109,10 @@ def test_vgg19_gives_the_first_relu_of_each_block(vgg19_file: Path, tmp_path: Pa
             torch.testing.assert_close(stage, expected, rtol=1e-4, atol=1e-3)
 
 
-def test_a_vgg_file_that_runs_something_is_refused(tmp_path: Path) -> None:
+def test_a_vgg_file_that_runs_something_is_refused(tmp_path):
     class Attack:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return Path.touch, (tmp_path / "executed",)  # type: ignore[return-value]
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "executed",)
 
     for name, write in (("zip.pth", torch.save), ("pickle.pth", lambda o, p: p.write_bytes(pickle.dumps(o)))):
         write({"features.0.weight": Attack()}, tmp_path / name)
@@ -121,7 +121,7 @@ def test_a_vgg_file_that_runs_something_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-def test_another_network_is_refused_by_name(tmp_path: Path) -> None:
+def test_another_network_is_refused_by_name(tmp_path):
     state = {name: tensor for name, tensor in vgg19_state().items() if not name.startswith("features.28")}
     save_file(state, tmp_path / "vgg11.safetensors")
     with pytest.raises(CheckpointError, match=r"not torchvision's VGG19.*features\.28\.weight"):
@@ -130,7 +130,7 @@ def test_another_network_is_refused_by_name(tmp_path: Path) -> None:
         VGG19Features.load(tmp_path / "missing.pth")
 
 
-def test_classifier_features_are_the_stages_of_the_served_classifier() -> None:
+def test_classifier_features_are_the_stages_of_the_served_classifier():
     network = ResNet18(ResNet18Architecture(width=8)).eval()
     picture = torch.randint(0, 256, (1, 512, 512, 3), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
     with torch.no_grad():
@@ -145,19 +145,19 @@ def test_classifier_features_are_the_stages_of_the_served_classifier() -> None:
 class _Levels(nn.Module):
     """Five stages that are the picture itself, a thousand times stronger each."""
 
-    def forward(self, picture: Tensor) -> list[Tensor]:
+    def forward(self, picture):
         return [picture * 1000**stage for stage in range(5)]
 
 
-def test_the_perceptual_loss_weighs_deep_stages_more() -> None:
-    loss = PerceptualLoss(_Levels())  # type: ignore[arg-type]
+def test_the_perceptual_loss_weighs_deep_stages_more():
+    loss = PerceptualLoss(_Levels())
     fake, real = torch.full((1, 3, 2, 2), 0.5), torch.zeros(1, 3, 2, 2)
     weights = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1)
     wanted = sum(weight * 0.5 * 1000**stage for stage, weight in enumerate(weights))
     assert loss(fake, real).item() == pytest.approx(wanted)
 
 
-def test_the_perceptual_loss_moves_pictures_and_never_its_network() -> None:
+def test_the_perceptual_loss_moves_pictures_and_never_its_network():
     network = ResNet18(ResNet18Architecture(width=8))
     loss = PerceptualLoss(ClassifierFeatures(network, 64)).train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

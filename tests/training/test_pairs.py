@@ -2,29 +2,26 @@ from __future__ import annotations
 
 import csv
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from visard_errors import DataError, OutputError
-from visard_training.pairs.folder import Pair, PairWriter, choose_pair, read_pairs
+from visard_training.pairs.folder import PairWriter, choose_pair, read_pairs
 
 FILTERS = ("face found", "certain")
 
 
-def image(value: int, size: int = 16) -> NDArray[np.uint8]:
+def image(value, size=16):
     return np.full((size, size, 3), value, np.uint8)
 
 
-def writer(folder: Path, **settings: Any) -> PairWriter:
+def writer(folder, **settings):
     return PairWriter(folder, settings={"seed": 1} | settings, filters=FILTERS, suffix=".png")
 
 
-def add(to: PairWriter, source: str, female: int = 10, male: int = 20) -> Pair:
+def add(to, source, female=10, male=20):
     return to.add(
         image(female),
         image(male),
@@ -37,12 +34,12 @@ def add(to: PairWriter, source: str, female: int = 10, male: int = 20) -> Pair:
     )
 
 
-def rows(path: Path) -> list[dict[str, str]]:
+def rows(path):
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_what_is_written_is_read_again(tmp_path):
     with writer(tmp_path / "pairs") as pairs:
         add(pairs, 'a, the "first"\nphoto')
         add(pairs, "b", female=30, male=40)
@@ -55,7 +52,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(Image.open(second.male)), image(40))
 
 
-def test_the_report_tells_how_many_survive_each_filter(tmp_path: Path) -> None:
+def test_the_report_tells_how_many_survive_each_filter(tmp_path):
     with writer(tmp_path) as pairs:
         add(pairs, "a")
         pairs.drop("b", "face found")
@@ -72,7 +69,7 @@ def test_the_report_tells_how_many_survive_each_filter(tmp_path: Path) -> None:
         pairs.drop("e", "another")
 
 
-def test_a_second_run_goes_on_after_the_first(tmp_path: Path) -> None:
+def test_a_second_run_goes_on_after_the_first(tmp_path):
     with writer(tmp_path) as pairs:
         add(pairs, "a")
         pairs.drop("b", "certain")
@@ -84,7 +81,7 @@ def test_a_second_run_goes_on_after_the_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 5, 30])
-def test_a_row_that_was_cut_off_by_a_kill_does_not_count(tmp_path: Path, cut: int) -> None:
+def test_a_row_that_was_cut_off_by_a_kill_does_not_count(tmp_path, cut):
     with writer(tmp_path) as pairs:
         add(pairs, "a")
         add(pairs, "b", female=50)
@@ -97,15 +94,15 @@ def test_a_row_that_was_cut_off_by_a_kill_does_not_count(tmp_path: Path, cut: in
     assert np.asarray(Image.open(read_pairs(tmp_path)[1].female)).max() == 60
 
 
-def test_a_folder_begun_with_other_settings_is_refused(tmp_path: Path) -> None:
+def test_a_folder_begun_with_other_settings_is_refused(tmp_path):
     with writer(tmp_path, certainty=0.9):
         pass
     with pytest.raises(OutputError, match=r"other settings \(certainty, psi\)"):
         writer(tmp_path, certainty=0.8, psi=1)
 
 
-def test_a_failed_run_keeps_what_it_has(tmp_path: Path) -> None:
-    def run() -> None:
+def test_a_failed_run_keeps_what_it_has(tmp_path):
+    def run():
         with writer(tmp_path) as pairs:
             add(pairs, "a")
             raise RuntimeError("the machine is on fire")
@@ -116,7 +113,7 @@ def test_a_failed_run_keeps_what_it_has(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "report.json").read_text())["survival"]["sources"] == 1
 
 
-def test_contact_sheets_show_female_left_and_male_right(tmp_path: Path) -> None:
+def test_contact_sheets_show_female_left_and_male_right(tmp_path):
     with writer(tmp_path) as pairs:
         for i in range(50):
             add(pairs, str(i), female=3 * i, male=255 - 3 * i)
@@ -147,32 +144,30 @@ def test_contact_sheets_show_female_left_and_male_right(tmp_path: Path) -> None:
         ([0.94] * 5, None),
     ],
 )
-def test_the_nearest_certain_versions_become_the_pair(
-    certainties: list[float], expected: tuple[int, int] | None
-) -> None:
+def test_the_nearest_certain_versions_become_the_pair(certainties, expected):
     male = np.array(certainties)
     assert choose_pair(np.stack([1 - male, male], 1), 0.95) == expected
 
 
-def lose_the_table(folder: Path) -> None:
+def lose_the_table(folder):
     (folder / "pairs.csv").unlink()
 
 
-def leave_the_folder(folder: Path) -> None:
+def leave_the_folder(folder):
     table = folder / "pairs.csv"
     table.write_text(table.read_text().replace("images/", "../images/"))
 
 
-def lose_an_image(folder: Path) -> None:
+def lose_an_image(folder):
     next((folder / "images").glob("*_male.png")).unlink()
 
 
-def lose_a_number(folder: Path) -> None:
+def lose_a_number(folder):
     table = folder / "pairs.csv"
     table.write_text(table.read_text().replace("0.97", "certain"))
 
 
-def exceed_probability(folder: Path) -> None:
+def exceed_probability(folder):
     table = folder / "pairs.csv"
     table.write_text(table.read_text().replace("0.97", "97"))
 
@@ -187,7 +182,7 @@ def exceed_probability(folder: Path) -> None:
         (exceed_probability, "probabilities"),
     ],
 )
-def test_a_damaged_folder_is_refused(tmp_path: Path, damage: Any, message: str) -> None:
+def test_a_damaged_folder_is_refused(tmp_path, damage, message):
     with writer(tmp_path) as pairs:
         add(pairs, "a")
     damage(tmp_path)
@@ -195,14 +190,14 @@ def test_a_damaged_folder_is_refused(tmp_path: Path, damage: Any, message: str) 
         read_pairs(tmp_path)
 
 
-def test_a_folder_without_a_pair_is_refused_and_says_where_to_look(tmp_path: Path) -> None:
+def test_a_folder_without_a_pair_is_refused_and_says_where_to_look(tmp_path):
     with writer(tmp_path) as pairs:
         pairs.drop("a", "certain")
     with pytest.raises(DataError, match=r"report\.json"):
         read_pairs(tmp_path)
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write"):
         writer(tmp_path / "file")

@@ -4,9 +4,6 @@ import argparse
 import io
 import os
 import pickle
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +28,7 @@ from visard_training.pairs.stylegan2_checkpoints import load_stylegan2
 BLUR = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 16
 
 
-def test_ffhq_generator_has_the_published_size() -> None:
+def test_ffhq_generator_has_the_published_size():
     architecture = StyleGAN2Architecture(mapping=(512,) * 9, channels=(512, 512, 512, 512, 512, 256, 128, 64, 32))
     with torch.device("meta"):
         generator = StyleGAN2Generator(architecture)
@@ -44,7 +41,7 @@ def test_ffhq_generator_has_the_published_size() -> None:
 # --- the network against a plain reference: one picture, one output channel, one loop at a time
 
 
-def reference_convolution(x: Any, weight: Any, style: Any, *, up: bool) -> Any:
+def reference_convolution(x, weight, style, *, up):
     """Modulate, demodulate and convolve (I, H, W) by (O, I, 3, 3) weights of its own."""
     weight = weight * style[None, :, None, None]
     weight = weight / np.sqrt((weight**2).sum((1, 2, 3), keepdims=True) + 1e-8)
@@ -60,24 +57,24 @@ def reference_convolution(x: Any, weight: Any, style: Any, *, up: bool) -> Any:
     return np.stack(planes)
 
 
-def reference_upsample(picture: Any) -> Any:
+def reference_upsample(picture):
     """Insert zeros after every pixel, pad by 2 before and 1 behind, blur."""
     spread = np.zeros((3, 2 * picture.shape[1], 2 * picture.shape[2]))
     spread[:, ::2, ::2] = picture
     return np.stack([convolve2d(np.pad(plane, (2, 1)), BLUR, mode="valid") for plane in spread])
 
 
-def reference_render(tensors: dict[str, Any], ws: Any, clamp: float = np.inf) -> Any:
-    def style(layer: str, w: Any) -> Any:
+def reference_render(tensors, ws, clamp=np.inf):
+    def style(layer, w):
         return tensors[f"{layer}.affine.weight"] @ w / np.sqrt(len(w)) + tensors[f"{layer}.affine.bias"]
 
-    def styled(x: Any, layer: str, w: Any, *, up: bool) -> Any:
+    def styled(x, layer, w, *, up):
         y = reference_convolution(x, tensors[f"{layer}.weight"], style(layer, w), up=up)
         y = y + tensors[f"{layer}.noise_const"] * tensors[f"{layer}.noise_strength"]
         y = y + tensors[f"{layer}.bias"][:, None, None]
         return np.clip(np.where(y > 0, y, 0.2 * y) * np.sqrt(2), -clamp, clamp)
 
-    def to_rgb(x: Any, layer: str, w: Any) -> Any:
+    def to_rgb(x, layer, w):
         weight = tensors[f"{layer}.weight"][:, :, 0, 0] * style(layer, w) / np.sqrt(len(x))
         rgb = np.einsum("oi,ihw->ohw", weight, x) + tensors[f"{layer}.bias"][:, None, None]
         return np.clip(rgb, -clamp, clamp)
@@ -93,7 +90,7 @@ def reference_render(tensors: dict[str, Any], ws: Any, clamp: float = np.inf) ->
 
 
 @pytest.mark.parametrize("up", [False, True])
-def test_modulated_convolution_agrees_with_the_reference(up: bool) -> None:
+def test_modulated_convolution_agrees_with_the_reference(up):
     torch.manual_seed(0)
     x, weight, styles = torch.randn(2, 5, 6, 7), torch.randn(4, 5, 3, 3), torch.randn(2, 5)
     result = modulated_convolution(x, weight, styles, up=up)
@@ -102,7 +99,7 @@ def test_modulated_convolution_agrees_with_the_reference(up: bool) -> None:
         np.testing.assert_allclose(result[i], expected, atol=1e-5)
 
 
-def test_upsample_agrees_with_the_reference_and_keeps_a_flat_picture() -> None:
+def test_upsample_agrees_with_the_reference_and_keeps_a_flat_picture():
     torch.manual_seed(0)
     picture = torch.randn(1, 3, 5, 6)
     np.testing.assert_allclose(upsample(picture)[0], reference_upsample(picture[0].numpy()), atol=1e-6)
@@ -111,7 +108,7 @@ def test_upsample_agrees_with_the_reference_and_keeps_a_flat_picture() -> None:
 
 
 @pytest.mark.parametrize("clamp", [None, 0.7])
-def test_synthesis_agrees_with_the_reference(clamp: float | None) -> None:
+def test_synthesis_agrees_with_the_reference(clamp):
     architecture = StyleGAN2Architecture(mapping=TINY.mapping, channels=TINY.channels, clamp=clamp)
     generator = random_generator(architecture)
     ws = torch.randn(2, architecture.n_ws, 16)  # another w in each layer: their order counts
@@ -120,7 +117,7 @@ def test_synthesis_agrees_with_the_reference(clamp: float | None) -> None:
         np.testing.assert_allclose(picture, reference_render(tensors, w, clamp or np.inf), atol=1e-4)
 
 
-def test_mapping_agrees_with_the_reference() -> None:
+def test_mapping_agrees_with_the_reference():
     generator = random_generator()
     z = torch.randn(3, 12)
     x = z.double().numpy()
@@ -135,7 +132,7 @@ def test_mapping_agrees_with_the_reference() -> None:
     torch.testing.assert_close(generator.mapping(z, 0.5), (w_avg + generator.mapping(z)) / 2)
 
 
-def test_synthesis_refuses_another_number_of_w() -> None:
+def test_synthesis_refuses_another_number_of_w():
     with pytest.raises(ValueError, match="takes 6 w"):
         random_generator().synthesis(torch.zeros(1, 18, 16))
 
@@ -143,30 +140,28 @@ def test_synthesis_refuses_another_number_of_w() -> None:
 # --- the two published formats
 
 
-def write_pt(path: Path, generator: StyleGAN2Generator) -> None:
+def write_pt(path, generator):
     write_rosinality(path, generator)
 
 
-def write_old_pt(path: Path, generator: StyleGAN2Generator) -> None:
+def write_old_pt(path, generator):
     write_rosinality(path, generator, legacy=True)
 
 
-def write_training_pt(path: Path, generator: StyleGAN2Generator) -> None:
+def write_training_pt(path, generator):
     write_rosinality(path, generator, args=argparse.Namespace(size=16), g_optim={"state": {}}, ada_aug_p=0.1)
 
 
-def write_pkl(path: Path, generator: StyleGAN2Generator) -> None:
+def write_pkl(path, generator):
     write_nvidia(path, generator)
 
 
-def write_new_pkl(path: Path, generator: StyleGAN2Generator) -> None:
+def write_new_pkl(path, generator):
     write_nvidia(path, generator, protocol=5)
 
 
 @pytest.mark.parametrize("write", [write_pt, write_old_pt, write_training_pt, write_pkl, write_new_pkl])
-def test_every_format_renders_the_same_picture_from_the_same_w(
-    tmp_path: Path, write: Callable[[Path, StyleGAN2Generator], None]
-) -> None:
+def test_every_format_renders_the_same_picture_from_the_same_w(tmp_path, write):
     generator = random_generator()
     write(tmp_path / "weights", generator)
     loaded = load_stylegan2(tmp_path / "weights")
@@ -178,7 +173,7 @@ def test_every_format_renders_the_same_picture_from_the_same_w(
     assert torch.equal(loaded.synthesis(ws), generator.synthesis(ws))
 
 
-def test_nvidia_networks_trained_in_half_keep_their_clamp_and_memory_layout(tmp_path: Path) -> None:
+def test_nvidia_networks_trained_in_half_keep_their_clamp_and_memory_layout(tmp_path):
     generator = random_generator()
     name = "synthesis.b16.conv1.weight"
     weight = generator.state_dict()[name].to(memory_format=torch.channels_last)
@@ -194,34 +189,34 @@ def test_nvidia_networks_trained_in_half_keep_their_clamp_and_memory_layout(tmp_
 class Runs:
     """Pickles as a call of os.system that leaves a file behind."""
 
-    def __init__(self, marker: Path) -> None:
+    def __init__(self, marker):
         self.marker = marker
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self):
         return os.system, (f"touch '{self.marker}'",)
 
 
-def attack_at_the_top(marker: Path) -> bytes:
+def attack_at_the_top(marker):
     return pickle.dumps({"G_ema": Runs(marker)})
 
 
-def attack_inside_a_tensor(marker: Path) -> bytes:
+def attack_inside_a_tensor(marker):
     file = io.BytesIO()
     torch.save(Runs(marker), file, _use_new_zipfile_serialization=False)
 
     class Storage:
-        def __reduce__(self) -> tuple[Any, ...]:
+        def __reduce__(self):
             return torch.storage._load_from_bytes, (file.getvalue(),)
 
     return pickle.dumps({"G_ema": Storage()})
 
 
-def attack_in_an_attribute(marker: Path) -> bytes:
+def attack_in_an_attribute(marker):
     with nvidia_modules():
         return pickle.dumps({"G_ema": Persistent(nn.Module(), {"activation": Runs(marker)}, "")})
 
 
-def attack_of_a_state_dict(marker: Path) -> bytes:
+def attack_of_a_state_dict(marker):
     file = io.BytesIO()
     torch.save({"g_ema": Runs(marker), "latent_avg": torch.zeros(1)}, file)
     return file.getvalue()
@@ -230,7 +225,7 @@ def attack_of_a_state_dict(marker: Path) -> bytes:
 @pytest.mark.parametrize(
     "attack", [attack_at_the_top, attack_inside_a_tensor, attack_in_an_attribute, attack_of_a_state_dict]
 )
-def test_a_file_that_tries_to_run_something_is_refused(tmp_path: Path, attack: Callable[[Path], bytes]) -> None:
+def test_a_file_that_tries_to_run_something_is_refused(tmp_path, attack):
     path, marker = tmp_path / "weights.pkl", tmp_path / "executed"
     path.write_bytes(attack(marker))
     with pytest.raises(CheckpointError, match="nothing in it was executed"):
@@ -238,12 +233,12 @@ def test_a_file_that_tries_to_run_something_is_refused(tmp_path: Path, attack: C
     assert not marker.exists()
 
 
-def test_the_attack_works_on_an_ordinary_unpickler(tmp_path: Path) -> None:
+def test_the_attack_works_on_an_ordinary_unpickler(tmp_path):
     pickle.loads(attack_at_the_top(tmp_path / "executed"))
     assert (tmp_path / "executed").exists()
 
 
-def test_the_source_code_in_a_published_file_is_not_run(tmp_path: Path) -> None:
+def test_the_source_code_in_a_published_file_is_not_run(tmp_path):
     marker = tmp_path / "executed"
     write_nvidia(tmp_path / "g.pkl", random_generator(), source=f"open({str(marker)!r}, 'w')")
     assert load_stylegan2(tmp_path / "g.pkl").architecture == TINY
@@ -253,7 +248,7 @@ def test_the_source_code_in_a_published_file_is_not_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["builtins eval", "builtins getattr", "torch load", "torch.hub load", "collections Counter", "os system"]
 )
-def test_no_other_name_is_looked_up(tmp_path: Path, name: str) -> None:
+def test_no_other_name_is_looked_up(tmp_path, name):
     path = tmp_path / "g.pkl"
     path.write_bytes(b"\x80\x03c" + name.replace(" ", "\n").encode() + b"\n.")
     with pytest.raises(CheckpointError, match=rf"asks for '{name.replace(' ', '.')}'"):
@@ -261,7 +256,7 @@ def test_no_other_name_is_looked_up(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["torch._utils\n_rebuild_tensor_v2", "collections\nOrderedDict", "builtins\nset"])
-def test_a_pickle_cannot_change_the_functions_it_names(tmp_path: Path, name: str) -> None:
+def test_a_pickle_cannot_change_the_functions_it_names(tmp_path, name):
     # the function itself, then BUILD with the slot state (None, {"__defaults__": (1,), "evil": 1})
     path = tmp_path / "g.pkl"
     state = b"(N}(U\x0c__defaults__(K\x01tU\x04evilK\x01ut"
@@ -272,31 +267,31 @@ def test_a_pickle_cannot_change_the_functions_it_names(tmp_path: Path, name: str
     assert torch._utils._rebuild_tensor_v2.__defaults__ == defaults
 
 
-def test_a_tensorflow_network_is_told_apart(tmp_path: Path) -> None:
+def test_a_tensorflow_network_is_told_apart(tmp_path):
     (tmp_path / "g.pkl").write_bytes(b"\x80\x03cdnnlib.tflib.network\nNetwork\n.")
     with pytest.raises(CheckpointError, match=r"TensorFlow.*legacy\.py"):
         load_stylegan2(tmp_path / "g.pkl")
 
 
-def test_modules_that_hold_each_other_are_refused(tmp_path: Path) -> None:
+def test_modules_that_hold_each_other_are_refused(tmp_path):
     inner = nn.Module()
     with nvidia_modules():
         for _ in range(40):  # 2⁴⁰ paths to the innermost
             shared, outer = Persistent(inner, {}, ""), nn.Module()
-            outer._modules["a"] = outer._modules["b"] = shared  # type: ignore[assignment]
+            outer._modules["a"] = outer._modules["b"] = shared
             inner = outer
         (tmp_path / "g.pkl").write_bytes(pickle.dumps({"G_ema": Persistent(inner, {}, "")}))
     with pytest.raises(CheckpointError, match="two places"):
         load_stylegan2(tmp_path / "g.pkl")
 
 
-def test_tensors_larger_than_the_file_are_refused(tmp_path: Path) -> None:
+def test_tensors_larger_than_the_file_are_refused(tmp_path):
     write_nvidia(tmp_path / "g.pkl", random_generator(), **{"mapping.w_avg": torch.zeros(1).expand(1 << 40)})
     with pytest.raises(CheckpointError, match="more numbers than it has bytes"):
         load_stylegan2(tmp_path / "g.pkl")
 
 
-def test_a_tensor_that_reaches_beyond_its_storage_is_refused(tmp_path: Path) -> None:
+def test_a_tensor_that_reaches_beyond_its_storage_is_refused(tmp_path):
     write_nvidia(tmp_path / "g.pkl", random_generator())
     data = (tmp_path / "g.pkl").read_bytes()
     shape = data.index(b"K\x10\x85", data.index(b"w_avg"))  # (16,) as a pickle writes it
@@ -307,9 +302,7 @@ def test_a_tensor_that_reaches_beyond_its_storage_is_refused(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("write", [write_pt, write_old_pt, write_pkl])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
-def test_a_truncated_file_is_refused(
-    tmp_path: Path, write: Callable[[Path, StyleGAN2Generator], None], share: float
-) -> None:
+def test_a_truncated_file_is_refused(tmp_path, write, share):
     path = tmp_path / "weights"
     write(path, random_generator())
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
@@ -317,7 +310,7 @@ def test_a_truncated_file_is_refused(
         load_stylegan2(path)
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_stylegan2(tmp_path / "missing.pkl")
 
@@ -333,7 +326,7 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
         ({"something": torch.ones(1)}, "left over: something"),
     ],
 )
-def test_another_network_is_refused_with_the_difference(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_another_network_is_refused_with_the_difference(tmp_path, change, message):
     generator = random_generator()
     tensors = {name: tensor for name, tensor in (rosinality_tensors(generator) | change).items() if tensor is not None}
     torch.save({"g_ema": tensors, "latent_avg": generator.mapping.w_avg}, tmp_path / "g.pt")
@@ -341,13 +334,13 @@ def test_another_network_is_refused_with_the_difference(tmp_path: Path, change: 
         load_stylegan2(tmp_path / "g.pt")
 
 
-def test_a_conditional_network_is_refused(tmp_path: Path) -> None:
+def test_a_conditional_network_is_refused(tmp_path):
     write_nvidia(tmp_path / "g.pkl", random_generator(), **{"mapping.embed.weight": torch.ones(16, 3)})
     with pytest.raises(CheckpointError, match=r"left over: mapping\.embed\.weight"):
         load_stylegan2(tmp_path / "g.pkl")
 
 
-def test_a_pickle_without_an_averaged_generator_is_refused(tmp_path: Path) -> None:
+def test_a_pickle_without_an_averaged_generator_is_refused(tmp_path):
     with nvidia_modules():
         (tmp_path / "g.pkl").write_bytes(pickle.dumps({"G": persistent({}, None)}))
     with pytest.raises(CheckpointError, match="no network 'G_ema'"):

@@ -6,17 +6,13 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 from typer.testing import CliRunner
 
 from visard_cli.train import app
@@ -55,7 +51,7 @@ class Networks:
     classifier: Path
 
 
-def face_generator(face: NDArray[np.uint8]) -> StyleGAN2Generator:
+def face_generator(face):
     """Build a generator whose last noise input is a face in grey, and whose first RGB layer tints it as w says."""
     torch.manual_seed(0)
     generator = StyleGAN2Generator(StyleGAN2Architecture(mapping=(16, 16, 16), channels=(4, 4, 4, 4, 4)))
@@ -83,16 +79,16 @@ def face_generator(face: NDArray[np.uint8]) -> StyleGAN2Generator:
     return generator.eval().requires_grad_(False)
 
 
-def redness(images: Any) -> Any:
+def redness(images):
     images = np.asarray(images, np.float64)
     return images[..., 0].mean((-1, -2)) - images[..., 2].mean((-1, -2))
 
 
-def tint_classifier(images: Tensor) -> ResNet18:
+def tint_classifier(images):
     """Fit the last layer of a random network so that it is certain: redder faces are female."""
     torch.manual_seed(0)
     network = ResNet18(ResNet18Architecture(width=8)).eval()
-    features: list[Tensor] = []
+    features = []
     network.fc.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
     build_graph(network)(images)  # fold_batch_norms copies the network, hooks included
     seen = torch.cat([torch.cat(features).double(), torch.ones(len(images), 1)], 1)
@@ -107,7 +103,7 @@ def tint_classifier(images: Tensor) -> ResNet18:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread():
     """Networks this small are faster on one thread than on several."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -116,7 +112,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def networks(astronaut: Path, tmp_path_factory: pytest.TempPathFactory) -> Networks:
+def networks(astronaut, tmp_path_factory):
     folder = tmp_path_factory.mktemp("networks")
     photo = read_photo(astronaut)
     generator = face_generator(crop(photo, finder().find(photo)[0].quad, SIZE))
@@ -129,22 +125,22 @@ def networks(astronaut: Path, tmp_path_factory: pytest.TempPathFactory) -> Netwo
 
 
 @pytest.fixture(scope="module")
-def made(networks: Networks, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(networks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs")
     make_pairs(networks.generator, networks.classifier, folder, OPTIONS, tries=TRIES, suffix=".png")
     return folder
 
 
-def rows(path: Path) -> list[dict[str, str]]:
+def rows(path):
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_pairs_are_what_their_rows_say(networks: Networks, made: Path) -> None:
+def test_pairs_are_what_their_rows_say(networks, made):
     pairs = read_pairs(made)
     assert len(pairs) >= 4
     female = np.stack([np.asarray(Image.open(pair.female)) for pair in pairs])
@@ -163,7 +159,7 @@ def test_pairs_are_what_their_rows_say(networks: Networks, made: Path) -> None:
     assert all(OPTIONS.samples <= int(pair.source) < OPTIONS.samples + TRIES for pair in pairs)  # new samples
 
 
-def test_the_report_adds_up(made: Path) -> None:
+def test_the_report_adds_up(made):
     report = json.loads((made / "report.json").read_text())
     samples, outcomes = report["notes"]["samples"], [row["outcome"] for row in rows(made / "samples.csv")]
     assert samples["samples"] == len(outcomes) == OPTIONS.samples
@@ -179,7 +175,7 @@ def test_the_report_adds_up(made: Path) -> None:
     assert (made / "contact_sheet_1.jpg").is_file()
 
 
-def test_the_transition_goes_from_mean_to_mean(networks: Networks, made: Path) -> None:
+def test_the_transition_goes_from_mean_to_mean(networks, made):
     generator = load_stylegan2(networks.generator)
     centres = np.load(made / "centres.npz")
     for gender in ("female", "male"):
@@ -194,7 +190,7 @@ def test_the_transition_goes_from_mean_to_mean(networks: Networks, made: Path) -
     assert np.abs(np.asarray(Image.open(pair.male)).astype(int) - expected).max() <= 1
 
 
-def test_versions_move_the_first_layers_only_on_request() -> None:
+def test_versions_move_the_first_layers_only_on_request():
     generator = random_generator()  # in which every layer counts
     delta = torch.randn(16)
     w = sample_w(generator, [5], 0.9)
@@ -212,23 +208,21 @@ def test_versions_move_the_first_layers_only_on_request() -> None:
     assert (of_layers[3][4] - of_layers[None][4]).abs().max() > 10
 
 
-def test_a_seed_draws_what_it_draws_in_published_scripts(networks: Networks) -> None:
+def test_a_seed_draws_what_it_draws_in_published_scripts(networks):
     generator = load_stylegan2(networks.generator)
     z = torch.from_numpy(np.random.RandomState(85).randn(1, 16)).float()
     assert torch.equal(sample_w(generator, [85], 1.0), generator.mapping(z))
 
 
-def test_the_same_settings_make_the_same_pairs_from_either_file_format(
-    networks: Networks, made: Path, tmp_path: Path
-) -> None:
+def test_the_same_settings_make_the_same_pairs_from_either_file_format(networks, made, tmp_path):
     make_pairs(networks.same_generator, networks.classifier, tmp_path, OPTIONS, tries=TRIES, suffix=".png")
     again, before = files(tmp_path), files(made)
     again.pop("report.json"), before.pop("report.json")  # it names the generator's digest
     assert again == before
 
 
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(networks: Networks, made: Path, tmp_path: Path) -> None:
-    def run(tries: int) -> None:
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(networks, made, tmp_path):
+    def run(tries):
         make_pairs(networks.generator, networks.classifier, tmp_path, OPTIONS, tries=tries, suffix=".png")
 
     run(3)
@@ -243,7 +237,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(networks: Networks, m
     }
 
 
-def test_versions_without_a_face_become_no_pair(astronaut: Path) -> None:
+def test_versions_without_a_face_become_no_pair(astronaut):
     certain = np.array([[0.99, 0.01], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5], [0.01, 0.99]])
     face = np.asarray(Image.open(astronaut).convert("RGB"))
     grey = np.full_like(face, 128)
@@ -253,7 +247,7 @@ def test_versions_without_a_face_become_no_pair(astronaut: Path) -> None:
     assert choose_versions(np.stack([face] * 5), certain, 0.999) == "certain"
 
 
-def test_a_sample_counts_for_its_class_where_it_is_certain_and_has_a_face(astronaut: Path) -> None:
+def test_a_sample_counts_for_its_class_where_it_is_certain_and_has_a_face(astronaut):
     face = np.asarray(Image.open(astronaut).convert("RGB"))
     assert sample_outcome(face, np.array([0.96, 0.04]), 0.95) == "female"
     assert sample_outcome(face, np.array([0.04, 0.96]), 0.95) == "male"
@@ -261,7 +255,7 @@ def test_a_sample_counts_for_its_class_where_it_is_certain_and_has_a_face(astron
     assert sample_outcome(np.full_like(face, 128), np.array([0.04, 0.96]), 0.95) == "face found"
 
 
-def test_a_class_without_a_sample_is_told(networks: Networks, tmp_path: Path) -> None:
+def test_a_class_without_a_sample_is_told(networks, tmp_path):
     network = load_classifier(networks.classifier).network()
     assert isinstance(network, ResNet18)
     with torch.no_grad():
@@ -273,25 +267,23 @@ def test_a_class_without_a_sample_is_told(networks: Networks, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("wrong", [{"seed": -1}, {"samples": 1}, {"min_certainty": 0.5}, {"psi": 0}, {"holdout": 1}])
-def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
+def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         StyleGAN2Options(**wrong)
 
 
-def test_more_layers_than_the_generator_has_are_refused(networks: Networks, tmp_path: Path) -> None:
+def test_more_layers_than_the_generator_has_are_refused(networks, tmp_path):
     with pytest.raises(DataError, match=r"layers must be 1\.\.10"):
         make_pairs(networks.generator, networks.classifier, tmp_path, StyleGAN2Options(layers=11), tries=1)
 
 
-def command(networks: Networks, folder: Path, *more: str) -> list[str]:
+def command(networks, folder, *more):
     networks_ = ["--generator", str(networks.generator), "--classifier", str(networks.classifier)]
     steps = ["--samples", str(OPTIONS.samples), "--psi", str(OPTIONS.psi), "--holdout", str(OPTIONS.holdout)]
     return ["pairs", str(folder), *networks_, *steps, "--tries", str(TRIES), *more]
 
 
-def test_the_command_goes_on_with_a_folder_and_prints_the_survivors(
-    networks: Networks, made: Path, tmp_path: Path
-) -> None:
+def test_the_command_goes_on_with_a_folder_and_prints_the_survivors(networks, made, tmp_path):
     folder = tmp_path / "pairs"
     shutil.copytree(made, folder)
     before = (folder / "pairs.csv").read_bytes()
@@ -302,13 +294,13 @@ def test_the_command_goes_on_with_a_folder_and_prints_the_survivors(
     assert re.search(rf"face found\W+{n}\W+{n / TRIES:.1%}", result.output)
 
 
-def test_the_command_refuses_other_settings_and_says_which(networks: Networks, made: Path) -> None:
+def test_the_command_refuses_other_settings_and_says_which(networks, made):
     result = CliRunner().invoke(app, command(networks, made, "--min-certainty", "0.8", "--seed", "3"))
     assert isinstance(result.exception, OutputError)
     assert "(min_certainty, seed)" in str(result.exception)
 
 
-def test_the_command_needs_weights() -> None:
+def test_the_command_needs_weights():
     result = CliRunner().invoke(app, ["pairs", "pairs", "--classifier", "c.pth"])
     assert result.exit_code == 2
     assert "--generator" in result.output

@@ -7,11 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -44,7 +43,7 @@ OPTIONS = SwapperOptions(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread():
     """Tiny tensors are slower on several threads; the sums stay in one order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -52,7 +51,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def write_pairs(folder: Path, n: int = 4, holdout: int = 1) -> Path:
+def write_pairs(folder, n=4, holdout=1):
     """Write faces whose male side is darker; the last ones are held out."""
     faces = np.ascontiguousarray(aligned_faces()[:, ::8, ::8])
     with PairWriter(folder, settings={}, filters=(), suffix=".png") as writer:
@@ -61,16 +60,16 @@ def write_pairs(folder: Path, n: int = 4, holdout: int = 1) -> Path:
             male = female // 2
             split = "train" if index < n else "holdout"
             probabilities = {"p_female": 1.0, "p_male": 1.0, "female_multiple": 0.0, "male_multiple": 1.0}
-            writer.add(female, male, source=str(index), split=split, **probabilities)  # type: ignore[arg-type]
+            writer.add(female, male, source=str(index), split=split, **probabilities)
     return folder
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pairs(tmp_path_factory):
     return write_pairs(tmp_path_factory.mktemp("pairs"))
 
 
-def random_generator(seed: int = 0) -> Pix2PixHDGenerator:
+def random_generator(seed=0):
     torch.manual_seed(seed)
     return Pix2PixHDGenerator(SMALL)
 
@@ -78,7 +77,7 @@ def random_generator(seed: int = 0) -> Pix2PixHDGenerator:
 # What is drawn
 
 
-def test_both_sides_of_a_pair_are_mirrored_together() -> None:
+def test_both_sides_of_a_pair_are_mirrored_together():
     photo = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5
     batch = torch.stack((photo, photo + 0.25), 1)
     drawn = vary(batch, 0, 7, strong=False)
@@ -89,7 +88,7 @@ def test_both_sides_of_a_pair_are_mirrored_together() -> None:
     assert 16 <= sum(mirrored) <= 48
 
 
-def test_both_sides_of_a_pair_are_varied_alike_and_every_step_otherwise() -> None:
+def test_both_sides_of_a_pair_are_varied_alike_and_every_step_otherwise():
     photo = torch.from_numpy(aligned_faces()[:, ::8, ::8].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
     batch = torch.stack((photo, photo), 1)
     first, second, again = (vary(batch, 0, step, strong=True) for step in (1, 2, 1))
@@ -100,7 +99,7 @@ def test_both_sides_of_a_pair_are_varied_alike_and_every_step_otherwise() -> Non
     assert first.abs().max() <= 1
 
 
-def test_an_epoch_shows_every_pair_once_in_an_order_of_its_own() -> None:
+def test_an_epoch_shows_every_pair_once_in_an_order_of_its_own():
     sampler = Sampler(7, 3, seed=5)
     assert sampler.steps_per_epoch == 2
     epochs = [sampler.batch(2 * epoch) + sampler.batch(2 * epoch + 1) for epoch in range(8)]
@@ -111,7 +110,7 @@ def test_an_epoch_shows_every_pair_once_in_an_order_of_its_own() -> None:
     assert Sampler(2, 16, seed=0).steps_per_epoch == 1
 
 
-def test_pictures_are_means_of_pixels_photo_first(pairs: Path, tmp_path: Path) -> None:
+def test_pictures_are_means_of_pixels_photo_first(pairs, tmp_path):
     images = PairImages(read_pairs(pairs), "to_female", SIZE, tmp_path)
     assert images.pictures.shape == (5, 2, SIZE, SIZE, 3)
     faces = np.ascontiguousarray(aligned_faces()[0, ::8, ::8])
@@ -123,7 +122,7 @@ def test_pictures_are_means_of_pixels_photo_first(pairs: Path, tmp_path: Path) -
     torch.testing.assert_close(taken[0, 1, :, 3, 4], torch.from_numpy(images.pictures[0, 1, 3, 4] / 127.5 - 1).float())
 
 
-def test_broken_images_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_broken_images_are_left_out_and_counted(tmp_path):
     folder = write_pairs(tmp_path / "pairs")
     broken = read_pairs(folder)[1].male
     broken.write_bytes(broken.read_bytes()[:100])
@@ -139,7 +138,7 @@ def test_broken_images_are_left_out_and_counted(tmp_path: Path) -> None:
         train_swapper(folder, tmp_path / "other", OPTIONS)
 
 
-def test_a_folder_without_pairs_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_pairs_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"pairs\.csv' cannot be read"):
         train_swapper(tmp_path, tmp_path / "out", OPTIONS)
     folder = write_pairs(tmp_path / "pairs", n=0, holdout=2)
@@ -150,7 +149,7 @@ def test_a_folder_without_pairs_is_refused(tmp_path: Path) -> None:
 # What a step does
 
 
-def test_one_step_on_a_fixed_batch_decreases_its_loss(tmp_path: Path) -> None:
+def test_one_step_on_a_fixed_batch_decreases_its_loss(tmp_path):
     folder = write_pairs(tmp_path / "pairs", n=2, holdout=0)  # looked at where none is held out
     still, moved = (
         train_swapper(folder, tmp_path / str(rate), replace(OPTIONS, epochs=1, learning_rate=rate))
@@ -160,7 +159,7 @@ def test_one_step_on_a_fixed_batch_decreases_its_loss(tmp_path: Path) -> None:
     assert moved.holdout_l1 < still.holdout_l1 - 0.01
 
 
-def test_training_learns_to_swap_faces_it_has_not_seen(pairs: Path, tmp_path: Path) -> None:
+def test_training_learns_to_swap_faces_it_has_not_seen(pairs, tmp_path):
     done = train_swapper(
         pairs, tmp_path / "out", replace(OPTIONS, epochs=100, learning_rate=1e-3, save_every=1000, sample_every=1000)
     )
@@ -173,13 +172,13 @@ def test_training_learns_to_swap_faces_it_has_not_seen(pairs: Path, tmp_path: Pa
     assert rates[200] == pytest.approx(1e-5)  # the last of 100 falling steps
 
 
-def test_the_rate_is_constant_then_falls_linearly_to_zero() -> None:
+def test_the_rate_is_constant_then_falls_linearly_to_zero():
     assert [rate_factor(progress, 0.5) for progress in (0, 0.25, 0.5)] == [1, 1, 1]
     assert [rate_factor(progress, 0.5) for progress in (0.75, 1)] == [0.5, 0]
     assert rate_factor(0.5, 0) == 0.5
 
 
-def test_all_losses_train_together_in_half_precision(pairs: Path, tmp_path: Path) -> None:
+def test_all_losses_train_together_in_half_precision(pairs, tmp_path):
     save_checkpoint(tmp_path / "c.safetensors", ResNet18(ResNet18Architecture(width=4)), trained=False, licence="MIT")
     options = replace(
         OPTIONS,
@@ -207,14 +206,14 @@ def test_all_losses_train_together_in_half_precision(pairs: Path, tmp_path: Path
     assert all(torch.equal(published[name], tensor) for name, tensor in checkpoint.tensors.items())
 
 
-def test_a_weight_of_zero_leaves_the_discriminator_out(pairs: Path, tmp_path: Path) -> None:
+def test_a_weight_of_zero_leaves_the_discriminator_out(pairs, tmp_path):
     train_swapper(pairs, tmp_path, replace(OPTIONS, epochs=1))
     state = load_state(tmp_path / "state.pt")
     assert state is not None
     assert set(state["networks"]) == {"generator", "average"}
 
 
-def test_checkpointing_computes_the_same_gradients() -> None:
+def test_checkpointing_computes_the_same_gradients():
     photo = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     gradients = []
     for checkpointing in (False, True):
@@ -228,7 +227,7 @@ def test_checkpointing_computes_the_same_gradients() -> None:
 # What is trained is what is served
 
 
-def test_the_trained_model_does_what_the_served_graph_does() -> None:
+def test_the_trained_model_does_what_the_served_graph_does():
     network = random_generator().eval()
     faces = torch.from_numpy(aligned_faces())
     with torch.no_grad():
@@ -242,11 +241,11 @@ def test_the_trained_model_does_what_the_served_graph_does() -> None:
 # Interrupted, gone on
 
 
-def _killed_after_step_six(pairs: str, output: str) -> None:
+def _killed_after_step_six(pairs, output):
     """Run in a process of its own: dies after the sixth step's work, before its state is on the disk."""
     torch.set_num_threads(1)
 
-    def save_or_die(path: Path, state: dict[str, Any]) -> None:
+    def save_or_die(path, state):
         if state["step"] == 6:
             os.kill(os.getpid(), signal.SIGKILL)
         save_state(path, state)
@@ -264,7 +263,7 @@ ADVERSARIAL = replace(
 )
 
 
-def test_after_a_kill_it_goes_on_to_the_same_weights(pairs: Path, tmp_path: Path) -> None:
+def test_after_a_kill_it_goes_on_to_the_same_weights(pairs, tmp_path):
     train_swapper(pairs, tmp_path / "whole", ADVERSARIAL)
     code = "import sys, test_swapper as t; t._killed_after_step_six(*sys.argv[1:])"
     killed = subprocess.run(
@@ -293,7 +292,7 @@ def test_after_a_kill_it_goes_on_to_the_same_weights(pairs: Path, tmp_path: Path
     assert strip[0] == strip[1]
 
 
-def test_on_two_processes_a_step_has_as_many_pairs(pairs: Path, tmp_path: Path) -> None:
+def test_on_two_processes_a_step_has_as_many_pairs(pairs, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
@@ -310,7 +309,7 @@ def test_on_two_processes_a_step_has_as_many_pairs(pairs: Path, tmp_path: Path) 
     assert state["step"] == 2  # four pairs, two at a time: one for each process
 
 
-def test_a_folder_of_another_training_is_refused(pairs: Path, tmp_path: Path) -> None:
+def test_a_folder_of_another_training_is_refused(pairs, tmp_path):
     options = replace(OPTIONS, epochs=1)
     train_swapper(pairs, tmp_path, options)
     with pytest.raises(OutputError, match=r"begun with other settings \(direction, pairs, seed\)"):
@@ -324,7 +323,7 @@ def test_a_folder_of_another_training_is_refused(pairs: Path, tmp_path: Path) ->
         train_swapper(pairs, tmp_path, options)
 
 
-def test_a_finished_training_exports_again_in_half(pairs: Path, tmp_path: Path) -> None:
+def test_a_finished_training_exports_again_in_half(pairs, tmp_path):
     first = load_generator(train_swapper(pairs, tmp_path, OPTIONS).checkpoint)
     done = train_swapper(pairs, tmp_path, replace(OPTIONS, half=True))
     again = load_generator(done.checkpoint)
@@ -333,7 +332,7 @@ def test_a_finished_training_exports_again_in_half(pairs: Path, tmp_path: Path) 
     assert done.checkpoint.stat().st_size < 0.6 * sum(4 * tensor.numel() for tensor in first.tensors.values()) + 4096
 
 
-def test_a_training_starts_from_given_weights(pairs: Path, tmp_path: Path) -> None:
+def test_a_training_starts_from_given_weights(pairs, tmp_path):
     save_checkpoint(tmp_path / "g.safetensors", random_generator(3), trained=True, licence="MIT")
     options = replace(OPTIONS, epochs=1, learning_rate=1e-9, initial=tmp_path / "g.safetensors")
     done = train_swapper(pairs, tmp_path / "out", options)
@@ -344,7 +343,7 @@ def test_a_training_starts_from_given_weights(pairs: Path, tmp_path: Path) -> No
         train_swapper(pairs, tmp_path / "other", wider)
 
 
-def test_what_cannot_be_trained_is_refused(pairs: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_trained_is_refused(pairs, tmp_path):
     with pytest.raises(CheckpointError, match="give one of them, or a weight of 0"):
         train_swapper(pairs, tmp_path, replace(OPTIONS, weights=LossWeights()))
     with pytest.raises(ValueError, match="must not be all zero"):
@@ -362,7 +361,7 @@ def test_what_cannot_be_trained_is_refused(pairs: Path, tmp_path: Path) -> None:
 # On the command line
 
 
-def test_the_command_trains_and_says_where_the_generator_is(pairs: Path, tmp_path: Path) -> None:
+def test_the_command_trains_and_says_where_the_generator_is(pairs, tmp_path):
     arguments = [
         *("swapper", str(pairs), "--direction", "to_female", "-o", str(tmp_path / "out")),
         *("--ngf", "4", "--downsamplings", "1", "--blocks", "1", "--photo-size", "32", "--reconstruction", "1"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,13 +33,13 @@ from visard_training.personas.shapes import (
     turned,
     with_forehead,
 )
-from visard_training.personas.targets import FaceParts, face_parts, targets
+from visard_training.personas.targets import face_parts, targets
 from visard_training.personas.training import train_persona_generator
 from visard_training.runs.state import load_state, save_state
 
 
 @pytest.fixture(scope="module")
-def face(astronaut) -> FaceParts:
+def face(astronaut):
     """The astronaut's aligned face."""
     photo = read_photo(astronaut)
     found = finder().find(photo)[0]
@@ -48,7 +47,7 @@ def face(astronaut) -> FaceParts:
 
 
 @pytest.fixture(scope="module")
-def frame(face) -> Frame:
+def frame(face):
     """A frame of variations of one face, wide enough for its modes to be those of a face."""
     random = np.random.default_rng(0)
     shapes = []
@@ -212,7 +211,7 @@ def test_a_beard_below_the_jaw_goes_for_a_woman_alone(face, frame):
 # Batches
 
 
-def pictures(n: int = 24) -> torch.Tensor:
+def pictures(n=24):
     return torch.rand(n, 3, 128, 128, generator=torch.Generator().manual_seed(1))
 
 
@@ -238,7 +237,7 @@ def test_batches_are_varied_repeatably():
     assert saturation.max() > 0.1
 
 
-def lessons(n: int = 6) -> Lessons:
+def lessons(n=6):
     random = np.random.default_rng(0)
     return Lessons(
         random.integers(0, 256, (n, 128, 128, 3), np.uint8),
@@ -260,7 +259,7 @@ def test_mirrored_lessons_move_the_other_way():
 
 
 @pytest.fixture
-def personas(tmp_path, frame) -> Path:
+def personas(tmp_path, frame):
     """What `make_personas` leaves, with plain personas."""
     folder = tmp_path / "personas"
     folder.mkdir()
@@ -295,7 +294,7 @@ def test_training_goes_on_to_the_same_weights(tmp_path, personas, monkeypatch):
 class Cut:
     """Stops a training in the middle of a step, as Ctrl-C would."""
 
-    def __init__(self, folder: Path, stop_at: int) -> None:
+    def __init__(self, folder, stop_at):
         self.calls, self.stop_at = 0, stop_at
         self.original = torch.nn.functional.binary_cross_entropy_with_logits
 

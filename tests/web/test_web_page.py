@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from contextlib import ExitStack
 from io import BytesIO
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,12 +15,6 @@ from playwright.sync_api import expect
 from visard_testing.browser import chromium, copy_picture, drop, tab_to, watched_page
 from visard_testing.web_server import web_server
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from playwright.sync_api import Browser, Locator, Page
-
 pytestmark = pytest.mark.browser
 
 expect.set_options(timeout=60_000)  # a busy machine may take long
@@ -31,7 +24,7 @@ SECRET = "Winterfeldt"  # in the file's name and its metadata: it must come out 
 
 
 @pytest.fixture(scope="module")
-def photos(astronaut: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def photos(astronaut, tmp_path_factory):
     """Name → photo: one face, two, one too small beside one, none; and files that are no photos."""
     folder = tmp_path_factory.mktemp("photos")
     whole = Image.open(astronaut).convert("RGB")
@@ -60,28 +53,28 @@ def photos(astronaut: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 @pytest.fixture(scope="module")
-def site(tiny_server) -> Iterator[str]:
+def site(tiny_server):
     with web_server(tiny_server.grpc_url) as url:
         yield f"{url}/"
 
 
 @pytest.fixture(scope="module")
-def browser(photos: dict[str, Path]) -> Iterator[Browser]:
+def browser(photos):
     with chromium(photos["camera"]) as running:
         yield running
 
 
 @pytest.fixture
-def page(browser: Browser, site: str) -> Iterator[Page]:
+def page(browser, site):
     with watched_page(browser, site) as opened:
         yield opened
 
 
-def consent(page: Page) -> None:
+def consent(page):
     page.get_by_label("I may use these photos").check()
 
 
-def choose(page: Page, *photos: Path) -> Locator:
+def choose(page, *photos):
     """Choose photos in the file dialog that a click opens. Returns the last one's card."""
     before = page.locator(".card").count()
     with page.expect_file_chooser() as chooser:
@@ -90,25 +83,25 @@ def choose(page: Page, *photos: Path) -> Locator:
     return page.locator(".card").nth(before + len(photos) - 1)
 
 
-def saved(card: Locator) -> Locator:
+def saved(card):
     expect(card.get_by_text("Image saved")).to_be_visible()
     return card
 
 
-def swapped(card: Locator) -> Locator:
+def swapped(card):
     """Press the button that swaps, and wait for the result."""
     card.get_by_role("button", name=re.compile("^Swap")).click()
     expect(card.get_by_role("heading", name=re.compile("swapped"))).to_be_visible()
     return card
 
 
-def pixels(page: Page, url: str) -> np.ndarray:
+def pixels(page, url):
     answer = page.request.get(url)
     assert answer.ok, answer.text()
     return np.asarray(Image.open(BytesIO(answer.body())).convert("RGB"), np.int16)
 
 
-def name_of(page: Page, card: Locator) -> str:
+def name_of(page, card):
     """The address under which the server keeps a card's photo, from the picture that the card shows."""
     shown = card.get_by_alt_text("as it came")
     expect(shown).to_have_attribute("src", re.compile("^page/photos/"))
