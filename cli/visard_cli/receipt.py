@@ -27,7 +27,7 @@ app = typer.Typer(
 def keygen(
     prefix: Annotated[Path, typer.Argument(help="Where the keys go: PREFIX.key and PREFIX.pub.", show_default=False)],
 ) -> None:
-    """Make a pair of keys: PREFIX.key signs and stays with you, PREFIX.pub goes to whoever checks."""
+    """Make a pair of keys: PREFIX.key signs and stays with you, PREFIX.pub goes to those who check."""
     from visard_folder.receipt import make_keys
 
     private, public = make_keys(prefix)

@@ -103,7 +103,7 @@ def web(
                 coloured(
                     "bold yellow",
                     f"{host} can be reached from other machines, and nobody needs a key.",
-                    " Whoever reaches it may use it, and reads along: give --api-keys, and put TLS in front.",
+                    " Everybody can use it, and nothing is encrypted: give --api-keys, and put TLS in front.",
                 )
             )
         listening = serve.listen(host, port)
