@@ -47,6 +47,7 @@ from visard_testing.tiny_models import (
     expected_to_male,
     held,
     tiny_repository,
+    without_stripe,
 )
 from visard_testing.waiting import wait_until
 
@@ -402,14 +403,13 @@ def test_server_dies_between_request_and_answer(tmp_path):
             asked.result()
 
 
-def test_encoded_faces_come_back_as_without_but_for_the_files(tmp_path):
+def test_encoded_faces_come_back_as_without_but_for_the_files(writing_server):
     images = np.stack([np.full((512, 512, 3), level, np.uint8) for level in (60, 190)])
-    repository = tiny_repository(tmp_path / "models", encoded=True)
-    with TritonServer(repository) as server, Client(Connection(url=server.grpc_url, encoded=True)) as client:
+    with Client(Connection(url=writing_server.grpc_url, encoded=True)) as client:
         female, male = client.swap(images)
         (given,) = client.swap(images[0], "to_female")
-    assert np.abs(female.swapped.astype(int) - 160).max() <= 1
-    assert np.abs(male.swapped.astype(int) - 90).max() <= 1
+    assert np.abs(without_stripe(female.swapped[None]).astype(int) - 160).max() <= 1
+    assert np.abs(without_stripe(male.swapped[None]).astype(int) - 90).max() <= 1
     assert (female.gender.argmax(), male.gender.argmax(), given.gender) == (0, 1, None)
 
 

@@ -178,12 +178,6 @@ def test_an_unknown_gender_fails_its_own_request_alone(tmp_path):
             )
 
 
-@pytest.fixture(scope="module")
-def encoded(tmp_path_factory):
-    with TritonServer(tiny_repository(tmp_path_factory.mktemp("encoded") / "models", encoded=True)) as server:
-        yield connect(server)
-
-
 def file_of(image, format, **options):
     file = io.BytesIO()
     Image.fromarray(image).save(file, format, **options)
@@ -208,14 +202,16 @@ def ask_encoded(triton, *files, model="encoded_anonymizer"):
     ],
 )
 @pytest.mark.parametrize(("format", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("JPEG", {"quality": 95})])
-def test_encoded_faces_are_swapped_like_pixels(encoded, model, expected, format, options):
+def test_encoded_faces_are_swapped_like_pixels(writing, model, expected, format, options):
     images = np.stack([smooth_face(60), smooth_face(190)])
-    answer = ask_encoded(encoded, *(file_of(image, format, **options) for image in images), model=model)
-    for file, image in zip(answer["encoded_swapped"][:, 0], expected(images), strict=True):
-        picture = Image.open(io.BytesIO(file))
+    answer = ask_encoded(writing, *(file_of(image, format, **options) for image in images), model=model)
+    pictures = [Image.open(io.BytesIO(file)) for file in answer["encoded_swapped"][:, 0]]
+    for picture in pictures:
         assert (picture.format, picture.size, picture.info.get("exif")) == ("JPEG", (512, 512), None)
-        assert np.abs(np.asarray(picture).astype(int) - image).mean() < 1
-    np.testing.assert_allclose(answer["swapped_gender"], expected_gender(expected(images)), atol=2e-3)
+    swapped = np.stack([np.asarray(picture) for picture in pictures])
+    difference = np.abs(without_stripe(swapped).astype(int) - without_stripe(expected(images)))
+    assert (difference.mean(axis=(1, 2, 3)) < 1).all()
+    np.testing.assert_allclose(answer["swapped_gender"], expected_gender(swapped), atol=2e-3)
 
 
 def smooth_face(brightness):
@@ -241,19 +237,19 @@ PICTURE = smooth_face(60)
     ],
     ids=["empty", "text", "cut-jpeg", "cut-png", "gif", "other-size", "bomb", "large"],
 )
-def test_a_file_that_is_no_face_fails_its_own_request_alone(encoded, file, words):
+def test_a_file_that_is_no_face_fails_its_own_request_alone(writing, file, words):
     with pytest.raises(grpc.RpcError, match=words) as refused:
-        ask_encoded(encoded, file)
+        ask_encoded(writing, file)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "secret" not in refused.value.details()
-    assert ask_encoded(encoded, file_of(PICTURE, "JPEG"))
+    assert ask_encoded(writing, file_of(PICTURE, "JPEG"))
 
 
-def test_an_encoded_grey_picture_is_taken_as_rgb(encoded):
+def test_an_encoded_grey_picture_is_taken_as_rgb(writing):
     grey = PICTURE[..., 0]
-    answer = ask_encoded(encoded, file_of(grey, "PNG"))
+    answer = ask_encoded(writing, file_of(grey, "PNG"))
     picture = np.asarray(Image.open(io.BytesIO(answer["encoded_swapped"][0, 0]))).astype(int)
-    assert np.abs(picture - expected_swap(PICTURE[None])[0]).mean() < 1
+    assert np.abs(without_stripe(picture[None]) - without_stripe(expected_swap(PICTURE[None]))).mean() < 1
 
 
 def test_provenance_is_answered_through_inference(tmp_path):
