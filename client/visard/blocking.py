@@ -35,6 +35,13 @@ class Client:
     Args:
         server: address or `Connection`.
         workers: threads for the work outside the server; the number of cores by default.
+
+    Example:
+        >>> with visard.Client("127.0.0.1:8001") as client:
+        ...     result = client.anonymize("photo.jpg")
+        >>> result.save("anonymised.jpg")
+
+    In the examples of the methods, `client` is open.
     """
 
     def __init__(self, server: str | Connection = DEFAULT_URL, *, workers: int | None = None) -> None:
@@ -54,7 +61,12 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Drop the connection, cancel what is under way on the server and end the threads."""
+        """Drop the connection, cancel what is under way on the server and end the threads.
+
+        Example:
+            >>> client = visard.Client("127.0.0.1:8001")
+            >>> client.close()
+        """
         if self._loop.is_closed():
             return
         self._run(self._client.close())
@@ -63,21 +75,49 @@ class Client:
         self._loop.close()
 
     def anonymize(self, photo: Any, options: Options | None = None) -> Result:
-        """Anonymise the faces in one photo; see `AsyncClient.anonymize`."""
+        """Anonymise the faces in one photo; see `AsyncClient.anonymize`.
+
+        Example:
+            >>> result = client.anonymize("photo.jpg", visard.Options(direction="to_male", identity=True))
+            >>> [face.target for face in result.faces]
+            ['male']
+            >>> result.save("anonymised.png")
+        """
         return self._run(self._client.anonymize(photo, options))
 
     def find(self, photo: Any, options: Options | None = None, *, gender: bool = True) -> Found:
-        """Find the faces in one photo, for a choice face by face; see `AsyncClient.find`."""
+        """Find the faces in one photo, for a choice face by face; see `AsyncClient.find`.
+
+        Example:
+            >>> found = client.find("photo.jpg", gender=False)
+            >>> len(found.faces)
+            1
+        """
         return self._run(self._client.find(photo, options, gender=gender))
 
     def anonymize_found(self, found: Found, choices: Sequence[Choice], options: Options | None = None) -> Result:
-        """Anonymise a photo whose faces were found before; see `AsyncClient.anonymize_found`."""
+        """Anonymise a photo whose faces were found before; see `AsyncClient.anonymize_found`.
+
+        Example:
+            >>> found = client.find("photo.jpg")
+            >>> choices = ["leave" if face.too_small else "opposite" for face in found.faces]
+            >>> client.anonymize_found(found, choices).save("anonymised.jpg")
+        """
         return self._run(self._client.anonymize_found(found, choices, options))
 
     def anonymize_many(
         self, photos: Iterable[Any], options: Options | None = None, *, window: int | None = None
     ) -> Iterator[Outcome]:
-        """Anonymise many photos and yield what became of each in their order; see `AsyncClient.anonymize_many`."""
+        """Anonymise many photos and yield what became of each in their order; see `AsyncClient.anonymize_many`.
+
+        Example:
+            >>> for outcome in client.anonymize_many(["photo.jpg", "missing.jpg"]):
+            ...     if outcome.error:
+            ...         print(outcome.source, "was not anonymised:", type(outcome.error).__name__)
+            ...     else:
+            ...         outcome.result.save(f"anonymised_{outcome.source}")
+            missing.jpg was not anonymised: UnreadablePhoto
+        """
         outcomes = self._client.anonymize_many(photos, options, window=window)
         try:
             while (outcome := self._run(_next(outcomes))) is not None:
@@ -91,19 +131,42 @@ class Client:
         direction: Direction | Sequence[Direction] = "opposite",
         personas: Sequence[int] | None = None,
     ) -> tuple[Swap, ...]:
-        """Swap faces that the caller aligned; see `AsyncClient.swap`."""
+        """Swap faces that the caller aligned; see `AsyncClient.swap`.
+
+        Example:
+            >>> aligned = client.find("photo.jpg").align(0)
+            >>> (swap,) = client.swap(aligned, "to_female")
+            >>> swap.swapped.shape
+            (512, 512, 3)
+        """
         return self._run(self._client.swap(aligned, direction, personas))
 
     def genders(self, aligned: NDArray[np.uint8]) -> tuple[ApparentGender, ...]:
-        """Ask for the apparent gender of faces that the caller aligned; see `AsyncClient.genders`."""
+        """Ask for the apparent gender of faces that the caller aligned; see `AsyncClient.genders`.
+
+        Example:
+            >>> aligned = client.find("photo.jpg").align(0)
+            >>> (gender,) = client.genders(aligned)
+            >>> gender.label in ("female", "male")
+            True
+        """
         return self._run(self._client.genders(aligned))
 
     def models(self) -> dict[str, bool]:
-        """Ask which models of the contract the server has ready."""
+        """Ask which models of the contract the server has ready.
+
+        Example:
+            >>> client.models()["anonymizer"]
+            True
+        """
         return self._run(self._client.models())
 
     def provenance(self) -> dict[str, dict[str, Any]]:
-        """Ask where the served models come from; see `AsyncClient.provenance`."""
+        """Ask where the served models come from; see `AsyncClient.provenance`.
+
+        Example:
+            >>> untrained = [model for model, written in client.provenance().items() if not written["trained"]]
+        """
         return self._run(self._client.provenance())
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:

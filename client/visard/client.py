@@ -47,6 +47,13 @@ class AsyncClient:
     Args:
         server: address or `Connection`.
         workers: threads for the work outside the server; the number of cores by default.
+
+    Example:
+        >>> async def main():
+        ...     async with visard.AsyncClient("127.0.0.1:8001") as client:
+        ...         result = await client.anonymize("photo.jpg")
+        ...         result.save("anonymised.jpg")
+        >>> asyncio.run(main())
     """
 
     def __init__(self, server: str | Connection = DEFAULT_URL, *, workers: int | None = None) -> None:
@@ -144,6 +151,15 @@ class AsyncClient:
             options: the same for all.
             window: photos under way or waiting for their turn to be yielded; each holds its pixels in memory. Twice
                 the number of workers plus four by default.
+
+        Example:
+            >>> async def main():
+            ...     async with visard.AsyncClient("127.0.0.1:8001") as client:
+            ...         async for outcome in client.anonymize_many(["photo.jpg", "missing.jpg"]):
+            ...             print(outcome.index, type(outcome.error).__name__ if outcome.error else "anonymised")
+            >>> asyncio.run(main())
+            0 anonymised
+            1 UnreadablePhoto
         """
         window = window or 2 * self.workers + 4
         source, end = iter(photos), object()

@@ -23,6 +23,10 @@ def draw(count: int, key: str | bytes | None = None) -> tuple[int, ...]:
 
     Returns:
         Consecutive numbers in 0..2³¹ − 1, with 0 after the last.
+
+    Example:
+        >>> draw(2, "a key that nobody guesses") == draw(2, "a key that nobody guesses")
+        True
     """
     base = secrets.randbelow(_NUMBERS) if key is None else _base(key)
     return tuple((base + index) % _NUMBERS for index in range(count))

@@ -130,13 +130,22 @@ class Result:
             ValueError: crops alone were asked for; save `faces[i]` instead.
             UnsupportedFormat: another suffix.
             OutputError: the path cannot be written.
+
+        Example:
+            >>> client.anonymize("photo.jpg").save("anonymised.webp")
         """
         from visard_preprocess.photo import write_photo
 
         write_photo(self._blended(), path, source_type=self._source_type())
 
     def encode(self, format: ImageFormat) -> bytes:
-        """Write the photo as the bytes of a file, otherwise as `save` does."""
+        """Write the photo as the bytes of a file, otherwise as `save` does.
+
+        Example:
+            >>> data = client.anonymize("photo.jpg").encode("webp")
+            >>> data[:4]
+            b'RIFF'
+        """
         return encode(self._blended(), format, self._source_type())
 
     def _blended(self) -> NDArray[np.uint8]:
