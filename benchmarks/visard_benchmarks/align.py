@@ -96,6 +96,7 @@ def main() -> None:
     def visard(jpeg: bytes) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
         photo = read_photo(jpeg)
         face = finder.find(photo)[0]
+        assert face.landmarks is not None
         return face.landmarks, crop(photo, face.quad)
 
     jpeg = scene_with(read_photo(arguments.photo), finder)

@@ -1,7 +1,7 @@
 """The speed of each stage compared with its limit on this machine, and of the SDK with the slowest stage.
 
     decode   `read_photo` of a JPEG           ceiling: Pillow's libjpeg alone; no decoder that keeps all pixels beats it
-    detect   `FaceFinder.find`                ceiling: dlib's detector alone on the copy that it is given
+    detect   `FaceFinder.find`                ceiling: YuNet alone on the tiles that it is given
     align    `crop`                           ceiling: one read of the face's square and one write of the crop in memory
     wire     an identity model in Triton      ceiling: each image written once and read once in memory; gRPC and shared
     graph    classifier, generator, classifier  ceiling: their FLOPs at the rate of matrix products, on as many threads
@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import tempfile
 import time
@@ -33,7 +32,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import dlib
 import numpy as np
 import onnx
 import onnxruntime
@@ -52,8 +50,10 @@ from visard_benchmarks.flops import count_flops
 from visard_benchmarks.identity import MODEL, identity_models
 from visard_benchmarks.peers.servers.graph import Graph, newest
 from visard_benchmarks.rates import CORES, bare_graphs, per_thread, rate_of
-from visard_preprocess.align import _HOG_MIN_SCALE, _HOG_PIXELS, _MAX_SCALE, finder
+from visard_preprocess import DETECTOR_THRESHOLD
+from visard_preprocess.align import finder
 from visard_preprocess.compose import FaceSwap, compose
+from visard_preprocess.detect import look_at, looks_at
 from visard_preprocess.geometry import crop
 from visard_preprocess.photo import read_photo
 from visard_server.embedded import SAMPLE_PHOTO, demo_models
@@ -143,13 +143,14 @@ def graph_flops(repository: Path, aligned: NDArray[np.uint8]) -> int:
 
 
 def detector_alone(pixels: NDArray[np.uint8]) -> Callable[[], None]:
-    """Make dlib's detector with a copy of the size that `FaceFinder` gives it."""
-    detector = dlib.get_frontal_face_detector()
-    grey = Image.fromarray(pixels).convert("L")
-    scale = max(_HOG_MIN_SCALE, min(_MAX_SCALE, math.sqrt(_HOG_PIXELS / (grey.width * grey.height))))
-    size = max(1, round(grey.width * scale)), max(1, round(grey.height * scale))
-    copy = np.asarray(grey.resize(size, Image.Resampling.BILINEAR))
-    return lambda: detector.run(copy, 0, 0.0)
+    """Make the network with the tiles that `detect` gives it."""
+    looks = [np.ascontiguousarray(look) for look, *_ in looks_at(pixels)]
+
+    def run() -> None:
+        for look in looks:
+            look_at(look, DETECTOR_THRESHOLD)
+
+    return run
 
 
 def as_jpeg(photo: Path) -> bytes:
@@ -199,7 +200,7 @@ def measure(
         name: Stage(name=name, ceiling=ceiling)
         for name, ceiling in {
             "decode": "libjpeg alone",
-            "detect": "dlib's detector alone",
+            "detect": "YuNet alone",
             "align": "memory: read square, write crop",
             "wire, gRPC": "memory: image there and back",
             "wire, shared memory": "memory: image there and back",

@@ -133,9 +133,9 @@ def folder(
         load_private_key(receipt)  # one that cannot sign must be known before the work, not after it
     people = None
     if keep_people is not None:
-        people = load_people(keep_people, "keep", settings.detector)
+        people = load_people(keep_people, "keep", settings.detector_threshold)
     elif only_people is not None:
-        people = load_people(only_people, "only", settings.detector)
+        people = load_people(only_people, "only", settings.detector_threshold)
     with ExitStack() as stack:
         urls = [url.strip() for url in server.split(",")] if server else [None]
         connections = [connection_to(stack, url, models, deadline_s=_DEADLINE_S) for url in urls]

@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from visard.blocking import Client
-from visard.pipeline import DetectorOption
 from visard_cli.console import (
     CaOption,
     ModelsOption,
@@ -65,7 +64,6 @@ def web(
     proxy: Annotated[
         str | None, typer.Option(help="Address of the proxy before this server, whose X-Forwarded-For is believed.")
     ] = None,
-    detector: DetectorOption = "hog",
 ) -> None:
     """Serve a page to anonymise photos with, and a REST API for programs.
 
@@ -84,7 +82,6 @@ def web(
             rate=None if rate == "none" else rate,
             keys=api_keys,
             hosts=tuple(name or ()) if _address(host) else (host, *(name or ())),
-            detector=detector,
         )
     )
     if api_keys is not None:

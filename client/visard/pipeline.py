@@ -27,7 +27,7 @@ from visard.personas import draw
 from visard.result import ApparentGender, FaceResult, Gender, ImageFormat, Result, encode
 from visard.wire import GENDERS, Direction, Swap
 from visard_errors import FaceTooSmall, NoFace, UncertainGender
-from visard_preprocess import MAX_PIXELS, Detector
+from visard_preprocess import DETECTOR_THRESHOLD, MAX_PIXELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +43,11 @@ _TARGETS: dict[Direction, Gender] = {"to_male": "male", "to_female": "female"}
 DirectionOption = Annotated[
     Direction, Doc("Swap to the opposite of each face's apparent gender, or all faces one way.")
 ]
-DetectorOption = Annotated[Detector, Doc("dlib's face detector; 'cnn' finds more poses, much more slowly.")]
+DetectorThreshold = Annotated[
+    float,
+    Interval(ge=0.3, le=0.95),
+    Doc("The score from which on something is a face: lower finds more faces, and more that are none."),
+]
 Certainty = Annotated[float, Interval(ge=0.5, le=1.0)]
 PersonaKey = Annotated[
     str | bytes | None,
@@ -69,7 +73,7 @@ class Options:
         Literal["photo", "crops"], Doc("The photo with the faces blended in, or the generated faces alone.")
     ] = "photo"
     identity: Annotated[bool, Doc("Also measure whether a face recogniser would still match.")] = False
-    detector: DetectorOption = "hog"
+    detector_threshold: DetectorThreshold = DETECTOR_THRESHOLD
     landmarks_model: Annotated[
         str | PathLike[str] | None,
         Doc("Path of another 68-point predictor (.dat or .dat.bz2) than the installed one."),
@@ -196,7 +200,7 @@ def find(source: Any, options: Options) -> Found:
     watch = Stopwatch()
     photo = read_photo(source, max_pixels=options.max_pixels)
     watch.lap("decode")
-    faces = finder(options.detector, options.landmarks_model).find(photo)
+    faces = finder(options.landmarks_model).find(photo, options.detector_threshold)
     watch.lap("find")
     return Found(photo=photo, faces=faces, genders=(None,) * len(faces), seconds=watch.seconds)
 
@@ -222,7 +226,7 @@ def choose(found: Found, choices: Sequence[Choice], *, persona_key: str | bytes 
     if len(choices) != len(found.faces):
         raise ValueError(f"there are {len(found.faces)} faces, not {len(choices)}")
     if not found.faces:
-        raise NoFace("no face was found: the photo needs an upright face that looks roughly at the camera")
+        raise NoFace("no face was found: use a photo that shows one more clearly, or a lower detector_threshold")
     watch = Stopwatch()
     chosen = [index for index, choice in enumerate(choices) if choice != "leave"]
     faces = tuple(found.faces[index] for index in chosen)
@@ -351,11 +355,11 @@ def identity_distance(aligned: NDArray[np.uint8], swapped: NDArray[np.uint8], op
     Args:
         aligned: (512, 512, 3) uint8 RGB.
         swapped: likewise.
-        options: the detector whose landmarks are used.
+        options: which landmarks are used.
     """
     from visard_preprocess.align import finder
 
-    describe = finder(options.detector, options.landmarks_model).descriptor
+    describe = finder(options.landmarks_model).descriptor
     return scoring.identity_distance(describe(aligned), describe(swapped))
 
 

@@ -141,7 +141,7 @@ def measure(photo: LabelledPhoto, result: Result, judges: Judges, swap: Swapper)
     assert published is not None and face.gender is not None  # noqa: S101, PT018 - OPTIONS asks for both
     original = read_photo(photo.path)
     check_same_size(photo, original, published)
-    found = finder().find(published)
+    found = finder().find_frontal(published)
     exposed = crop(published, face.quad)
     (back,) = swap(exposed, _BACK[face.target])
     landmarks = {
@@ -175,7 +175,7 @@ def measure(photo: LabelledPhoto, result: Result, judges: Judges, swap: Swapper)
         outside=Outside(
             levels=levels,
             colour_delta_e=colour,
-            levels_beyond_crop=drift_beyond_crops(original, published, [face.quad, *(other.quad for other in found)]),
+            levels_beyond_crop=drift_beyond_crops(original, published, [each.quad for each in finder().find(original)]),
         ),
         second_genders=None if judges.second_classifier is None else _both(judges.second_classifier.genders(pair)),
         descriptors={

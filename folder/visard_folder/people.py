@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visard_errors import DataError, PhotoError
+from visard_preprocess import DETECTOR_THRESHOLD
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from visard_preprocess import Detector
 
 # dlib's own threshold of 0.6 is where mistakes of both kinds are as rare. Here they are not as bad: taking a stranger
 # for a person to keep leaves him visible, and so does missing one of the people to hide.
@@ -42,13 +41,13 @@ class People:
         return nearest < KEEP_BELOW if self.mode == "keep" else nearest >= HIDE_BELOW
 
 
-def load_people(folder: Path, mode: Literal["keep", "only"], detector: Detector = "hog") -> People:
+def load_people(folder: Path, mode: Literal["keep", "only"], threshold: float = DETECTOR_THRESHOLD) -> People:
     """Describe the people in a folder of photos, several of each if there are: the more views, the surer the match.
 
     Args:
         folder: photos with exactly one face each, in any sub-folders.
         mode: see `People`.
-        detector: dlib's `hog` or `cnn`.
+        threshold: see `visard_preprocess.align.FaceFinder.find`.
 
     Raises:
         DataError: there is no photo, or one cannot be used. A list with a gap would hide or show the wrong people.
@@ -57,18 +56,17 @@ def load_people(folder: Path, mode: Literal["keep", "only"], detector: Detector 
     from visard_preprocess.geometry import crop
     from visard_preprocess.photo import read_photo
 
-    find = finder(detector)
     descriptors = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
         try:
             photo = read_photo(path)
         except PhotoError as error:
             raise DataError(f"the people's photos cannot be used: {error}") from None
-        faces = find.find(photo)
+        faces = finder().find(photo, threshold)
         if len(faces) != 1 or faces[0].too_small:
             what = "a face that is too small" if len(faces) == 1 else f"{len(faces)} faces"
             raise DataError(f"'{path}' shows {what}: a photo of the people's list shows one person, large enough")
-        descriptors.append(find.descriptor(crop(photo, faces[0].quad)))
+        descriptors.append(finder().descriptor(crop(photo, faces[0].quad)))
     if not descriptors:
         raise DataError(f"no photo of people in '{folder}': it needs at least one with one face")
     return People(mode=mode, descriptors=np.array(descriptors))

@@ -24,12 +24,13 @@ from typing_extensions import Doc
 
 from visard.declared import check
 from visard.personas import draw
-from visard.pipeline import Certainty, DetectorOption, DirectionOption, Options, Stopwatch, score_face
+from visard.pipeline import Certainty, DetectorThreshold, DirectionOption, Options, Stopwatch, score_face
 from visard.wire import Direction, Swap
 from visard_errors import FaceTooSmall, NoFace, NotHidden, PhotoError, UncertainGender, VisardError
 from visard_folder.journal import FaceRecord, Outcome, Record
 from visard_folder.leaks import prove_clean
 from visard_folder.policy import Policy, Treatment, Verdict, judge, judge_again, pixelate
+from visard_preprocess import DETECTOR_THRESHOLD
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -68,7 +69,7 @@ class Settings:
             "metadata."
         ),
     ] = "withhold"
-    detector: DetectorOption = "hog"
+    detector_threshold: DetectorThreshold = DETECTOR_THRESHOLD
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
@@ -81,7 +82,7 @@ class Settings:
                 "direction": self.direction,
                 "min_confidence": self.min_confidence,
                 "identity": self.identity,
-                "detector": self.detector,
+                "detector_threshold": self.detector_threshold,
                 **changes,
             }
         )
@@ -164,7 +165,7 @@ def steps(
         What became of it: what is wrong with this photo stands in its record.
 
     Raises:
-        VisardError: what is wrong with every photo, such as a detector that is not installed.
+        VisardError: what is wrong with every photo, such as a model that is not installed.
     """
     work = _Photo(path, settings, people, persona_key)
     try:
@@ -179,7 +180,7 @@ def steps(
         return work.unwritten("withheld", type(error).__name__, str(error))
     except PhotoError as error:
         return work.unwritten("failed", type(error).__name__, str(error))
-    except VisardError:  # nothing that another photo could do better, such as a detector that is not installed
+    except VisardError:  # nothing that another photo could do better, such as a model that is not installed
         raise
     except Exception as error:  # a defect that one photo brings out: its words may hold anything, so they stay here
         return work.unwritten("failed", type(error).__name__, "a defect in Visard: please report it")
@@ -210,7 +211,7 @@ class _Photo:
         photo = read_photo(data)
         self.size = photo.shape[1], photo.shape[0]
         self.watch.lap("decode")
-        self.faces = finder(self.settings.detector).find(photo)
+        self.faces = finder().find(photo, self.settings.detector_threshold)
         self.personas = draw(2 * len(self.faces), self.persona_key)
         self.verdicts = ["too_small" if face.too_small else "untried" for face in self.faces]
         self.watch.lap("find")
@@ -252,7 +253,7 @@ class _Photo:
         }
         self.watch.lap("align")
         if self.people is not None:
-            describe = finder(self.settings.detector).descriptor
+            describe = finder().descriptor
             for index in [index for index, face in aligned.items() if self.people.stays_visible(describe(face))]:
                 self.verdicts[index] = "kept"
                 del aligned[index]

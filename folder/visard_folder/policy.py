@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from visard.result import FaceResult
-    from visard_preprocess.align import Box
+    from visard_preprocess.geometry import Box
 
 # What the swap brought for one face:
 #   hidden            swapped, and every criterion asked for is met

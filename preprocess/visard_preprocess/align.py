@@ -1,7 +1,8 @@
 """Finds the faces in a photo: boxes, 68 landmarks and the quad to cut out. Only this file imports dlib.
 
-It reports what it finds, faces that are too small included; whether a photo is refused is the caller's decision. It
-finds upright faces: a head that lies on its side, or that is seen from behind, is none to these detectors.
+It reports what it finds, faces that are too small, half hidden or doubtful included, with what there is to judge them
+by; what becomes of them is the caller's decision. `detect` finds them, at any angle. Here each is turned upright, a
+second detector looks at it, and the landmarks are placed.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import importlib.util
 import math
 import tempfile
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import dlib
 import numpy as np
@@ -22,28 +23,41 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from visard_errors import CheckpointError
-from visard_preprocess import Detector
-from visard_preprocess.geometry import CROP_SIZE, Quad, ffhq_quad, part_of
+from visard_preprocess import DETECTOR_THRESHOLD
+from visard_preprocess.detect import TILE, Detection, detect, look_at
+from visard_preprocess.geometry import CROP_SIZE, Box, Quad, crop, ffhq_quad, five_point_quad, part_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from os import PathLike
-
-Box = tuple[float, float, float, float]
 
 # Edge of the box in photo pixels. Over 30 real faces made smaller step by step, landmarks stay within 3 % of the
 # distance between the eyes (9 in 10 faces) down to boxes of 36 pixels, and drift by 8 % at 30.
 MIN_FACE_PX = 40
 
-# Both detectors look for faces of at least 73–80 pixels, so the scale they work at decides which faces can be seen:
-# with HOG from 37 pixels up to 2 megapixels, and from 90 pixels at 12 megapixels. Larger photos are reduced no
-# further, whatever time it takes: a face that was missed stays visible.
-_HOG_PIXELS, _HOG_MIN_SCALE = 8e6, 0.8
-_CNN_PIXELS = 2e6  # the network needs about 1 GB per megapixel
-_MAX_SCALE = 2.0
+# dlib's HOG looks for faces of at least 73–80 pixels, so the scale it works at decides which it can see in a whole
+# photo: from 37 pixels up to 2 megapixels, and from 90 pixels at 12 megapixels.
+_HOG_PIXELS, _HOG_MIN_SCALE, _HOG_MAX_SCALE = 8e6, 0.8, 2.0
+
+# The predictor learned from the boxes of dlib's HOG, squares from the brows to the chin. Where HOG does not see what
+# YuNet sees, such a square is put in its place: median over 128 faces that both see.
+_EDGE, _LOWER = 0.96, 0.046  # of the square root of the area of YuNet's box
+
+# Radians. YuNet's points tell half of a tilt and less. Heads that seem tilted by no more than `_UPRIGHT` are shown to
+# HOG and the predictor as they are. One that seems more than `_SURELY_UPRIGHT`, or that HOG sees with a lower score
+# than `_SURE`, is tried at other angles, too.
+_UPRIGHT, _SURELY_UPRIGHT, _FAN = (math.radians(degrees) for degrees in (10, 6, 25))
+_SURE = 0.7
+_TILT = 1.5  # what the points tell is taken so many times
+
+_HOG_FACE_PX = 110  # HOG looks at one face at this size
+_AGAIN, _AS_IT_IS = 0.3, 0.05  # scores of a face that is looked at again at four angles: the least, and what is better
 
 _LANDMARKS = 68
 _LANDMARK_FACE_PX = 300  # the predictor answers in whole pixels of the copy it sees
+# Mean distance of landmarks from YuNet's five points, of the box's edge: over 128 faces 99 % are below 0.11, and the
+# largest, of a profile, is 0.24.
+_PLAUSIBLE = 0.2
 _PATCH_MARGIN = 0.5  # of the box's edge: landmarks may leave the box
 
 _ALIGNED_BOX = (108, 148, 411, 451)  # where the detector's box lies in a 512-pixel crop, median over real faces
@@ -52,7 +66,6 @@ _CHIP_SIZE, _CHIP_PADDING = 150, 0.25  # what dlib's recogniser was trained on
 
 _PREDICTOR_MAX_BYTES = 256 * 2**20  # unpacked; the published one has 95 MiB
 _PREDICTOR_FILE = "shape_predictor_68_face_landmarks.dat"
-_DETECTOR_FILE = "mmod_human_face_detector.dat"
 _RECOGNISER_FILE = "dlib_face_recognition_resnet_model_v1.dat"
 
 _loading = threading.Lock()
@@ -64,16 +77,24 @@ class Face:
     """One face in a photo.
 
     Attributes:
-        box: (left, top, right, bottom) in photo pixels, counted from the photo's top left corner; may leave the photo.
-        landmarks: (68, 2) float64, x before y, in pixel-index coordinates of the photo.
-        confidence: the detector's score: above 0 for a face, of no fixed scale.
-        quad: the FFHQ square around the face.
+        box: (left, top, right, bottom) in photo pixels, counted from the photo's top left corner; a square from the
+            brows to the chin, upright whatever the face's angle; may leave the photo.
+        landmarks: (68, 2) float64, x before y, in pixel-index coordinates of the photo; None where what the predictor
+            placed cannot be this face.
+        confidence: 0..1, YuNet's score; of no fixed scale where dlib's HOG alone was asked.
+        quad: the FFHQ square around the face, by its landmarks or else by its five points.
+        points: (5, 2) float64, likewise: eyes, tip of the nose and corners of the mouth as YuNet sees them; None where
+            HOG alone was asked.
+        confirmed: whether dlib's HOG, shown the face upright, sees it too. It sees whole faces that look roughly at
+            the camera: most others are faces nevertheless.
     """
 
     box: Box
-    landmarks: NDArray[np.float64] = field(repr=False)
+    landmarks: NDArray[np.float64] | None = field(repr=False)
     confidence: float
     quad: Quad
+    points: NDArray[np.float64] | None = field(default=None, repr=False)
+    confirmed: bool = True
 
     @property
     def size_px(self) -> float:
@@ -90,37 +111,46 @@ class FaceFinder:
     """Finds faces. One thread at a time may use it: `finder` gives each thread its own.
 
     Args:
-        detector: `hog` for faces that look roughly at the camera, `cnn` for more poses at many times the cost.
         landmarks_model: path of a 68-point predictor, `.dat` or `.dat.bz2`, instead of the installed one.
 
     Raises:
         CheckpointError: a model file is missing, damaged or of another kind.
     """
 
-    def __init__(self, detector: Detector = "hog", landmarks_model: str | PathLike[str] | None = None) -> None:
-        if detector not in get_args(Detector):
-            raise ValueError(f"detector must be one of {', '.join(get_args(Detector))}, not {detector!r}")
+    def __init__(self, landmarks_model: str | PathLike[str] | None = None) -> None:
         path = installed_model(_PREDICTOR_FILE) if landmarks_model is None else Path(landmarks_model)
         with _loading:
             self._predictor = _load_predictor(path)
-        if detector == "cnn":
-            self._detect: Callable[[NDArray[np.uint8]], list[tuple[Box, float]]] = self._detect_cnn
-            self._detector = _load(dlib.cnn_face_detection_model_v1, installed_model(_DETECTOR_FILE))
-        else:
-            self._detect = self._detect_hog
-            self._detector = dlib.get_frontal_face_detector()
+        self._hog = dlib.get_frontal_face_detector()
 
-    def find(self, photo: NDArray[np.uint8]) -> tuple[Face, ...]:
-        """Find every face, the largest first. Of boxes that overlap, dlib itself keeps the best.
+    def find(self, photo: NDArray[np.uint8], threshold: float = DETECTOR_THRESHOLD) -> tuple[Face, ...]:
+        """Find every face at any angle, the largest first.
+
+        Args:
+            photo: (H, W, 3) uint8 RGB.
+            threshold: the score, 0..1, from which on something is a face.
+        """
+        return _largest_first(self._face(photo, each) for each in detect(photo, threshold))
+
+    def find_frontal(self, photo: NDArray[np.uint8]) -> tuple[Face, ...]:
+        """Find the faces that dlib's HOG sees by itself, the largest first.
+
+        For training data and measurements, which want whole, upright faces that look roughly at the camera and
+        nothing else.
 
         Args:
             photo: (H, W, 3) uint8 RGB.
         """
+        grey = Image.fromarray(photo).convert("L")  # as many faces as in colour, in two thirds of the time
+        scale = max(_HOG_MIN_SCALE, min(_HOG_MAX_SCALE, math.sqrt(_HOG_PIXELS / (grey.width * grey.height))))
+        copy = _resize(grey, scale)
+        per_pixel = grey.width / copy.width, grey.height / copy.height
         faces = []
-        for box, confidence in self._detect(photo):
-            landmarks = self._landmarks(photo, box)
+        for box, confidence in self._see(copy, per_pixel):
+            patch = _patch(photo, _Pose(box=box))
+            landmarks = patch.to_photo(self._predict(patch.picture, patch.box))
             faces.append(Face(box=box, landmarks=landmarks, confidence=confidence, quad=ffhq_quad(landmarks)))
-        return tuple(sorted(faces, key=lambda face: face.size_px, reverse=True))
+        return _largest_first(faces)
 
     def descriptor(self, aligned: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Describe whose face it is.
@@ -174,49 +204,223 @@ class FaceFinder:
     def _recogniser(self) -> Any:
         return _load(dlib.face_recognition_model_v1, installed_model(_RECOGNISER_FILE))
 
-    def _detect_hog(self, photo: NDArray[np.uint8]) -> list[tuple[Box, float]]:
-        grey = Image.fromarray(photo).convert("L")  # as many faces as in colour, in two thirds of the time
-        scale = max(_HOG_MIN_SCALE, min(_MAX_SCALE, math.sqrt(_HOG_PIXELS / (grey.width * grey.height))))
-        copy = _resize(grey, scale)
-        rectangles, scores, _ = self._detector.run(np.asarray(copy), 0, 0.0)
-        return _boxes(rectangles, scores, grey.width / copy.width, grey.height / copy.height)
+    def _face(self, photo: NDArray[np.uint8], seen: Detection) -> Face:
+        """Turn one face upright, have HOG look at it, and place its landmarks."""
+        best = self._look(photo, _pose(seen))
+        surely_upright = best.score >= _SURE and abs(best.pose.turn) <= _SURELY_UPRIGHT
+        if not surely_upright and best.edge >= MIN_FACE_PX and (again := _look_again(photo, best.pose)) is not None:
+            for turn in (0.0, -_FAN, _FAN):
+                other = self._look(photo, replace(again, turn=again.turn + turn))
+                if other.score > best.score or (not best.confirmed and not turn):
+                    best = other
+                if best.score >= _SURE:
+                    break
+        landmarks = self._predict_in(best)
+        left = ffhq_quad(landmarks).angle - best.patch.turn
+        if abs(math.remainder(left, 2 * math.pi)) > _UPRIGHT:  # the predictor knows better than YuNet how it is turned
+            other = self._look(photo, replace(best.pose, turn=best.patch.turn + left))
+            if other.score >= best.score:
+                best, landmarks = other, self._predict_in(other)
+        apart = float(np.linalg.norm(_five(landmarks) - best.pose.points, axis=1).mean())
+        plausible = apart <= _PLAUSIBLE * best.edge
+        return Face(
+            box=best.box_in_photo,
+            landmarks=landmarks if plausible else None,
+            confidence=seen.score,
+            quad=ffhq_quad(landmarks) if plausible else five_point_quad(best.pose.points),
+            points=best.pose.points,
+            confirmed=best.confirmed,
+        )
 
-    def _detect_cnn(self, photo: NDArray[np.uint8]) -> list[tuple[Box, float]]:
-        image = Image.fromarray(photo)
-        scale = min(_MAX_SCALE, math.sqrt(_CNN_PIXELS / (image.width * image.height)))
-        copy = _resize(image, scale)
-        found = self._detector(np.asarray(copy), 0)
-        rectangles, scores = [face.rect for face in found], [face.confidence for face in found]
-        return _boxes(rectangles, scores, image.width / copy.width, image.height / copy.height)
+    def _look(self, photo: NDArray[np.uint8], pose: _Pose) -> _Look:
+        """Have HOG look at the face in the middle of a patch."""
+        patch = _patch(photo, pose)
+        small = _resize(patch.picture.convert("L"), _HOG_FACE_PX / _LANDMARK_FACE_PX)
+        per_pixel = patch.picture.width / small.width, patch.picture.height / small.height
+        x, y = _centre(patch.box)
+        found = [
+            (score, box) for box, score in self._see(small, per_pixel) if box[0] < x < box[2] and box[1] < y < box[3]
+        ]
+        score, box = max(found, default=(0.0, patch.box))
+        return _Look(pose=pose, patch=patch, box=box, score=score, confirmed=bool(found))
 
-    def _landmarks(self, photo: NDArray[np.uint8], box: Box) -> NDArray[np.float64]:
-        """Predict on a copy of the face's surroundings, brought to one size for every face."""
-        height, width = photo.shape[:2]
-        edge = box[2] - box[0]
-        margin = _PATCH_MARGIN * edge
-        left, top = max(0, math.floor(box[0] - margin)), max(0, math.floor(box[1] - margin))
-        right, bottom = min(width, math.ceil(box[2] + margin)), min(height, math.ceil(box[3] + margin))
-        patch = part_of(photo, left, top, right, bottom)
-        copy = _resize(patch, _LANDMARK_FACE_PX / edge)
-        scale = np.array([copy.width / patch.width, copy.height / patch.height])
-        low, high = (np.rint((np.array(corner) - (left, top)) * scale).astype(int) for corner in (box[:2], box[2:]))
-        shape = self._predictor(np.asarray(copy), dlib.rectangle(*map(int, low), *map(int, high - 1)))
-        points = np.array([(point.x, point.y) for point in shape.parts()])
-        landmarks: NDArray[np.float64] = (points + 0.5) / scale - 0.5 + (left, top)
-        return landmarks
+    def _predict_in(self, look: _Look) -> NDArray[np.float64]:
+        return look.patch.to_photo(self._predict(look.patch.picture, look.box))
+
+    def _see(self, grey: Image.Image, per_pixel: tuple[float, float]) -> list[tuple[Box, float]]:
+        """What HOG sees: boxes, multiplied by what the picture was reduced by, and scores."""
+        rectangles, scores, _ = self._hog.run(np.asarray(grey), 0, 0.0)
+        x, y = per_pixel  # the right and bottom pixels of dlib's rectangles belong to them
+        return [
+            ((r.left() * x, r.top() * y, (r.right() + 1) * x, (r.bottom() + 1) * y), float(score))
+            for r, score in zip(rectangles, scores, strict=True)
+        ]
+
+    def _predict(self, picture: Image.Image, box: Box) -> NDArray[np.float64]:
+        """(68, 2) landmarks in pixel-index coordinates of a picture."""
+        low, high = np.rint(box[:2]).astype(int), np.rint(box[2:]).astype(int) - 1
+        shape = self._predictor(np.asarray(picture), dlib.rectangle(*map(int, low), *map(int, high)))
+        return np.array([(point.x, point.y) for point in shape.parts()], np.float64)
 
 
-def finder(detector: Detector = "hog", landmarks_model: str | PathLike[str] | None = None) -> FaceFinder:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Pose:
+    """How a face lies in the photo.
+
+    Attributes:
+        box: as HOG would have it, see `Face`.
+        turn: radians, clockwise as seen on the screen.
+        points: as in `Face`.
+    """
+
+    box: Box
+    turn: float = 0.0
+    points: NDArray[np.float64] = field(default_factory=lambda: np.zeros((5, 2)))
+
+    @property
+    def turned(self) -> bool:
+        """Whether it has to be turned upright before HOG and the predictor can see it."""
+        return abs(self.turn) > _UPRIGHT
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Patch:
+    """A face's surroundings, upright and at one size for every face.
+
+    Attributes:
+        picture: RGB.
+        box: of the face, in pixels of the picture.
+        scale: pixels of the picture for one of the photo.
+        turn: by which it was turned back, in radians.
+        to_photo: maps points in pixel-index coordinates of the picture into the photo.
+    """
+
+    picture: Image.Image
+    box: Box
+    scale: float
+    turn: float
+    to_photo: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Look:
+    """What HOG saw of one face at one angle.
+
+    Attributes:
+        pose: how the face was thought to lie.
+        patch: what HOG was shown.
+        box: HOG's in the patch, or what would be HOG's.
+        score: HOG's, 0 where it saw nothing.
+        confirmed: whether it saw something.
+    """
+
+    pose: _Pose
+    patch: _Patch
+    box: Box
+    score: float
+    confirmed: bool
+
+    @property
+    def edge(self) -> float:
+        """Edge of the box in photo pixels."""
+        return (self.box[2] - self.box[0]) / self.patch.scale
+
+    @property
+    def box_in_photo(self) -> Box:
+        """The same box upright in the photo."""
+        return _square(self.patch.to_photo(np.array(_centre(self.box)) - 0.5) + 0.5, self.edge)
+
+
+def _patch(photo: NDArray[np.uint8], pose: _Pose) -> _Patch:
+    """Cut a face out, turned upright where it needs to be."""
+    box, edge = pose.box, pose.box[2] - pose.box[0]
+    scale = _LANDMARK_FACE_PX / edge
+    if pose.turned:
+        quad = _around(pose, pose.turn)
+        size = round(quad.side * scale)
+        margin = _PATCH_MARGIN * _LANDMARK_FACE_PX
+        return _Patch(
+            picture=Image.fromarray(crop(photo, quad, size)),
+            box=(margin, margin, size - margin, size - margin),
+            scale=scale,
+            turn=pose.turn,
+            to_photo=lambda points: quad.to_photo(points, size),
+        )
+    height, width = photo.shape[:2]
+    margin = _PATCH_MARGIN * edge
+    left, top = max(0, math.floor(box[0] - margin)), max(0, math.floor(box[1] - margin))
+    right, bottom = min(width, math.ceil(box[2] + margin)), min(height, math.ceil(box[3] + margin))
+    part = part_of(photo, left, top, right, bottom)
+    picture = _resize(part, scale)
+    scales = np.array([picture.width / part.width, picture.height / part.height])
+    low, high = ((np.array(corner) - (left, top)) * scales for corner in (box[:2], box[2:]))
+    return _Patch(
+        picture=picture,
+        box=(*map(float, low), *map(float, high)),  # type: ignore[arg-type]
+        scale=scale,
+        turn=0.0,
+        to_photo=lambda points: (points + 0.5) / scales - 0.5 + (left, top),
+    )
+
+
+def _pose(seen: Detection, frame: Quad | None = None, size: int = 0) -> _Pose:
+    """What YuNet saw as HOG would have it: in the photo, or in a crop of so many pixels from it."""
+    left, top, right, bottom = seen.box
+    centre, edge = np.array(_centre(seen.box)), math.sqrt((right - left) * (bottom - top))
+    turn, points = five_point_quad(seen.points).angle, seen.points
+    if frame is not None:
+        centre = frame.to_photo(centre - 0.5, size) + 0.5
+        edge *= frame.side / size
+        turn, points = frame.angle + _TILT * turn, frame.to_photo(points, size)
+    centre = centre + _LOWER * edge * np.array([-math.sin(turn), math.cos(turn)])
+    return _Pose(box=_square(centre, _EDGE * edge), turn=math.remainder(turn, 2 * math.pi), points=points)
+
+
+def _look_again(photo: NDArray[np.uint8], pose: _Pose) -> _Pose | None:
+    """Look at a face at four angles at once, and tell how it really lies; None where it is not seen again.
+
+    YuNet sees heads at any angle, and places the points of them all as if they were upright.
+    """
+    size = TILE // 2
+    picture = crop(photo, _around(pose, 0.0), size)
+    quarters = [np.rot90(picture, quarter) for quarter in range(4)]
+    scores, boxes, points = look_at(np.vstack([np.hstack(quarters[:2]), np.hstack(quarters[2:])]), _AGAIN)
+    best: dict[int, int] = {}
+    for index in np.argsort(scores):  # the best last
+        x, y = (boxes[index, :2] + boxes[index, 2:]) / 2
+        column, row = int(x // size), int(y // size)
+        if max(abs(x - (column + 0.5) * size), abs(y - (row + 0.5) * size)) < size / 4:
+            best[2 * row + column] = int(index)
+    if not best:
+        return None
+    quarter = max(best, key=lambda each: scores[best[each]] + (_AS_IT_IS if each == 0 else 0.0))
+    index, corner = best[quarter], np.array([quarter % 2, quarter // 2]) * size
+    seen = Detection(
+        box=tuple((boxes[index].reshape(2, 2) - corner).ravel()),
+        score=float(scores[index]),
+        points=points[index] - 0.5 - corner,
+    )
+    return _pose(seen, _around(pose, quarter * math.pi / 2), size)
+
+
+def _around(pose: _Pose, turn: float) -> Quad:
+    """A face's surroundings, of the same width for every face, at an angle."""
+    half = (0.5 + _PATCH_MARGIN) * (pose.box[2] - pose.box[0])
+    x, y = _centre(pose.box)
+    return Quad(centre=(x - 0.5, y - 0.5), x_axis=(half * math.cos(turn), half * math.sin(turn)))
+
+
+def finder(landmarks_model: str | PathLike[str] | None = None) -> FaceFinder:
     """Get the calling thread's own `FaceFinder`, built at its first call.
 
     The landmark predictor, nearly all of a finder's 100 MB, is shared by all threads.
     """
     if not hasattr(_of_thread, "finders"):
         _of_thread.finders = {}
-    finders: dict[tuple[Detector, str | None], FaceFinder] = _of_thread.finders
-    key = detector, None if landmarks_model is None else str(landmarks_model)
+    finders: dict[str | None, FaceFinder] = _of_thread.finders
+    key = None if landmarks_model is None else str(landmarks_model)
     if key not in finders:
-        finders[key] = FaceFinder(detector, landmarks_model)
+        finders[key] = FaceFinder(landmarks_model)
     return finders[key]
 
 
@@ -231,12 +435,22 @@ def _resize(image: Image.Image, scale: float) -> Image.Image:
     return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
 
 
-def _boxes(rectangles: Any, scores: Any, per_x: float, per_y: float) -> list[tuple[Box, float]]:
-    """Bring dlib's rectangles, whose right and bottom pixels belong to them, into photo pixels."""
-    return [
-        ((r.left() * per_x, r.top() * per_y, (r.right() + 1) * per_x, (r.bottom() + 1) * per_y), float(score))
-        for r, score in zip(rectangles, scores, strict=True)
-    ]
+def _five(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(68, 2) landmarks as YuNet's five points."""
+    return np.stack([landmarks[36:42].mean(axis=0), landmarks[42:48].mean(axis=0), *landmarks[[30, 48, 54]]])
+
+
+def _largest_first(faces: Iterable[Face]) -> tuple[Face, ...]:
+    return tuple(sorted(faces, key=lambda face: face.size_px, reverse=True))
+
+
+def _centre(box: Box) -> tuple[float, float]:
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
+def _square(centre: NDArray[np.float64], edge: float) -> Box:
+    x, y = map(float, centre)
+    return x - edge / 2, y - edge / 2, x + edge / 2, y + edge / 2
 
 
 def installed_model(name: str) -> Path:

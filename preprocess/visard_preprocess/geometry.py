@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
 CROP_SIZE = 512
 
 # The textbook procedure samples an 8-fold grid whatever the face's size. One twice as fine as the photo and at most
@@ -45,6 +47,11 @@ class Quad:
     def side(self) -> float:
         """Length of an edge in photo pixels."""
         return 2 * math.hypot(*self.x_axis)
+
+    @property
+    def angle(self) -> float:
+        """By how much it is turned clockwise as seen on the screen, in radians, −π..π."""
+        return math.atan2(self.x_axis[1], self.x_axis[0])
 
     @property
     def corners(self) -> NDArray[np.float64]:
@@ -94,10 +101,30 @@ def ffhq_quad(landmarks: NDArray[Any]) -> Quad:
         ValueError: the landmarks coincide, so that they have no direction.
     """
     points = np.asarray(landmarks, np.float64)
-    eye_left, eye_right = points[36:42].mean(axis=0), points[42:48].mean(axis=0)
+    return _ffhq_quad(points[36:42].mean(axis=0), points[42:48].mean(axis=0), points[48], points[54])
+
+
+def five_point_quad(points: NDArray[Any]) -> Quad:
+    """Place the same square by fewer points.
+
+    Args:
+        points: (5, 2) eyes, tip of the nose and corners of the mouth, in pixel-index coordinates.
+
+    Raises:
+        ValueError: the points coincide, so that they have no direction.
+    """
+    return _ffhq_quad(*np.asarray(points, np.float64)[[0, 1, 3, 4]])
+
+
+def _ffhq_quad(
+    eye_left: NDArray[np.float64],
+    eye_right: NDArray[np.float64],
+    mouth_left: NDArray[np.float64],
+    mouth_right: NDArray[np.float64],
+) -> Quad:
     eyes = (eye_left + eye_right) / 2
     eye_to_eye = eye_right - eye_left
-    eye_to_mouth = (points[48] + points[54]) / 2 - eyes
+    eye_to_mouth = (mouth_left + mouth_right) / 2 - eyes
     direction = eye_to_eye + np.array([eye_to_mouth[1], -eye_to_mouth[0]])
     length = math.hypot(*direction)
     if not length > 0:

@@ -152,7 +152,7 @@ def test_the_query_is_what_the_options_declare():
     app: FastAPI = create_app(Connection(), Settings())
     parameters = app.openapi()["paths"]["/v1/anonymize"]["post"]["parameters"]
     query = {each["name"]: each for each in parameters if each["in"] == "query"}
-    assert set(query) == {"faces", "direction", "min_confidence", "output", "identity", "format"}
+    assert set(query) == {"faces", "direction", "min_confidence", "output", "identity", "detector_threshold", "format"}
     assert query["faces"]["schema"]["enum"] == ["all", "largest"]
     assert query["min_confidence"]["schema"]["minimum"] == 0.5
     assert query["min_confidence"]["schema"]["maximum"] == 1
@@ -165,5 +165,6 @@ def test_the_query_is_what_the_options_declare():
 def test_help_of_swap_and_folder_shows_the_same_choices_and_environment():
     for command in ("swap", "folder"):
         said = " ".join(visard(command, "--help").stdout.replace("│", " ").split())
-        for words in ("<opposite|to_male|to_female>", "<hog|cnn>", "[0.5<=x<=1.0]", "[env var: VISARD_PERSONA_KEY]"):
+        ranges = "[0.3<=x<=0.95]", "[0.5<=x<=1.0]"
+        for words in ("<opposite|to_male|to_female>", *ranges, "[env var: VISARD_PERSONA_KEY]"):
             assert words in said

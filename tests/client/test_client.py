@@ -461,7 +461,9 @@ def test_secrets_are_not_shown():
     assert "secret" not in repr(Connection(token="secret", api_key="secret"))
 
 
-@pytest.mark.parametrize("values", [{"faces": "some"}, {"direction": "up"}, {"min_confidence": 0.2}, {"detector": "x"}])
+@pytest.mark.parametrize(
+    "values", [{"faces": "some"}, {"direction": "up"}, {"min_confidence": 0.2}, {"detector_threshold": 0.0}]
+)
 def test_options_refuse(values):
     with pytest.raises(ValueError, match="must"):
         Options(**values)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import cv2
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +12,7 @@ from PIL import Image
 from visard import CheckpointError
 from visard_evaluation.kept import compare_kept, skin_mask
 from visard_evaluation.second_classifier import SecondClassifier
-from visard_evaluation.second_detector import MODEL, SEEN_FROM, detect, look
+from visard_evaluation.second_detector import look
 from visard_evaluation.thumbnails import enlarge, shrink
 from visard_export.checkpoints import load_classifier, sha256_of
 from visard_export.demo import WEIGHTS_FOLDER
@@ -95,15 +94,6 @@ def test_skin_of_known_colour(face):
 
 
 # --- the second detector ---
-
-
-def test_yunet_is_opencvs(astronaut):
-    picture = np.asarray(Image.open(astronaut).convert("RGB").resize((640, 640)))
-    reference = cv2.FaceDetectorYN.create(str(MODEL), "", (640, 640), SEEN_FROM)
-    expected = reference.detect(np.ascontiguousarray(picture[..., ::-1]))[1]
-    (left, top, right, bottom), score = detect(picture)[0]
-    assert (left, top, right - left, bottom - top) == pytest.approx(expected[0][:4], abs=0.1)
-    assert score == pytest.approx(expected[0][14], abs=1e-4)
 
 
 def test_yunet_sees_faces_and_nothing_else(astronaut):

@@ -83,7 +83,7 @@ def receipt(target, keys, counts):
         path,
         keys[0],
         counts=counts,
-        settings={"policy": "blur", "min_confidence": 0.75, "identity": True, "detector": "hog"},
+        settings={"policy": "blur", "min_confidence": 0.75, "identity": True, "detector_threshold": 0.6},
         models={"generator_to_male": PROVENANCE},
         manifests=[target / ".visard" / "manifest.csv"],
         seconds=12.34567,

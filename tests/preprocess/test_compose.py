@@ -187,7 +187,7 @@ def test_a_crowd_from_a_real_photo_stays_as_it_was(shared_photos):
 
     photo = read_photo(shared_photos["48_dlib_bald_guys.jpg"]["path"])
     faces = finder().find(photo)
-    assert len(faces) == int(shared_photos["48_dlib_bald_guys.jpg"]["faces_seen_by_dlib_hog"])
+    assert len(faces) >= int(shared_photos["48_dlib_bald_guys.jpg"]["faces_seen_by_dlib_hog"])
     crops = [crop(photo, face.quad) for face in faces]
     swaps = [FaceSwap(quad=face.quad, aligned=cut, swapped=cut) for face, cut in zip(faces, crops, strict=True)]
     assert np.abs(compose(photo, swaps).astype(int) - photo).mean() < 2

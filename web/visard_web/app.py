@@ -62,7 +62,7 @@ def create_app(connection: Connection, settings: Settings) -> FastAPI:
         limiter=limiter,
         store=store,
         metrics=Metrics(limiter, store),
-        identity=Identity(Options(detector=settings.detector)),
+        identity=Identity(Options()),
     )
 
     @asynccontextmanager

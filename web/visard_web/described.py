@@ -35,7 +35,10 @@ _EXAMPLES = {
     413: ("PhotoTooLarge", "the upload is larger than 20 MiB: reduce the photo first"),
     415: ("UnsupportedFormat", "the photo of 37 bytes is a GIF: Visard reads still JPEG, PNG and WebP photos"),
     421: ("UnknownHost", "this server is not known by that name: use its address, or name it"),
-    422: ("NoFace", "no face was found: the photo needs an upright face that looks roughly at the camera"),
+    422: (
+        "NoFace",
+        "no face was found: use a photo that shows one more clearly, or a lower detector_threshold",
+    ),
     429: ("TooManyRequests", "more than 60 uploads per 60 s: wait 12 s"),
     502: ("ServerRefused", "the server with the models cannot serve this request: tell the operator"),
     503: ("Overloaded", "too many photos are under way: try again in a few seconds"),

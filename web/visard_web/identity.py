@@ -35,7 +35,7 @@ class Identity:
     """Measures results that were made without `Options.identity`.
 
     Args:
-        options: say which detector's landmarks to use.
+        options: say which landmarks to use.
     """
 
     def __init__(self, options: Options) -> None:

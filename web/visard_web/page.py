@@ -84,7 +84,7 @@ def router(state: AppState) -> APIRouter:
                 raise Problem(403, "NoConsent", "confirm first that you may change the photo of these people")
             found = await state.find(request, fields["photo"])
             if not found.faces:
-                raise NoFace("no face was found: choose a photo with an upright face that looks at the camera")
+                raise NoFace("no face was found: choose a photo that shows one more clearly")
             height, width = found.photo.shape[:2]
             return JSONResponse(
                 {

@@ -116,7 +116,7 @@ class Anonymized(BaseModel):
 
 
 # Named one by one: an option that comes to `visard.Options` is the operator's until it is let in here.
-_CALLERS = ("faces", "direction", "min_confidence", "output", "identity")
+_CALLERS = ("faces", "direction", "min_confidence", "output", "identity", "detector_threshold")
 
 
 def choices(**query: Any) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from visard.pipeline import DetectorOption
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -30,7 +28,6 @@ class Settings:
         rate: uploads per caller, in the notation of the `limits` library; None for no limit.
         keys: file with the SHA-256 of the API keys that are let in; None lets everybody in.
         hosts: further names under which the server may be called; see `visard_web.middleware`.
-        detector: dlib's `hog` or `cnn`.
     """
 
     max_bytes: int = 20 * MEBIBYTE
@@ -45,7 +42,6 @@ class Settings:
     rate: str | None = "60/minute"
     keys: Path | None = None
     hosts: tuple[str, ...] = ()
-    detector: DetectorOption = "hog"
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""

@@ -55,7 +55,7 @@ class AppState:
 
     def options(self, **choices: Any) -> Options:
         """Make the SDK's options out of a caller's."""
-        return Options(detector=self.settings.detector, max_pixels=self.settings.max_pixels, **choices)
+        return Options(max_pixels=self.settings.max_pixels, **choices)
 
     async def on_thread(self, work: Callable[[], T]) -> T:
         """Run on a worker thread."""

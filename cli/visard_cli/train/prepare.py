@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from visard.pipeline import DetectorOption
 from visard_cli.console import say
 from visard_cli.derived import derived
 from visard_cli.exit_codes import exit_help
@@ -34,16 +33,13 @@ def prepare(
         float, typer.Option(min=0.0, max=0.5, help="Share of the people of each gender to hold out.")
     ] = 0.1,
     seed: Annotated[int, typer.Option(help="Decides who is held out.")] = 0,
-    detector: DetectorOption = "hog",
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
 ) -> None:
     """Align photographs once, for every training after it. Broken ones and those without a face are counted."""
     with needs("train", "training"):
         from visard_training.data.faces import prepare_faces
 
-    report = prepare_faces(
-        source, cache, validation_share=validation_share, seed=seed, detector=detector, workers=workers
-    )
+    report = prepare_faces(source, cache, validation_share=validation_share, seed=seed, workers=workers)
     print_preparation(report)
 
 

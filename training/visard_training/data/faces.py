@@ -33,7 +33,6 @@ from PIL import Image
 from rich.console import Console
 
 from visard_errors import DataError, PhotoError
-from visard_preprocess import Detector
 from visard_preprocess.align import finder
 from visard_preprocess.files import write_atomically
 from visard_preprocess.geometry import CROP_SIZE, Quad, crop
@@ -162,14 +161,14 @@ def prepare_faces(
     *,
     validation_share: float = 0.1,
     seed: int = 0,
-    detector: Detector = "hog",
     workers: int | None = None,
     console: Console | None = None,
 ) -> Preparation:
     """Align every photo of a data set into a cache; a second call resumes where the first one ended.
 
-    The largest face of a photo is taken. Photos without one, and broken ones, are skipped and counted. Where the
-    alignment square leaves the photo it continues as a blurred reflection, as it does when the model is served;
+    The largest face that dlib's HOG sees in a photo is taken: upright, whole, and looking roughly at the camera.
+    Photos without one, and broken ones, are skipped and counted. Where the alignment square leaves the photo it
+    continues as a blurred reflection, as it does when the model is served;
     `inside` says how much of it was real.
 
     Args:
@@ -178,7 +177,6 @@ def prepare_faces(
         validation_share: of the people of each gender in split `train` or in none, how many are held out for
             validation; unused where the source has a validation split of its own.
         seed: decides who is held out, whatever the order of the files.
-        detector: see `FaceFinder`.
         workers: processes; by default one for each core that this process may use.
         console: where the progress bar is drawn.
 
@@ -197,7 +195,7 @@ def prepare_faces(
         ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool,
         (cache / JOURNAL_FILE).open("a", encoding="utf-8") as journal,
     ):
-        running = [pool.submit(_align_photo, photo.path, images / name, detector) for photo, name in todo]
+        running = [pool.submit(_align_photo, photo.path, images / name) for photo, name in todo]
         try:
             for future in as_completed(running):
                 entry = future.result()
@@ -328,18 +326,19 @@ def _image_name(path: Path, source: Path) -> str:
     return f"{path.name.partition('.')[0][:60]}-{hashlib.sha256(relative.encode()).hexdigest()[:8]}.jpg"
 
 
-def _align_photo(path: Path, target: Path, detector: Detector) -> dict[str, Any]:
+def _align_photo(path: Path, target: Path) -> dict[str, Any]:
     """Align one photo; runs in a process of its own, and returns the journal's entry."""
     try:
         photo = read_photo(path)
     except PhotoError as error:
         return {"name": target.name, "problem": type(error).__name__}
-    faces = finder(detector).find(photo)
+    faces = finder().find_frontal(photo)
     if not faces:
         return {"name": target.name, "problem": "NoFace"}
     if faces[0].too_small:
         return {"name": target.name, "problem": "FaceTooSmall"}
-    quad = faces[0].quad
+    quad, landmarks = faces[0].quad, faces[0].landmarks
+    assert landmarks is not None  # noqa: S101 - HOG's faces have some
     buffer = BytesIO()
     Image.fromarray(crop(photo, quad)).save(buffer, "JPEG", quality=95, subsampling="4:4:4")
     write_atomically(target, buffer.getvalue())
@@ -347,7 +346,7 @@ def _align_photo(path: Path, target: Path, detector: Detector) -> dict[str, Any]
         "name": target.name,
         "side_px": round(quad.side, 1),
         "inside": round(_share_inside(quad, photo.shape[1], photo.shape[0]), 3),
-        "landmarks": np.round(quad.to_crop(faces[0].landmarks), 2).tolist(),
+        "landmarks": np.round(quad.to_crop(landmarks), 2).tolist(),
     }
 
 

@@ -185,7 +185,7 @@ def sample_outcome(image: NDArray[np.uint8], probabilities: NDArray[np.floating[
     """
     if probabilities.max() < min_certainty:
         return "certain"
-    if not finder().find(image):
+    if not finder().find_frontal(image):
         return "face found"
     return "female" if probabilities[0] > probabilities[1] else "male"
 
@@ -284,7 +284,7 @@ def choose_versions(
     chosen = choose_pair(probabilities, min_certainty)
     if chosen is None:
         return "certain"
-    return chosen if all(finder().find(images[side]) for side in chosen) else "face found"
+    return chosen if all(finder().find_frontal(images[side]) for side in chosen) else "face found"
 
 
 def _split(seed: int, holdout: float) -> Split:

@@ -1,0 +1,238 @@
+"""Where faces are in a photo: boxes and scores by YuNet, at any angle, in any light; it knows no landmarks.
+
+Wu, Peng and Yu: YuNet, Machine Intelligence Research 20 (2023); the file of OpenCV Zoo, March 2023 (MIT). The network
+sees squares of 640 pixels. So a photo is looked at in tiles, at full size and at one half of it after the other: a
+face from 10 pixels up is whole in at least one tile, and most are seen at several sizes, of which one is the easiest.
+Sunglasses with a mask are found by the smaller copies alone. Dark tiles are looked at a second time, brightened.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from visard_errors import CheckpointError
+from visard_preprocess.geometry import Box
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+MODEL = Path(__file__).parent / "data" / "face_detection_yunet_2023mar.onnx"
+
+TILE = 640  # edge of the model's input
+_OVERLAP = 128  # of neighbouring tiles: a larger face that both cut is whole in a smaller copy of the photo
+_SMALLEST_COPY = 320  # longer edge: sunglasses with a mask score 0.1 to 0.7 at 640 pixels, and 0.75 to 0.9 here
+_MAX_SCALE = 2.0
+_STRIDES = (8, 16, 32)
+_EDGE = 16  # pixels: what is cut is seen as a narrower face that ends a little before the edge
+_SAME_FACE_IOU = 0.25
+# Of two boxes of which one lies in the other by this share, one is a part of a face, or more than one, where its score
+# is lower by this much: somebody whose face is seen in front of another's scores as high as that.
+_PART_SHARE, _PART_SCORE, _PART_SIZE = 0.7, 0.1, 9
+
+# A tile is dark where this share of its pixels lies below this level: half a photo that lies in the dark is enough.
+_DARK_LEVEL, _DARK_SHARE = 60, 0.3
+_BRIGHT_LEVEL, _MAX_GAIN, _GAMMA = 200, 16.0, 0.7
+
+_loading = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Detection:
+    """One face that YuNet sees.
+
+    Attributes:
+        box: (left, top, right, bottom) in photo pixels, from the forehead to the chin; may leave the photo.
+        score: 0..1.
+        points: (5, 2) float64 in pixel-index coordinates of the photo: the eyes, the tip of the nose, the corners of
+            the mouth, each pair beginning with the one that lies left in an upright face. Guessed where they are
+            hidden.
+    """
+
+    box: Box
+    score: float
+    points: NDArray[np.float64] = field(repr=False)
+
+
+def detect(photo: NDArray[np.uint8], threshold: float) -> list[Detection]:
+    """Find faces, the best first; of those that overlap, the best.
+
+    Args:
+        photo: (H, W, 3) uint8 RGB.
+        threshold: least score, 0..1.
+    """
+    found: list[Detection] = []
+    for look, corner, per_pixel, inner in looks_at(photo):
+        scores, boxes, points = look_at(look, threshold)
+        # What crosses an edge between tiles is whole in the neighbour or in a smaller copy.
+        cut = (np.column_stack([boxes[:, :2] < _EDGE, boxes[:, 2:] > TILE - _EDGE]) & inner).any(axis=1)
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        inside = ((centres >= 0) & (centres < look.shape[1::-1])).all(axis=1)
+        for index in np.flatnonzero(inside & ~cut):
+            corners = (boxes[index].reshape(2, 2) + corner) * per_pixel
+            box: Box = tuple(map(float, corners.ravel()))  # type: ignore[assignment]
+            places = (points[index] + corner) * per_pixel - 0.5
+            found.append(Detection(box=box, score=float(scores[index]), points=places))
+    return _best(found)
+
+
+def looks_at(
+    photo: NDArray[np.uint8],
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int_], NDArray[np.float64], NDArray[np.bool_]]]:
+    """What the network gets to see of a photo.
+
+    Args:
+        photo: (H, W, 3) uint8 RGB.
+
+    Yields:
+        A tile of a copy of it, (h, w, 3) uint8 RGB of at most 640×640 pixels; its left top corner in the copy; photo
+        pixels for one of the copy, in both directions; and whether the copy goes on beyond its left, top, right and
+        bottom edge.
+    """
+    height, width = photo.shape[:2]
+    for copy in _copies(Image.fromarray(photo)):
+        per_pixel = np.array([width / copy.width, height / copy.height])
+        pixels = np.asarray(copy)
+        for left, top in _tiles(copy.width, copy.height):
+            inner = np.array([left > 0, top > 0, left + TILE < copy.width, top + TILE < copy.height])
+            for look in _looks(pixels[top : top + TILE, left : left + TILE]):
+                yield look, np.array([left, top]), per_pixel, inner
+
+
+def look_at(
+    tile: NDArray[np.uint8], threshold: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Run the network once; boxes of one face overlap.
+
+    Args:
+        tile: (H, W, 3) uint8 RGB of at most 640×640 pixels; the rest of the network's input is black.
+        threshold: least score, 0..1.
+
+    Returns:
+        (N,) scores, (N, 4) boxes (left, top, right, bottom) and (N, 5, 2) points, all float64 in pixels of the tile.
+
+    Raises:
+        CheckpointError: the model cannot be run.
+    """
+    height, width = tile.shape[:2]
+    tensor = np.zeros((1, 3, TILE, TILE), np.float32)  # BGR, 0..255
+    tensor[0, :, :height, :width] = tile[..., ::-1].transpose(2, 0, 1)
+    session, names = _session()
+    answers = dict(zip(names, session.run(names, {"input": tensor}), strict=True))
+    parts = []
+    for stride in _STRIDES:
+        classes, objects = (np.clip(answers[f"{name}_{stride}"][0, :, 0], 0, 1) for name in ("cls", "obj"))
+        scores = np.sqrt(classes * objects)
+        (chosen,) = np.nonzero(scores >= threshold)
+        rows, columns = np.divmod(chosen, TILE // stride)
+        cells = np.column_stack([columns, rows]).astype(np.float64)
+        offsets = answers[f"bbox_{stride}"][0, chosen].astype(np.float64)
+        centres, halves = (cells + offsets[:, :2]) * stride, np.exp(offsets[:, 2:]) * stride / 2
+        points = (cells[:, None] + answers[f"kps_{stride}"][0, chosen].reshape(-1, 5, 2)) * stride
+        parts.append((scores[chosen].astype(np.float64), np.hstack([centres - halves, centres + halves]), points))
+    scores, boxes, points = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return scores, boxes, points
+
+
+def iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two (left, top, right, bottom) boxes."""
+    shared = _shared(a, b)
+    return shared / (_area(a) + _area(b) - shared) if shared else 0.0
+
+
+def _copies(photo: Image.Image) -> Iterator[Image.Image]:
+    """The photo at full size and at one half after the other; one of less than a tile fills it first."""
+    scale = min(_MAX_SCALE, TILE / max(photo.size))
+    if scale > 1:
+        photo = _resized(photo, scale)
+    yield photo
+    while max(photo.size) > 2 * TILE:
+        photo = photo.reduce(2)
+        yield photo
+    if max(photo.size) > TILE:
+        photo = _resized(photo, TILE / max(photo.size))
+        yield photo
+    yield _resized(photo, _SMALLEST_COPY / max(photo.size))
+
+
+def _resized(image: Image.Image, scale: float) -> Image.Image:
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return image.resize(size, Image.Resampling.BILINEAR)
+
+
+def _tiles(width: int, height: int) -> Iterator[tuple[int, int]]:
+    """Left and top edges of tiles that cover a picture."""
+    for top in _starts(height):
+        for left in _starts(width):
+            yield left, top
+
+
+def _starts(length: int) -> list[int]:
+    if length <= TILE:
+        return [0]
+    count = math.ceil((length - _OVERLAP) / (TILE - _OVERLAP))
+    return [round(index * (length - TILE) / (count - 1)) for index in range(count)]
+
+
+def _looks(tile: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """The tile as it is, and brightened where much of it is dark."""
+    yield tile
+    levels = tile[::4, ::4].max(axis=2)
+    dark = levels[levels < _DARK_LEVEL]
+    if dark.size >= _DARK_SHARE * levels.size:
+        gain = min(_MAX_GAIN, _BRIGHT_LEVEL / max(1.0, float(np.percentile(dark, 99))))
+        curve = 255 * np.clip(np.arange(256) * gain / 255, 0, 1) ** _GAMMA
+        yield np.rint(curve).astype(np.uint8)[tile]
+
+
+def _best(found: list[Detection]) -> list[Detection]:
+    kept: list[Detection] = []
+    for each in sorted(found, key=lambda each: each.score, reverse=True):
+        if not any(_same(other, each) for other in kept):
+            kept.append(each)
+    return kept
+
+
+def _same(better: Detection, other: Detection) -> bool:
+    """Whether two boxes are of one face."""
+    if iou(better.box, other.box) >= _SAME_FACE_IOU:
+        return True
+    smaller, larger = sorted((_area(better.box), _area(other.box)))
+    part = _shared(better.box, other.box) >= _PART_SHARE * smaller and larger <= _PART_SIZE * smaller
+    return part and better.score - other.score >= _PART_SCORE
+
+
+def _shared(a: Sequence[float], b: Sequence[float]) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _area(box: Sequence[float]) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+@cache
+def _load() -> tuple[Any, list[str]]:
+    import onnxruntime  # here and not above: it takes a fifth of a second, and most commands find no faces
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # photos are worked through on all cores already
+    options.log_severity_level = 3  # an old file: it names every weight as an input, of which each is warned
+    try:
+        session = onnxruntime.InferenceSession(str(MODEL), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no common root
+        raise CheckpointError(f"cannot load the face detector '{MODEL}': {error}") from error
+    return session, [output.name for output in session.get_outputs()]
+
+
+def _session() -> tuple[Any, list[str]]:
+    """The one session of this process, which threads share."""
+    with _loading:
+        return _load()
