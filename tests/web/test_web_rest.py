@@ -45,7 +45,7 @@ def http(url):
         ("/v1/anonymize?min_confidense=0.9", "min_confidense: did you mean min_confidence?"),
         ("/v1/anonymize?Faces=largest", "Faces: did you mean faces?"),
         ("/v1/anonymize?direction=to_male&persona_key=k", "persona_key: there are faces, direction"),
-        ("/v1/anonymize?detector=cnn", "detector: there are faces, direction"),
+        ("/v1/anonymize?zoom=2", "zoom: there are faces, direction"),
         ("/v1/faces?genders=false", "genders: did you mean gender?"),
         ("/v1/faces?" + "x" * 500, "there are gender"),
     ],
