@@ -165,7 +165,7 @@ class Client:
         """Ask where the served models come from; see `AsyncClient.provenance`.
 
         Example:
-            >>> untrained = [model for model, written in client.provenance().items() if not written["trained"]]
+            >>> random = [model for model, origin in client.provenance().items() if origin.get("trained") is False]
         """
         return self._run(self._client.provenance())
 
