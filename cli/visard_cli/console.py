@@ -96,18 +96,28 @@ def embedded(models: Path | None, **settings: Any) -> Iterator[TritonServer]:
         yield server
 
 
-def connection_to(stack: ExitStack, server: str | None, models: Path | None, **options: Any) -> Connection:
+def connection_to(
+    stack: ExitStack,
+    server: str | None,
+    models: Path | None,
+    *,
+    started: Callable[[TritonServer], None] = lambda server: None,
+    **options: Any,
+) -> Connection:
     """Say how to reach the server that was named or, where none was, one that is embedded and ends with `stack`.
 
     Args:
         stack: keeps the embedded server.
         server: host:port.
         models: for the embedded server; see `embedded`.
+        started: is given the embedded server.
         options: of `Connection`; an embedded server is on this machine and takes its deadline alone. It is asked until
             it is back where it crashed: see `visard_server`.
     """
     if server is None:
-        url = stack.enter_context(embedded(models)).grpc_url
+        triton = stack.enter_context(embedded(models))
+        started(triton)
+        url = triton.grpc_url
         deadline = {name: value for name, value in options.items() if name == "deadline_s"}
         options = {**deadline, "max_attempts": _EMBEDDED_ATTEMPTS}
     else:

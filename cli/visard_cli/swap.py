@@ -6,11 +6,11 @@ import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from visard import Client, Options, VisardError
+from visard import Client, Options, ServerUnavailable, VisardError
 from visard_cli import outputs, report
 from visard_cli.console import (
     CaOption,
@@ -28,6 +28,9 @@ from visard_cli.console import (
 )
 from visard_cli.derived import Fields, derived
 from visard_cli.exit_codes import exit_code, exit_help
+
+if TYPE_CHECKING:
+    from visard_server.triton import TritonServer
 
 EPILOG = f"Example: visard swap family.jpg -o anonymised/ --identity --side-by-side\n\n{exit_help(3, 4, 6, 7, 8)}"
 
@@ -65,9 +68,19 @@ def swap(
         if target.parent == output and photo.suffix != target.suffix and not crops:
             err.print(f"{photo.name} is written as {target.name}", soft_wrap=True)
     failures: list[tuple[Path, Exception]] = []
+    servers: list[TritonServer] = []  # the embedded one, if any
+    untried = 0
     with ExitStack() as stack:
         connection = connection_to(
-            stack, server, models, tls=tls, root_certificates=ca, token=token, deadline_s=deadline, encoded=encoded
+            stack,
+            server,
+            models,
+            started=servers.append,
+            tls=tls,
+            root_certificates=ca,
+            token=token,
+            deadline_s=deadline,
+            encoded=encoded,
         )
         client = stack.enter_context(Client(connection))
         warn_untrained(client)
@@ -90,11 +103,16 @@ def swap(
                 report.add_rows(table, source, outcome.result if error is None else None)
                 for path in saved:
                     err.print(f"Image saved: {path}", soft_wrap=True)
+            if isinstance(error, ServerUnavailable) and any(each.ended for each in servers):
+                untried = len(photos) - outcome.index - 1  # nobody starts it again: waiting for it is in vain
+                break
     if not as_json:
         out.print(table)
         for source, error in failures:
             out.print(coloured("red", f"{source.name}: {type(error).__name__}", f": {error}"), soft_wrap=True)
     if failures:
-        done = len(photos) - len(failures)
+        done = len(photos) - len(failures) - untried
+        if untried:
+            err.print(coloured("bold red", "The embedded server ended by itself", f", {untried} photos were not tried"))
         err.print(coloured("bold red", f"{len(failures)} of {len(photos)} photos withheld", f", {done} anonymised"))
         raise typer.Exit(exit_code(failures[0][1]))

@@ -81,7 +81,8 @@ class Connection:
         """Whether the server is on this machine."""
         host = self.url.rpartition(":")[0].strip("[]")
         with suppress(ValueError):  # a name, which only "localhost" promises to be here
-            return ipaddress.ip_address(host).is_loopback
+            address = ipaddress.ip_address(host)
+            return address.is_loopback or address.is_unspecified  # what listens on every address is reached by that
         return host == "localhost"
 
     def metadata(self) -> tuple[tuple[str, str], ...]:

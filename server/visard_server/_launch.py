@@ -1,10 +1,11 @@
 """Runs a program that ends with its parent: `python _launch.py PARENT_PID FOLDER SHARED_MEMORY PROGRAM [ARGUMENT…]`.
 
 It stays beside the program and passes SIGTERM on to it. When the program crashes it is started anew, because Triton up
-to 25.03 now and then does while callers give up (triton-inference-server/server, pull requests 7840 and 8078). When the
-parent is gone, however that ended, nobody is left to end the program or to tidy up: then it kills the program and all
-that this started, and removes FOLDER and the shared memory whose names begin with SHARED_MEMORY. Triton's own end is
-not enough: a model's process that is still starting may then wait for Triton for ever.
+to 25.03 now and then does while callers give up (triton-inference-server/server, pull requests 7840 and 8078). When it
+is killed it is started anew once. When the parent is gone, however that ended, nobody is left to end the program or to
+tidy up: then it kills the program and all that this started, and removes FOLDER and the shared memory whose names begin
+with SHARED_MEMORY. Triton's own end is not enough: a model's process that is still starting may then wait for Triton
+for ever.
 
 It runs isolated, before any environment is set up, and imports the standard library only.
 """
@@ -20,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS}
+KILLED = -signal.SIGKILL  # by the kernel, where memory is short: once may be an accident
 MAX_CRASHES, WITHIN_S = 3, 60.0  # more of them are no race but a fault that a new start does not mend
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>; the first survives exec
 
@@ -62,15 +64,18 @@ program = start()
 orphaned = os.getppid() != int(parent)  # before the lines above, so that no signal will come
 asked = False
 crashes: list[float] = []
+kills = 0
 while not orphaned:
     if program.poll() is not None:
         crashes = [at for at in crashes if time.monotonic() - at < WITHIN_S]
-        if asked or program.returncode not in CRASHES or len(crashes) >= MAX_CRASHES:
+        kills += program.returncode == KILLED
+        mendable = program.returncode in CRASHES or (program.returncode == KILLED and kills == 1)
+        if asked or not mendable or len(crashes) >= MAX_CRASHES:
             break
         crashes.append(time.monotonic())
         tidy_up()
         with suppress(OSError):  # nobody reads the log any more
-            print(f"Triton crashed ({signal.Signals(-program.returncode).name}) and is started anew", flush=True)
+            print(f"Triton ended ({signal.Signals(-program.returncode).name}) and is started anew", flush=True)
         program = start()
     received = signal.sigwait(signals)
     if received == signal.SIGTERM:

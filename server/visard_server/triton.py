@@ -13,6 +13,7 @@ the model repository, where that can be written.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import re
@@ -53,6 +54,8 @@ _PORT_ATTEMPTS = 3  # a free port can be taken by someone else before Triton ope
 _RESTRICTED = "model-config,model-repository,statistics,trace,logging"
 _SHARED_MEMORY = "shared-memory"
 _ADMIN_HEADER = "visard-admin"
+
+_NO_PROXY = [("grpc.enable_http_proxy", 0)]  # it is on this machine, whatever the environment says of others
 
 _HERE = Path(__file__).parent
 
@@ -166,16 +169,21 @@ class TritonServer:
         previous = {sign: signal.signal(sign, lambda *_: asked.set()) for sign in (signal.SIGINT, signal.SIGTERM)}
         try:
             while not asked.wait(_POLL_S):
-                if self._process is None or self._process.poll() is not None:
+                if self._process is None or self.ended:
                     raise ServerError(f"the server ended by itself: {_last_words(self._tail)}")
             self.stop()
         finally:
             for sign, handler in previous.items():
                 signal.signal(sign, handler)
 
+    @property
+    def ended(self) -> bool:
+        """Whether the server has ended by itself, and is not started anew."""
+        return self._process is not None and self._process.poll() is not None
+
     def models(self) -> list[ServedModel]:
         """List the models, by name. Raises `tritonclient`'s error when the server does not answer."""
-        with InferenceServerClient(self.grpc_url) as client:
+        with InferenceServerClient(self.grpc_url, channel_args=_NO_PROXY) as client:
             index = client.get_model_repository_index(headers=self.admin_headers, client_timeout=5)
         return sorted(
             (
@@ -186,28 +194,28 @@ class TritonServer:
         )
 
     def _start_once(self, wheel: _Wheel, ports: tuple[int, int, int]) -> None:
-        self.grpc_url = f"{self._host}:{ports[0]}"
-        self.http_url = f"http://{self._host}:{ports[1]}"
-        self.metrics_url = f"http://{self._host}:{ports[2]}/metrics"
+        host = _in_url(self._host)
+        self.grpc_url = f"{host}:{ports[0]}"
+        self.http_url = f"http://{host}:{ports[1]}"
+        self.metrics_url = f"http://{host}:{ports[2]}/metrics"
         key = secrets.token_urlsafe(24)
         self.admin_headers = {f"triton-grpc-protocol-{_ADMIN_HEADER}": key}
         with ExitStack() as undo:  # in reverse order, here when the start fails, else in `stop`
-            folder = Path(tempfile.mkdtemp(prefix="visard-server-"))
-            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            folder = _programs(wheel, undo)
             segments = folder.name  # as unique as the folder
             undo.callback(_remove_shared_memory, segments)
-            wheel.copy_backends(folder)
+            listening = f"ipv6:{self._host}" if ":" in self._host else self._host  # as libevhtp wants it
             options = {
                 "model-repository": self.repository,
                 "backend-directory": folder,
                 "model-control-mode": "none",
                 "exit-on-error": "true",
                 "exit-timeout-secs": DRAIN_S,
-                "grpc-address": self._host,
+                "grpc-address": host,
                 "grpc-port": ports[0],
-                "http-address": self._host,
+                "http-address": listening,
                 "http-port": ports[1],
-                "metrics-address": self._host,
+                "metrics-address": listening,
                 "metrics-port": ports[2],
                 "grpc-restricted-protocol": f"{self._restricted}:{_ADMIN_HEADER}={key}",
                 "http-restricted-api": f"{_RESTRICTED},{_SHARED_MEMORY}:{_ADMIN_HEADER}={key}",
@@ -354,16 +362,40 @@ def _choose_ports(host: str, wanted: tuple[int, int, int]) -> tuple[int, int, in
     with ExitStack() as held:  # all at once, so that no two are the same
         ports = []
         for port in wanted:
-            probe = held.enter_context(socket.socket())
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((host, port))
+                family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+                probe = held.enter_context(socket.socket(family))
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
             except OSError as error:
+                what = "another host" if error.errno != errno.EADDRINUSE else "another port, or 0 for a free one"
                 raise ServerError(
-                    f"cannot listen on {host}:{port} ({error.strerror}): choose another port, or 0 for a free one"
+                    f"cannot listen on {_in_url(host)}:{port} ({error.strerror}): choose {what}"
                 ) from None
             ports.append(probe.getsockname()[1])
     return ports[0], ports[1], ports[2]
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _programs(wheel: _Wheel, undo: ExitStack) -> Path:
+    """Make a folder of what the server runs, which is removed with `undo`."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="visard-server-"))
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        wheel.copy_backends(folder)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    else:
+        if os.access(folder / "python" / wheel.stub.name, os.X_OK):
+            return folder
+        reason = "it is mounted noexec: no program can be run from it"
+    raise ServerError(
+        f"the temporary folder {tempfile.gettempdir()} cannot hold the server's programs ({reason}): make room, or set "
+        "TMPDIR to a folder on another disk"
+    )
 
 
 def _kill(process: subprocess.Popen[str]) -> None:

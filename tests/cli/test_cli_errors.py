@@ -11,15 +11,18 @@ import subprocess
 import sys
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 from visard_cli.console import err, progress_line
 from visard_cli.exit_codes import EXIT_CODES
 from visard_cli.outputs import choose_targets
-from visard_errors import OutputError, PhotoError
+from visard_errors import OutputError, PhotoError, ServerError
 from visard_preprocess.photo import write_photo
 from visard_testing.command_line import visard
+from visard_testing.tiny_models import tiny_repository
+from visard_testing.waiting import wait_until
 
 NO_SERVER = ("--server", "127.0.0.1:9")  # whoever gets as far as asking it ends with 4
 
@@ -254,6 +257,35 @@ def test_an_output_that_cannot_be_written_exits_8(astronaut, tmp_path):
         assert run.returncode == EXIT_CODES[OutputError], (output, run.stderr)
         assert "OutputError" in run.stderr
         assert str(tmp_path / output.split("/")[0]) in run.stderr
+
+
+def test_a_run_stops_where_its_own_server_was_killed_twice(astronaut, tmp_path):
+    repository = tiny_repository(tmp_path / "models", slow_s=1.0)
+    photos = [copy_of(astronaut, tmp_path / f"{number}.jpg") for number in range(40)]
+    command = ["swap", *photos, "-o", tmp_path / "out", "--models", repository, "--json"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "visard_cli", *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    supervised = psutil.Process(process.pid)
+
+    def triton():
+        return [each for each in supervised.children(recursive=True) if each.name() == "tritonserver"]
+
+    process.stdout.readline()  # the first photo is done
+    (first,) = wait_until(triton)
+    first.kill()
+    again = wait_until(lambda: [each for each in triton() if each.pid != first.pid])
+    process.stdout.readline()  # the second was answered, by the new one
+    again[0].kill()
+    out, errors = process.communicate(timeout=120)
+    outcomes = [json.loads(line) for line in out.splitlines()]
+    assert process.returncode == EXIT_CODES[ServerError], errors
+    assert "photos were not tried" in errors
+    assert len(outcomes) < 35
+    assert outcomes[-1]["error"] == "ServerUnavailable"
 
 
 def test_a_full_disk_exits_8(tiny_server, astronaut, tmp_path):

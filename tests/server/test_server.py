@@ -6,6 +6,8 @@ import importlib.util
 import io
 import os
 import re
+import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -643,11 +645,11 @@ def test_ctrl_c_during_the_start_cleans_up(parent, tmp_path):
     assert not list(tmp_path.glob("visard-server-*"))
 
 
-def crash(server):
+def crash(server, sign=signal.SIGSEGV):
     """Bring upon Triton what a bad pointer in it would, and wait until it is gone."""
     supervisor = server._process.pid
     (triton,) = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
-    os.kill(int(triton), signal.SIGSEGV)
+    os.kill(int(triton), sign)
     wait_until(lambda: not Path(f"/proc/{triton}").exists())
 
 
@@ -690,4 +692,85 @@ def test_wait_says_when_the_server_ended_by_itself(tmp_path):
         os.kill(server._process.pid, signal.SIGKILL)
         with pytest.raises(ServerError, match="ended by itself"):
             server.wait()
+    assert not processes_of(tmp_path)
+
+
+# -- where it runs -------------------------------------------------------------------------------------------------
+
+PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+
+
+@pytest.mark.parametrize("variable", PROXIES)
+def test_a_proxy_is_not_asked_for_a_server_on_this_machine(tmp_path, monkeypatch, variable):
+    with socket.socket() as proxy:  # takes connections and never answers
+        proxy.bind(("127.0.0.1", 0))
+        proxy.listen()
+        for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        repository = tiny_repository(tmp_path / "models", only={"provenance"})
+        with TritonServer(repository, host="0.0.0.0", startup_timeout_s=60) as server:
+            port = server.grpc_url.rpartition(":")[2]
+            for host in ("127.0.0.1", "localhost", "0.0.0.0"):
+                with Client(f"{host}:{port}") as client:
+                    assert client.models()
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody came
+            proxy.accept()
+
+
+def test_it_listens_on_ipv6(tmp_path):
+    repository = tiny_repository(tmp_path / "models", only={"provenance"})
+    with TritonServer(repository, host="::1") as server:
+        assert server.grpc_url.startswith("[::1]:")
+        with Client(server.grpc_url) as client:
+            assert client.models()
+        for url in (f"{server.http_url}/v2/health/ready", server.metrics_url):
+            assert urllib.request.urlopen(url, timeout=5).status == 200
+        with pytest.raises(ServerError, match=r"cannot listen on \[::1\]:\d+ \(Address already in use\)"):
+            TritonServer(repository, host="::1", grpc_port=int(server.grpc_url.rpartition(":")[2])).start()
+
+
+def test_a_host_that_is_not_here_is_named(tmp_path):
+    repository = tiny_repository(tmp_path / "models", only={"provenance"})
+    for host in ("192.0.2.1", "no-such-host.invalid", "2001:db8::1"):
+        with pytest.raises(ServerError, match=rf"cannot listen on \[?{host}\]?:8001"):
+            TritonServer(repository, host=host, grpc_port=8001).start()
+
+
+def test_a_full_temporary_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    repository = tiny_repository(tmp_path / "models", only={"provenance"})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # stands for a full disk
+    try:
+        with pytest.raises(ServerError, match=rf"temporary folder {tmp_path} .*File too large.*TMPDIR"):
+            TritonServer(repository).start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(ServerError, match=rf"temporary folder {tmp_path}/nowhere .*No such file.*TMPDIR"):
+        TritonServer(repository).start()
+
+
+def copy_without_mode(file, folder):
+    shutil.copyfile(file, folder / file.name)
+
+
+def test_a_temporary_folder_that_runs_no_programs_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(Path, "chmod", lambda *_: None)  # as on a disk that is mounted noexec: it cannot be run
+    monkeypatch.setattr(shutil, "copy", copy_without_mode)
+    with pytest.raises(ServerError, match=rf"temporary folder {tmp_path} .*noexec.*TMPDIR"):
+        TritonServer(tiny_repository(tmp_path / "models", only={"provenance"})).start()
+
+
+def test_a_killed_triton_is_started_anew_once(tmp_path):
+    with TritonServer(tiny_repository(tmp_path / "models", only={"provenance"})) as server:
+        assert not server.ended
+        crash(server, signal.SIGKILL)  # as the kernel does where memory is short
+        wait_until(lambda: is_live(server))
+        crash(server, signal.SIGKILL)
+        wait_until(lambda: server.ended)
     assert not processes_of(tmp_path)
