@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick system-packages lint format serve bench clean
+.PHONY: help demo test test-quick system-packages lint format serve bench fuzz clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -51,6 +51,14 @@ bench: $(VENV)/.installed ## Measure alignment, stages, load and gateway against
 	$(BIN)/python -m visard_benchmarks.stages
 	$(BIN)/python -m visard_benchmarks.load
 	$(BIN)/python -m visard_benchmarks.gateway
+
+# For Python 3.11 and newer on Linux; ten minutes for each target: make fuzz FUZZ_SECONDS=600
+FUZZ_SECONDS ?= 20
+fuzz: $(VENV)/.installed ## Throw mutated bytes at decoder, forms and answers for a minute; findings are left in out/fuzz
+	$(BIN)/pip install --quiet --disable-pip-version-check 'atheris>=3,<4'
+	@mkdir -p out/fuzz
+	cd out/fuzz && for target in decoder body wire; do \
+		$(CURDIR)/$(BIN)/python -m visard_testing.fuzz $$target $(FUZZ_SECONDS) || exit 1; done
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) out

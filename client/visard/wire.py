@@ -238,11 +238,13 @@ def parse_response(model: str, response: Any, memory: NDArray[np.uint8] | None =
         ServerRefused: an output is missing, or its type or shape is not the contract's.
     """
     tensors: dict[str, NDArray[Any]] = {}
+    if len(response.outputs) != len(response.raw_output_contents):
+        raise ServerRefused(f"model '{model}' sent {len(response.outputs)} tensors with other contents")
     for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         expected = next((spec for spec in _SPECS[model].outputs if spec.name == tensor.name), None)
         if expected is None:
             continue
-        if tensor.datatype != expected.datatype or tuple(tensor.shape[1:]) != expected.shape:
+        if tensor.datatype != expected.datatype or tuple(tensor.shape[1:]) != expected.shape or not tensor.shape[0]:
             raise ServerRefused(_other_shape(model, expected, tensor.datatype, tuple(tensor.shape[1:])))
         if memory is not None:
             offset = _REGION_OFFSETS[tensor.name]
@@ -350,10 +352,18 @@ def build_provenance_request() -> Any:
 
 
 def parse_provenance(response: Any) -> dict[str, dict[str, Any]]:
-    """Read model name → provenance."""
+    """Read model name → provenance.
+
+    Raises:
+        ServerRefused: it is something else.
+    """
     from tritonclient.utils import deserialize_bytes_tensor
 
-    return dict(json.loads(deserialize_bytes_tensor(response.raw_output_contents[0])[0]))
+    try:
+        told = json.loads(deserialize_bytes_tensor(response.raw_output_contents[0])[0])
+        return {str(model): dict(origin) for model, origin in told.items()}
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError, struct.error):
+        raise ServerRefused("the server's model 'provenance' sent something else than provenance") from None
 
 
 # Triton's own words for a full queue and for a request that waited too long in one; both arrive as UNAVAILABLE.

@@ -256,3 +256,28 @@ def test_the_pause_that_a_server_asks_for(metadata, seconds):
 
 def test_a_proxys_page_is_cut():
     assert len(str(wire.error_from_status("INTERNAL", "<html>" * 1000, "host:1"))) < 500
+
+
+# --- found by `make fuzz` -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "contents", [[], [b""], [b"\x01"], [b"\x04\0\0\0abcd"], [b"\x02\0\0\0[]"], [b'\x07\0\0\0{"a":1}']]
+)
+def test_provenance_that_is_none_is_the_servers_fault(contents):
+    with pytest.raises(ServerRefused, match="provenance"):
+        wire.parse_provenance(service_pb2.ModelInferResponse(raw_output_contents=contents))
+
+
+def test_an_answer_whose_contents_are_missing_is_the_servers_fault():
+    response = service_pb2.ModelInferResponse()
+    response.outputs.add(name="gender", datatype="FP32", shape=[1, 2])
+    with pytest.raises(ServerRefused, match="contents"):
+        wire.parse_response("gender_classifier", response)
+
+
+def test_an_answer_for_no_face_is_the_servers_fault():
+    response = service_pb2.ModelInferResponse(raw_output_contents=[b""])
+    response.outputs.add(name="gender", datatype="FP32", shape=[0, 2])
+    with pytest.raises(ServerRefused, match="gender"):
+        wire.parse_response("gender_classifier", response)
