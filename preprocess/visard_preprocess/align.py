@@ -44,10 +44,10 @@ _HOG_PIXELS, _HOG_MIN_SCALE, _HOG_MAX_SCALE = 8e6, 0.8, 2.0
 _EDGE, _LOWER = 0.96, 0.046  # of the square root of the area of YuNet's box
 
 # Radians. YuNet's points tell half of a tilt and less. Heads that seem tilted by no more than `_UPRIGHT` are shown to
-# HOG and the predictor as they are. One that seems more than `_SURELY_UPRIGHT`, or that HOG sees with a lower score
-# than `_SURE`, is tried at other angles, too.
-_UPRIGHT, _SURELY_UPRIGHT, _FAN = (math.radians(degrees) for degrees in (10, 6, 25))
-_SURE = 0.7
+# HOG and the predictor as they are. One that seems tilted by more, or that HOG sees with a lower score than `_SURE`, is
+# tried at other angles, too.
+_UPRIGHT, _FAN = (math.radians(degrees) for degrees in (10, 25))
+_SURE = 0.4
 _TILT = 1.5  # what the points tell is taken so many times
 
 _HOG_FACE_PX = 110  # HOG looks at one face at this size
@@ -207,7 +207,7 @@ class FaceFinder:
     def _face(self, photo: NDArray[np.uint8], seen: Detection) -> Face:
         """Turn one face upright, have HOG look at it, and place its landmarks."""
         best = self._look(photo, _pose(seen))
-        surely_upright = best.score >= _SURE and abs(best.pose.turn) <= _SURELY_UPRIGHT
+        surely_upright = best.score >= _SURE and not best.pose.turned
         if not surely_upright and best.edge >= MIN_FACE_PX and (again := _look_again(photo, best.pose)) is not None:
             for turn in (0.0, -_FAN, _FAN):
                 other = self._look(photo, replace(again, turn=again.turn + turn))

@@ -2,7 +2,7 @@
 
 Wu, Peng and Yu: YuNet, Machine Intelligence Research 20 (2023); the file of OpenCV Zoo, March 2023 (MIT). The network
 sees squares of 640 pixels. So a photo is looked at in tiles, at full size and at one half of it after the other: a
-face from 10 pixels up is whole in at least one tile, and most are seen at several sizes, of which one is the easiest.
+face from 15 pixels up is whole in at least one tile, and most are seen at several sizes, of which one is the easiest.
 Sunglasses with a mask are found by the smaller copies alone. Dark tiles are looked at a second time, brightened.
 """
 
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 MODEL = Path(__file__).parent / "data" / "face_detection_yunet_2023mar.onnx"
 
 TILE = 640  # edge of the model's input
-_OVERLAP = 128  # of neighbouring tiles: a larger face that both cut is whole in a smaller copy of the photo
+_OVERLAP = 64  # of neighbouring tiles: a larger face that both cut is whole in a smaller copy of the photo
 _SMALLEST_COPY = 320  # longer edge: sunglasses with a mask score 0.1 to 0.7 at 640 pixels, and 0.75 to 0.9 here
 _MAX_SCALE = 2.0
+_PIXELS, _MIN_SCALE = 7e6, 0.6  # a larger photo is reduced to so many pixels, and never further than to this scale
 _STRIDES = (8, 16, 32)
 _EDGE = 16  # pixels: what is cut is seen as a narrower face that ends a little before the edge
 _SAME_FACE_IOU = 0.25
@@ -149,9 +150,11 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def _copies(photo: Image.Image) -> Iterator[Image.Image]:
-    """The photo at full size and at one half after the other; one of less than a tile fills it first."""
-    scale = min(_MAX_SCALE, TILE / max(photo.size))
-    if scale > 1:
+    """The photo and one half of it after the other; one of less than a tile fills it first, a huge one is reduced."""
+    scale = max(1.0, min(_MAX_SCALE, TILE / max(photo.size)))
+    if photo.width * photo.height > _PIXELS:
+        scale = max(_MIN_SCALE, math.sqrt(_PIXELS / (photo.width * photo.height)))
+    if scale != 1:
         photo = _resized(photo, scale)
     yield photo
     while max(photo.size) > 2 * TILE:

@@ -179,10 +179,10 @@ def test_yunet_is_opencvs(astronaut):
 
 
 @pytest.mark.parametrize("shape", [(3000, 4000), (700, 700), (641, 1281), (480, 640), (9, 2000)])
-def test_every_pixel_is_looked_at_in_full_size_or_larger(shape):
+def test_every_pixel_is_looked_at_in_full_size_or_little_less(shape):
     seen = np.zeros(shape, bool)
     for look, (left, top), (across, down), _ in looks_at(np.full((*shape, 3), 200, np.uint8)):
-        if across <= 1 and down <= 1:
+        if max(across, down) < 1.4:
             height, width = look.shape[:2]
             seen[
                 int(top * down) : round((top + height) * down), int(left * across) : round((left + width) * across)
