@@ -109,6 +109,12 @@ class Load:
         wanted = self.answered + answers
         wait_until(lambda: self.answered >= wanted or self.errors)
 
+    def stands(self):
+        """Whether nothing came back for a second: by then every caller waits for an answer."""
+        answered = self.answered
+        time.sleep(1)
+        return self.answered == answered
+
     async def _run(self):
         async def caller():
             while not self._ended.is_set():
@@ -136,14 +142,6 @@ def faces_served(triton):
     with urllib.request.urlopen(triton.metrics_url) as page:
         text = page.read().decode()
     (count,) = re.findall(r'nv_inference_request_success\{model="anonymizer_to_male",version="\d+"\} (\d+)', text)
-    return float(count)
-
-
-def faces_waiting(triton):
-    """Faces in the queue of a Triton's generator, behind those that it is at."""
-    with urllib.request.urlopen(triton.metrics_url) as page:
-        text = page.read().decode()
-    (count,) = re.findall(r'nv_inference_pending_request_count\{model="generator_to_male",version="\d+"\} (\d+)', text)
     return float(count)
 
 
@@ -383,7 +381,7 @@ def test_a_killed_triton_loses_nothing_and_takes_load_again(gateway, key, triton
         with Load(through(gateway, key)) as load:
             wait_until(lambda: faces_served(victim) > 0)
             with held(repository):
-                wait_until(lambda: faces_waiting(victim) > 0)
+                wait_until(load.stands)
                 os.killpg(victim._process.pid, signal.SIGKILL)
             load.wait(20)
             wait_until(lambda: is_free(victim.grpc_url) and is_free(victim.http_url.removeprefix("http://")))
