@@ -46,11 +46,10 @@ format: $(VENV)/.installed ## Bring the code into shape
 serve: $(VENV)/.installed ## Serve the demo models on 127.0.0.1:8001 until Ctrl-C
 	$(BIN)/visard serve
 
-bench: $(VENV)/.installed ## Measure alignment, stages, load and gateway against their ceilings (an hour)
+bench: $(VENV)/.installed ## Measure alignment, stages and load against their ceilings (an hour)
 	$(BIN)/python -m visard_benchmarks.align
 	$(BIN)/python -m visard_benchmarks.stages
 	$(BIN)/python -m visard_benchmarks.load
-	$(BIN)/python -m visard_benchmarks.gateway
 
 # For Python 3.11 and newer on Linux; ten minutes for each target: make fuzz FUZZ_SECONDS=600
 FUZZ_SECONDS ?= 20

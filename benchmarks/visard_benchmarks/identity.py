@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnx
+import onnx.parser
 from google.protobuf import text_format
-from onnx import TensorProto, helper
 from tritonclient.grpc import model_config_pb2
 
 from visard_export.repository import adapt, static_repository
@@ -16,17 +15,12 @@ MODEL = "generator_to_male"  # whose place it takes, and whose configuration it 
 
 def identity_models(folder: Path) -> tuple[Path, Path]:
     """Write the identity graph: the ONNX file, and a repository that serves it as one of our models does its graph."""
-    shape: list[str | int | None] = ["N", 512, 512, 3]
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["image"], ["swapped"])],
-        "identity",
-        [
-            helper.make_tensor_value_info("image", TensorProto.UINT8, shape),
-            helper.make_tensor_value_info("persona", TensorProto.INT32, ["N", 1]),  # as the generators have it
-        ],
-        [helper.make_tensor_value_info("swapped", TensorProto.UINT8, shape)],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    model = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 18]>
+        identity (uint8[N, 512, 512, 3] image, int32[N, 1] persona) => (uint8[N, 512, 512, 3] swapped) {
+            swapped = Identity(image)
+        }
+    """)  # the persona as the generators have it
     version = folder / "repository" / MODEL / "1"
     version.mkdir(parents=True)
     onnx.save(model, version / "model.onnx")

@@ -1,6 +1,6 @@
 """A server with all its processes: started in a session of their own, their CPU time added up, and all ended.
 
-Servers fork workers that outlive a signal to their parent, and Ray starts daemons. So every process that comes from
+Servers fork workers that outlive a signal to their parent, in sessions of their own. So every process that comes from
 here carries a random mark in its environment, which its children inherit, and the end looks for the mark.
 """
 

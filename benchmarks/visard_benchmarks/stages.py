@@ -11,7 +11,8 @@
 Ceilings are measured in the same run, on the same number of threads (one per core), in turns with their stages. Memory
 ceilings are physical and far away on purpose: they say what the work would cost if it did nothing but touch its bytes.
 The last part sends photos through `anonymize_many` and compares with the slowest stage's own rate; where the server
-shares the cores with the SDK, the sum of all stages is the floor, and the rate that follows from it is printed too.
+shares the cores with the SDK, the sum of all stages is the floor, and the rate that follows from it is printed too. A
+run of `visard folder` over as many photos stands beside it.
 
     python -m visard_benchmarks.stages           the sample photo and the demo models
     python -m visard_benchmarks.stages --quick   a look within a minute
@@ -44,12 +45,13 @@ from rich.table import Table
 from visard import Client, Connection, Options
 from visard.pipeline import finish, prepare
 from visard.scoring import similarity
-from visard_benchmarks.drive import drive_triton
+from visard_benchmarks.drive import IMAGE_BYTES, drive_triton
 from visard_benchmarks.environment import environment
 from visard_benchmarks.flops import count_flops
 from visard_benchmarks.identity import MODEL, identity_models
 from visard_benchmarks.peers.servers.graph import Graph, newest
 from visard_benchmarks.rates import CORES, bare_graphs, per_thread, rate_of
+from visard_folder import FolderJob, Settings, anonymise_folder
 from visard_preprocess import DETECTOR_THRESHOLD
 from visard_preprocess.align import finder
 from visard_preprocess.compose import FaceSwap, compose
@@ -59,7 +61,6 @@ from visard_preprocess.photo import read_photo
 from visard_server.embedded import SAMPLE_PHOTO, demo_models
 from visard_server.triton import TritonServer
 
-IMAGE_BYTES = 512 * 512 * 3
 GOAL_OF_SLOWEST_STAGE = 0.9
 MATRIX = 1536  # rows and columns: 7 GFLOP, and three of them outgrow the second-level cache
 MANY_FACES_S = 3.0  # a face takes tens of milliseconds on the server: a shorter time would count too few
@@ -247,6 +248,7 @@ def measure(
         chained("server", drive_triton(connection, "anonymizer", aligned, callers, long_s).images_per_s)
         chained("after the server", rate(lambda: finish(prepared, [swap], options)))
         chained("anonymize_many", end_to_end(jpeg, connection, long_s))
+        chained("visard folder", folder_rate(jpeg, connection, round(chain["anonymize_many"][-1] * long_s) + 1))
     return stages, chain, peaks
 
 
@@ -267,6 +269,20 @@ def end_to_end(jpeg: bytes, connection: Connection, seconds: float) -> float:
                 raise outcome.error
             done += 1
         return done / (time.perf_counter() - start)
+
+
+def folder_rate(jpeg: bytes, connection: Connection, photos: int) -> float:
+    """Photos per second of a folder run, from an empty output folder to the manifest."""
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch) / "photos"
+        source.mkdir()
+        for index in range(photos):
+            (source / f"{index:05}.jpg").write_bytes(jpeg)
+        settings = Settings(no_face="clean")  # whatever becomes of a face, the time is that of the work
+        job = FolderJob(source=source, target=Path(scratch) / "out", connections=(connection,), settings=settings)
+        start = time.perf_counter()
+        anonymise_folder(job)
+        return photos / (time.perf_counter() - start)
 
 
 def main() -> None:
@@ -302,7 +318,7 @@ def main() -> None:
     Console(width=120).print(table)
 
     medians = {name: statistics.median(rates) for name, rates in chain.items()}
-    whole = medians.pop("anonymize_many")
+    whole, folder_run = medians.pop("anonymize_many"), medians.pop("visard folder")
     slowest, together = ceiling_of_stages(list(medians.values()))
     verdict = "met" if whole / slowest >= GOAL_OF_SLOWEST_STAGE else "missed"
     print(f"memory {statistics.median(peaks['copy_gb_per_s']):.1f} GB/s copied", end="   ")
@@ -310,6 +326,9 @@ def main() -> None:
     print("   ".join(f"{name} {rate:.1f}/s" for name, rate in medians.items()))
     print(f"anonymize_many {whole:.1f}/s: {whole / slowest:.1%} of the slowest stage's own rate (goal 90 %: {verdict})")
     print(f"stages that share the cores could reach {together:.1f}/s together: {whole / together:.1%} of it")
+    print(
+        f"visard folder {folder_run:.1f}/s: {folder_run / whole:.1%} of anonymize_many, which neither proves nor writes"
+    )
     print(
         json.dumps(
             {
@@ -326,6 +345,7 @@ def main() -> None:
                 "flops_per_face": flops,
                 "chain_per_s": {name: round(rate, 2) for name, rate in medians.items()},
                 "anonymize_many_per_s": round(whole, 2),
+                "folder_per_s": round(folder_run, 2),
                 "of_slowest_stage": round(whole / slowest, 4),
                 "of_shared_cores": round(whole / together, 4),
                 "environment": machine,

@@ -7,8 +7,7 @@
 The generator has the published size (ngf 64, 512²) and seeded random weights. Each variant runs in a process of its own
 at each batch size: images per second, share of the roofline (operations counted by torch over the network, divided by
 the matrix-product peak measured here in the same precision), difference from FP32 in grey levels, joules per image,
-memory. Then the same models served by the embedded Triton, under callers who each send their next face when the last
-one is back. A variant that fails is listed with its reason, and the others go on. The last line is JSON.
+memory. A variant that fails is listed with its reason, and the others go on. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from visard_benchmarks.environment import environment
 from visard_benchmarks.gpu.variants import VARIANTS, Job, Variant
+from visard_benchmarks.load.report import console
 
 RUN_JOB = [sys.executable, "-m", "visard_benchmarks.gpu.variants"]
 
@@ -37,7 +36,7 @@ DRY_RUN = """
 *  else: NO FIGURE BELOW SAYS ANYTHING ABOUT A GPU OR ABOUT THE PUBLISHED MODELS. *
 **********************************************************************************
 """
-HEADINGS = ("variant", "batch or callers", "images/s", "of roofline", "grey mean / max", "J/image", "GPU MiB", "remark")
+HEADINGS = ("variant", "batch", "images/s", "of roofline", "grey mean / max", "J/image", "GPU MiB", "remark")
 TAIL_LINES = 12  # of a failed process's output, to find its reason in
 
 Results = dict[str, list[dict[str, Any]]]
@@ -90,12 +89,10 @@ def rows(results: Results) -> list[tuple[str, ...]]:
     table: list[tuple[str, ...]] = [HEADINGS]
     for name, lines in results.items():
         for line in lines:
-            at = f"{line['callers']} {line['direction']}" if "callers" in line else str(line.get("batch", ""))
             if "failed" in line:
-                table.append((name, at, "–", "–", "–", "–", "–", line["failed"]))
+                table.append((name, str(line.get("batch", "")), "–", "–", "–", "–", "–", line["failed"]))
                 continue
             grey = f"{line['mean_grey']:.3f} / {line['max_grey']}" if "mean_grey" in line else "–"
-            latency = f"p50 {line['p50_ms']:.0f} ms, p99 {line['p99_ms']:.0f} ms" if "p50_ms" in line else ""
             share, joules = line.get("share_of_roofline"), line.get("joules_per_image")
             figures = (
                 f"{line['images_per_second']:.1f}",
@@ -104,7 +101,7 @@ def rows(results: Results) -> list[tuple[str, ...]]:
                 _number(joules, "{:.2f}"),
                 _number(line.get("gpu_memory_mib"), "{:.0f}"),
             )
-            table.append((name, at, *figures, line.get("note") or latency))
+            table.append((name, str(line.get("batch", "")), *figures, line.get("note", "")))
     return table
 
 
@@ -117,8 +114,7 @@ def print_table(table: list[tuple[str, ...]]) -> None:
     shown = Table(*table[0])
     for row in table[1:]:
         shown.add_row(*row)
-    console = Console(markup=False)
-    (console if console.is_terminal else Console(markup=False, width=200)).print(shown)
+    console(width=200).print(shown)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

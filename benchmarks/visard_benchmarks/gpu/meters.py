@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import importlib
 import statistics
-import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -114,17 +112,16 @@ def synchronize(device: str) -> None:
 
 
 class Gpu:
-    """NVML's view of one GPU, through `pynvml` where it is installed, else through `nvidia-smi`.
+    """NVML's view of one GPU, through `pynvml`; without it, or without a GPU, nothing is known.
 
     Args:
-        uuid: the GPU's name in NVML (`GPU-…`); None where there is none, and nothing is known.
+        uuid: the GPU's name in NVML (`GPU-…`); None where there is none.
     """
 
     def __init__(self, uuid: str | None) -> None:
-        self._uuid = uuid
         self._nvml: Any = None
         if uuid is not None:
-            with suppress(Exception):  # not installed, or no driver: nvidia-smi is asked instead
+            with suppress(Exception):  # not installed, or no driver
                 nvml = importlib.import_module("pynvml")
                 nvml.nvmlInit()
                 self._handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
@@ -132,32 +129,17 @@ class Gpu:
 
     def used_mib(self) -> float | None:
         """Memory in use on the whole device."""
-        if self._nvml is not None:
-            return float(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used) / 2**20
-        return self._query("memory.used")
+        return None if self._nvml is None else float(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used) / 2**20
 
     @contextmanager
     def energy(self) -> Iterator[list[float]]:
         """Joules over the block, idle power included; the list stays empty where nobody counts them."""
         joules: list[float] = []
         before = self._counter()
-        if before is not None:
-            yield joules
-            joules.append((self._counter() or before) - before)
-            return
-        watts: list[float] = []
-        done = threading.Event()
-        sampler = threading.Thread(target=self._sample, args=(watts, done))
-        sampler.start()
-        start = time.perf_counter()
-        try:
-            yield joules
-        finally:
-            seconds = time.perf_counter() - start
-            done.set()
-            sampler.join()
-        if watts:
-            joules.append(statistics.mean(watts) * seconds)
+        yield joules
+        after = self._counter()
+        if before is not None and after is not None:
+            joules.append(after - before)
 
     def _counter(self) -> float | None:
         """Joules since the driver was loaded; GPUs since Volta count them."""
@@ -166,23 +148,6 @@ class Gpu:
         with suppress(self._nvml.NVMLError):
             return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1000
         return None
-
-    def _sample(self, watts: list[float], done: threading.Event) -> None:
-        while not done.is_set():
-            found = self._query("power.draw")
-            if found is None:
-                return
-            watts.append(found)
-            done.wait(0.1)
-
-    def _query(self, field: str) -> float | None:
-        if self._uuid is None:
-            return None
-        command = ["nvidia-smi", f"--id={self._uuid}", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
-        try:
-            return float(subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout)
-        except (OSError, ValueError, subprocess.SubprocessError):
-            return None
 
 
 def gpu_uuid(device: str) -> str | None:

@@ -6,33 +6,25 @@ it is there, so that what comes after it cannot take it away.
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import importlib
 import json
-import os
-import shutil
 import sys
-import sysconfig
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from visard_benchmarks.gpu.meters import Gpu, gpu_uuid, measure, measure_peaks, synchronize
 
-if TYPE_CHECKING:
-    from visard.wire import Direction
-
 Images = NDArray[np.uint8]
 
 MODEL = "generator_to_male"
 PARITY_FACES = 4
-CALLERS = (1, 4, 16, 64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +39,7 @@ class Variant:
     """
 
     name: str
-    runtime: Literal["torch", "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "server"]
+    runtime: Literal["torch", "onnxruntime", "onnxruntime-tensorrt", "tensorrt"]
     precision: Literal["fp32", "tf32", "fp16"] = "fp16"
     settings: Mapping[str, str] = field(default_factory=dict)
 
@@ -71,8 +63,6 @@ VARIANTS = (
     Variant(name="ort-tensorrt", runtime="onnxruntime-tensorrt"),
     Variant(name="ort-tensorrt-cudagraph", runtime="onnxruntime-tensorrt", settings={"trt_cuda_graph_enable": "True"}),
     Variant(name="tensorrt", runtime="tensorrt"),
-    Variant(name="served-cuda", runtime="server"),
-    Variant(name="served-tensorrt", runtime="server", settings={"accelerator": "tensorrt"}),
 )
 
 
@@ -401,60 +391,6 @@ def run_variant(variant: Variant, job: Job, gpu: Gpu, idle_mib: float | None) ->
             _free(job.device)
 
 
-def run_server(variant: Variant, job: Job, gpu: Gpu) -> None:
-    """Load the embedded Triton with callers who each send their next face when the last one is back."""
-    from visard import Connection
-    from visard_benchmarks.load.loops import served
-    from visard_server.triton import TritonServer
-
-    accelerator = variant.settings.get("accelerator", "")
-    repository = job.work / variant.name
-    shutil.copytree(job.work / "models", repository)
-    if job.device == "cuda":
-        _choose_accelerator(repository, accelerator, job.work)
-        os.environ["LD_LIBRARY_PATH"] = os.pathsep.join([*_wheel_libraries(), os.environ.get("LD_LIBRARY_PATH", "")])
-    elif accelerator:
-        raise RuntimeError("TensorRT needs a GPU")
-    face = np.load(job.work / "faces.npy")[0]
-    with TritonServer(repository, startup_timeout_s=1800) as server:
-        directions: tuple[Direction, ...] = ("to_male", "opposite")
-        for direction in directions:
-            for callers in CALLERS[: 2 if job.tiny else None]:
-                connection = Connection(url=server.grpc_url, max_in_flight=callers, deadline_s=120)
-                with gpu.energy() as joules:
-                    rate, latencies = asyncio.run(served(connection, face, job.seconds, direction))
-                job.report(
-                    callers=callers,
-                    direction=direction,
-                    images_per_second=rate,
-                    p50_ms=float(np.percentile(latencies, 50)) * 1000,
-                    p99_ms=float(np.percentile(latencies, 99)) * 1000,
-                    joules_per_image=joules[0] / (len(latencies) + 1) if joules else None,
-                )
-
-
-def _choose_accelerator(repository: Path, accelerator: str, cache: Path) -> None:
-    """Leave TensorRT in the configurations, its cache in our folder, or take it out."""
-    from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2
-
-    for path in repository.glob("*/config.pbtxt"):
-        config = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
-        if accelerator != "tensorrt":
-            config.optimization.ClearField("execution_accelerators")
-        for each in config.optimization.execution_accelerators.gpu_execution_accelerator:
-            each.parameters["trt_engine_cache_path"] = each.parameters["trt_timing_cache_path"] = str(cache)
-            for switch in ("trt_engine_cache_enable", "trt_timing_cache_enable"):
-                each.parameters[switch] = "true"  # what both this backend's Python and Triton's own understand
-        path.write_text(text_format.MessageToString(config), encoding="utf-8")
-
-
-def _wheel_libraries() -> list[str]:
-    """Folders of the wheels that carry CUDA, cuDNN and TensorRT."""
-    packages = Path(sysconfig.get_paths()["purelib"])
-    return [str(path) for path in (*packages.glob("nvidia/*/lib"), *packages.glob("tensorrt*_libs"))]
-
-
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
@@ -479,10 +415,7 @@ def main() -> None:
         job.report(**measure_peaks(job.device, min(job.seconds, 2.0)))
     else:
         (variant,) = (variant for variant in VARIANTS if variant.name == job.task)
-        if variant.runtime == "server":
-            run_server(variant, job, gpu)
-        else:
-            run_variant(variant, job, gpu, idle_mib)
+        run_variant(variant, job, gpu, idle_mib)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,10 @@ are taken within a turn:
     open loop       Poisson arrivals at `--loads` (shares of the turn's capacity), sent whether or not earlier ones are
                     back. Latency counts from when a request was due, so that a stall is not hidden. Nothing is sent
                     twice. Good is what came back flipped and within the deadline
-    route skew      faces that go to the two generators in several shares
 
 A load has settled where its three windows agree within 10 %; one that has not is run again once, and said. Client,
 server, gateway and load share this machine unless `--server` says otherwise. Figures from before anything else runs:
-cold start, first request, stages of one photo in the client.
+cold start, first request.
 
 Results go to a folder of their own below `--output`: report.json (with machine, versions, commit and the models'
 digests), samples.csv.gz (every request), latency.png. No photo and no file name is in any of them. The last line
@@ -32,7 +31,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -41,10 +39,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
-from visard import AsyncClient, Client, Connection
+from visard import Client, Connection
 from visard_benchmarks.environment import environment, model_digests
 from visard_benchmarks.load.figures import Timing
 from visard_benchmarks.load.loops import senders
@@ -55,7 +52,6 @@ from visard_benchmarks.load.report import (
     outcomes_table,
     plot_latency,
     server_table,
-    write_json,
     write_samples,
 )
 from visard_benchmarks.load.run import (
@@ -92,19 +88,15 @@ def main() -> None:
         face = aligned_faces(SAMPLE_PHOTO)[:1]
         with Client(Connection(url=target.grpc_url, deadline_s=PATIENCE_S)) as client:
             provenance = client.provenance()
-            faces = skew_pair(client, face)
-        if len(faces) < 2:
-            out.print("route skew is left out: the models do not call the sample's swap the other gender")
         transports = stack.enter_context(open_transports(plan.transports, target, face, out.print))
         transports = [each for each in transports if asyncio.run(is_open(each, out.print))]
-        stages_ms = asyncio.run(client_stages(target.grpc_url, 3 if arguments.quick else 15))
         run = Run(plan, target, stack.enter_context(senders(arguments.senders)), out.print)
         for turn in range(plan.repeats):
             out.rule(f"turn {turn + 1} of {plan.repeats}")
-            run.one_turn(transports, faces, turn)
+            run.one_turn(transports, face, turn)
     report = make_report(run, transports)
-    report |= {"client_stages_ms": stages_ms, "cold_starts": cold}
-    report |= {"environment": {**where, "models": model_digests(provenance)}, "arguments": sys.argv[1:]}
+    report |= {"cold_starts": cold, "arguments": sys.argv[1:]}
+    report |= {"environment": {**where, "models": model_digests(provenance)}}
     folder = arguments.output / f"{time.strftime('%Y%m%dT%H%M%S')}-{where['commit'][:8] or 'no-commit'}"
     show(out, run, report)
     write(folder, run, report)
@@ -124,7 +116,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--callers", nargs="+", type=int, help="closed loop: how many under way (default 1 2 4 8 16)")
     shares = "open loop: offered rate over capacity (default 0.5 0.7 0.9 1.2 1.5; all but grpc take 0.7 and 1.5 alone)"
     add("--loads", nargs="+", type=float, help=shares)
-    add("--in-flight", type=int, default=2 * CORES, help="under way for served_over_bare, skew (default: 2 per core)")
+    add("--in-flight", type=int, default=2 * CORES, help="under way for served_over_bare (default: 2 per core)")
     add("--deadline-ms", type=float, help="a good answer comes within this (default: 10 times the unloaded latency)")
     add("--senders", type=int, default=1, help="processes that send; see `lag_ms` in the report (default 1)")
     add = parser.add_argument_group("length").add_argument
@@ -176,15 +168,6 @@ def cold_start(repository: Path) -> dict[str, float]:
     return {"ready_s": round(ready, 3), "first_face_s": round(first, 3), "second_face_s": round(second, 3)}
 
 
-def skew_pair(client: Client, face: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Two faces for different generators, the given one and its swap; it alone where both would go to the same one."""
-    (swap,) = client.swap(face)
-    (back,) = client.swap(swap.swapped)
-    assert swap.gender is not None  # the direction `opposite` asks for it
-    assert back.gender is not None
-    return face if swap.gender.argmax() == back.gender.argmax() else np.concatenate([face, swap.swapped[None]])
-
-
 async def is_open(transport: Transport, say: Callable[[str], None]) -> bool:
     """Whether one request comes through; where it does not, the reason is said."""
     try:
@@ -194,14 +177,6 @@ async def is_open(transport: Transport, say: Callable[[str], None]) -> bool:
         say(f"{transport.name} is left out: {error}")
         return False
     return True
-
-
-async def client_stages(url: str, photos: int) -> dict[str, float]:
-    """Median milliseconds of each stage of one photo, with nothing else under way."""
-    async with AsyncClient(Connection(url=url, deadline_s=PATIENCE_S)) as client:
-        await client.anonymize(SAMPLE_PHOTO)
-        seconds = [(await client.anonymize(SAMPLE_PHOTO)).seconds for _ in range(photos)]
-    return {stage: round(statistics.median(each[stage] for each in seconds) * 1000, 2) for stage in seconds[0]}
 
 
 def show(out: Console, run: Run, report: dict[str, Any]) -> None:
@@ -217,8 +192,6 @@ def show(out: Console, run: Run, report: dict[str, Any]) -> None:
         out.print(
             "cold start: " + ", ".join(f"{name.removesuffix('_s')} {value:.2f} s" for name, value in start.items())
         )
-    stages = ", ".join(f"{stage} {value:.1f}" for stage, value in report["client_stages_ms"].items())
-    out.print(f"one photo in the client, nothing else under way, ms: {stages}")
     if run.bare:
         shares = ", ".join(f"{transport} {value:.1%}" for transport, value in report["over_bare"].items())
         out.print(f"bare {report['bare_per_s']:.1f}/s; of it, with {run.plan.in_flight} under way: {shares}")
@@ -236,7 +209,7 @@ def show(out: Console, run: Run, report: dict[str, Any]) -> None:
 def write(folder: Path, run: Run, report: dict[str, Any]) -> None:
     """Write the results into a new folder."""
     folder.mkdir(parents=True)
-    write_json(folder / "report.json", report)
+    (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     write_samples(folder / "samples.csv.gz", run.turns)
     plot_latency(folder / "latency.png", run.results())
 

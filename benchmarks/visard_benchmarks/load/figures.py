@@ -54,21 +54,20 @@ class Timing:
 
     warm_up_s: float
     window_s: float
-    windows: int = WINDOWS
 
     @property
     def end_s(self) -> float:
         """When no more requests are due."""
-        return self.warm_up_s + self.windows * self.window_s
+        return self.warm_up_s + WINDOWS * self.window_s
 
     @property
     def measured_s(self) -> float:
         """Length of all windows."""
-        return self.windows * self.window_s
+        return WINDOWS * self.window_s
 
     def edges(self) -> list[tuple[float, float]]:
         """Start and end of each window."""
-        moments = [self.warm_up_s + index * self.window_s for index in range(self.windows + 1)]
+        moments = [self.warm_up_s + index * self.window_s for index in range(WINDOWS + 1)]
         return list(pairwise(moments))
 
 
@@ -129,14 +128,14 @@ def percentile(values: Sequence[float], percent: float) -> float:
     """Smallest value that is not below `percent` of all; nan where there are none."""
     if not values:
         return math.nan
-    rank = math.ceil(round(percent / 100 * len(values), 9))  # rounded: 99.9 % of 1000 is 999, not 999.0000000000001
+    # By hand: numpy's "inverted_cdf" takes 99.9 % of 1000 for 999.0000000000001 and gives the next value.
+    rank = math.ceil(round(percent / 100 * len(values), 9))
     return sorted(values)[max(0, rank - 1)]
 
 
 def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
     """`PERCENTILES` of latencies, in milliseconds; empty where there are none."""
-    ordered = sorted(seconds)
-    return {name: percentile(ordered, percent) * 1000 for name, percent in PERCENTILES.items()} if ordered else {}
+    return {name: percentile(seconds, percent) * 1000 for name, percent in PERCENTILES.items()} if seconds else {}
 
 
 def agree(values: Sequence[float], tolerance: float = TOLERANCE) -> bool:

@@ -22,10 +22,8 @@ from multiprocessing import get_context
 import numpy as np
 from numpy.typing import NDArray
 
-from visard import Connection
-from visard.wire import Direction
 from visard_benchmarks.load.figures import FLIPPED, UNFLIPPED, Sample, Timing, Turn
-from visard_benchmarks.load.transports import FaceTransport, RequestFailed, Send, Transport
+from visard_benchmarks.load.transports import RequestFailed, Send, Transport
 from visard_errors import VisardError
 
 _START_IN_S = 0.5  # time for every process to be there when the load starts
@@ -97,37 +95,6 @@ async def open_loop(send: Send, due_s: Sequence[float], start_at_s: float) -> li
         await _until(start_at_s + due)
         tasks.append(asyncio.create_task(request(number, due)))
     return list(await asyncio.gather(*tasks))
-
-
-async def served(
-    connection: Connection, image: NDArray[np.uint8], seconds: float, direction: Direction = "opposite"
-) -> tuple[float, list[float]]:
-    """Faces per second with `max_in_flight` callers, each sending its next face when the last one is back.
-
-    Args:
-        connection: to the server; nothing that it refuses is sent twice.
-        image: (1, 512, 512, 3) or (512, 512, 3) uint8 RGB, an aligned face.
-        seconds: how long new faces are sent.
-        direction: as for the SDK.
-
-    Returns:
-        The rate, and every latency in seconds.
-
-    Raises:
-        RuntimeError: a face did not come back, so that the rate would mean nothing.
-    """
-    transport = FaceTransport(
-        name="", connection=connection, faces=image.reshape(1, *image.shape[-3:]), direction=direction
-    )
-    async with transport.opened(patient=False) as send:
-        await send(0)
-        start = time.monotonic()
-        samples: list[Sample] = await closed_loop(send, connection.max_in_flight, seconds, start)
-        elapsed = time.monotonic() - start
-    lost = {each.outcome for each in samples if not each.answered}
-    if lost:
-        raise RuntimeError(f"{connection.url} did not answer every face: {', '.join(sorted(lost))}")
-    return len(samples) / elapsed, [each.latency_s for each in samples]
 
 
 class Senders:

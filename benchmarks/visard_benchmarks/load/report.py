@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,37 +13,23 @@ from rich.table import Table
 from visard_benchmarks.load.figures import Figures, Turn
 from visard_benchmarks.load.server import ModelTimes
 
-CLOSED, OPEN, SKEW = "closed", "open", "skew"
-Key = tuple[str, str, float]  # transport; kind of load; callers, share of capacity, or share of the second generator
-
-_HUES = ("#1b6ca8", "#d1495b", "#2e8b57", "#8a5fbf", "#c98a00")
+CLOSED, OPEN = "closed", "open"
+Key = tuple[str, str, float]  # transport; kind of load; callers or share of capacity
+_STEPS = ("queue", "compute_input", "compute_infer", "compute_output", "request")
+_PERCENTILES = ("p50", "p90", "p95", "p99", "p99.9", "max")
 
 
 def loads_table(results: Mapping[Key, Figures], deadlines_s: Mapping[str, float]) -> Table:
     """One row per load."""
     table = Table(title="Loads: rates per second, latency in ms from when a request was due", title_justify="left")
-    for name in (
-        "transport",
-        "load",
-        "offered",
-        "back",
-        "good",
-        "p50",
-        "p90",
-        "p95",
-        "p99",
-        "p99.9",
-        "max",
-        "refused, p99",
-    ):
+    for name in ("transport", "load", "offered", "back", "good", *_PERCENTILES, "refused, p99", "settled"):
         table.add_column(name, justify="left" if name in ("transport", "load") else "right", no_wrap=True)
-    table.add_column("settled", justify="right")
     before = None
     for (transport, kind, amount), figures in results.items():
         if before not in (None, (transport, kind)):
             table.add_section()
         before = transport, kind
-        latency = [_ms(figures.latency_ms.get(name)) for name in ("p50", "p90", "p95", "p99", "p99.9", "max")]
+        latency = [_ms(figures.latency_ms.get(name)) for name in _PERCENTILES]
         table.add_row(
             transport if kind != OPEN else f"{transport} (deadline {deadlines_s[transport] * 1000:.0f} ms)",
             load_name(kind, amount),
@@ -81,16 +65,7 @@ def server_table(label: str, times: Sequence[ModelTimes]) -> Table:
             each.model,
             str(each.faces),
             f"{each.mean_batch:.2f}",
-            *(
-                f"{value:.1f}"
-                for value in (
-                    each.queue_ms,
-                    each.compute_input_ms,
-                    each.compute_infer_ms,
-                    each.compute_output_ms,
-                    each.request_ms,
-                )
-            ),
+            *(f"{getattr(each, f'{step}_ms'):.1f}" for step in _STEPS),
             ", ".join(f"{reason} {count}" for reason, count in each.failures.items()),
         )
     return table
@@ -98,9 +73,7 @@ def server_table(label: str, times: Sequence[ModelTimes]) -> Table:
 
 def load_name(kind: str, amount: float) -> str:
     """How tables call a load."""
-    if kind == CLOSED:
-        return f"{amount:g} under way"
-    return f"{amount:.0%} of capacity" if kind == OPEN else f"{1 - amount:.0%} / {amount:.0%}"
+    return f"{amount:g} under way" if kind == CLOSED else f"{amount:.0%} of capacity"
 
 
 def write_samples(path: Path, turns: Mapping[Key, Sequence[Turn]]) -> None:
@@ -115,11 +88,6 @@ def write_samples(path: Path, turns: Mapping[Key, Sequence[Turn]]) -> None:
                     writer.writerow([transport, kind, amount, number, *moments, sample.outcome])
 
 
-def write_json(path: Path, report: Mapping[str, Any]) -> None:
-    """Write the whole report."""
-    path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def plot_latency(path: Path, results: Mapping[Key, Figures]) -> None:
     """Draw latency against throughput in closed loops, and goodput against what was offered in open ones."""
     from matplotlib.figure import Figure
@@ -128,7 +96,7 @@ def plot_latency(path: Path, results: Mapping[Key, Figures]) -> None:
     closed, opened = figure.subplots(1, 2)
     measured = dict.fromkeys(transport for transport, kind, _ in results if kind in (CLOSED, OPEN))
     for number, transport in enumerate(measured):
-        hue = _HUES[number % len(_HUES)]
+        hue = f"C{number}"
         loops = [figures for (of, kind, _), figures in results.items() if of == transport and kind == CLOSED]
         loops = [figures for figures in loops if figures.latency_ms]
         rates = [figures.achieved_per_s for figures in loops]
@@ -152,10 +120,10 @@ def plot_latency(path: Path, results: Mapping[Key, Figures]) -> None:
     figure.savefig(path, dpi=120)
 
 
-def console() -> Console:
+def console(width: int = 160) -> Console:
     """A console that cuts nothing off where the output goes to a file."""
-    shown = Console(highlight=False)
-    return shown if shown.is_terminal else Console(highlight=False, width=160)
+    shown = Console(highlight=False, markup=False)
+    return shown if shown.is_terminal else Console(highlight=False, markup=False, width=width)
 
 
 def _ms(value: float | None) -> str:

@@ -29,7 +29,7 @@ from visard_benchmarks.load.figures import (
     stable,
 )
 from visard_benchmarks.load.loops import Load, Senders
-from visard_benchmarks.load.report import CLOSED, OPEN, SKEW, Key
+from visard_benchmarks.load.report import CLOSED, OPEN, Key
 from visard_benchmarks.load.server import Counters, read_counters
 from visard_benchmarks.load.transports import FaceTransport, PhotoTransport, RestTransport, Transport
 from visard_benchmarks.load.web import NoWebServer, web_api
@@ -44,7 +44,6 @@ TRANSPORTS = (GRPC, SHARED_MEMORY, "gateway", "sdk", "rest")
 
 TARGET_LOAD, TARGET_OVERLOAD = 0.7, 1.5  # shares of the capacity that the targets speak of
 DEADLINE = 10  # times the unloaded latency, where none is given: how long a caller waits
-SKEWS = (0.5, 0.1, 0.0)  # shares of the faces that go to the second generator
 PATIENCE_S = 120.0  # deadline in closed loops, where nobody gives up
 
 
@@ -105,7 +104,7 @@ class Run:
 
     def results(self) -> dict[Key, Figures]:
         """Sum up every load, by transport and kind."""
-        order = {name: index for index, name in enumerate((CLOSED, OPEN, SKEW))}
+        order = {name: index for index, name in enumerate((CLOSED, OPEN))}
         keys = sorted(self.turns, key=lambda key: (self.plan.transports.index(key[0]), order[key[1]], key[2]))
         return {key: figures(self.turns[key], self.deadlines_s.get(key[0], PATIENCE_S)) for key in keys}
 
@@ -133,11 +132,11 @@ class Run:
         ]
         return percentile(list(chain.from_iterable(latencies)), 99)
 
-    def one_turn(self, transports: list[Transport], faces: NDArray[np.uint8], turn: int) -> None:
-        """Measure everything once; `faces` are (N, 512, 512, 3), the second one, if any, for the other generator."""
+    def one_turn(self, transports: list[Transport], face: NDArray[np.uint8], turn: int) -> None:
+        """Measure everything once; `face` is (1, 512, 512, 3), for the bare loop."""
         if self.target.embedded is not None:
             repository, seconds = self.target.embedded.repository, self.plan.closed.measured_s / 2
-            self.bare.append(bare_rate(repository, faces[:1], seconds))
+            self.bare.append(bare_rate(repository, face, seconds))
             self._say(f"bare {self.bare[-1]:.1f}/s")
         for transport in transports if turn % 2 == 0 else transports[::-1]:  # nobody always comes after the same
             said = []
@@ -159,11 +158,6 @@ class Run:
                 result = self.put(_with_deadline(transport, deadline_s), OPEN, share, load, turn)
                 said.append(f"{share:.0%}: {goodput(result, deadline_s):.1f}/s good")
             self._say(f"{transport.name}   " + "   ".join(said))
-        for transport in transports:
-            if isinstance(transport, FaceTransport) and transport.name == GRPC and len(faces) > 1:
-                for share in SKEWS:
-                    skewed = replace(transport, faces=mixed(faces, share))
-                    self.put(skewed, SKEW, share, Load(callers=self.plan.in_flight), turn)
 
     def _unloaded_s(self, transport: str) -> float:
         """Median latency of the first turn's fewest callers, warm-up included: there may be few of them."""
@@ -183,12 +177,6 @@ class Run:
         return read_counters(self.target.metrics_url) if self.target.metrics_url else {}
 
 
-def mixed(faces: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
-    """Ten faces, of which `share` (a multiple of a tenth) are the second one, spread evenly among the first."""
-    seconds = round(10 * share)
-    return faces[[(number + 1) * seconds // 10 - number * seconds // 10 for number in range(10)]]
-
-
 def _with_deadline(transport: Transport, deadline_s: float) -> Transport:
     if isinstance(transport, RestTransport):
         return replace(transport, deadline_s=deadline_s)
@@ -205,25 +193,23 @@ def open_transports(
     photo = SAMPLE_PHOTO.read_bytes()
     with ExitStack() as stack:
         transports: list[Transport] = []
+        add = transports.append
         for name in names:
             try:
                 if name == GRPC:
-                    transports.append(FaceTransport(name=name, connection=direct, faces=faces))
+                    add(FaceTransport(name=name, connection=direct, faces=faces))
                 elif name == SHARED_MEMORY:
-                    transports.append(
-                        FaceTransport(name=name, connection=replace(direct, shared_memory=True), faces=faces)
-                    )
+                    add(FaceTransport(name=name, connection=replace(direct, shared_memory=True), faces=faces))
                 elif name == "gateway":
                     if target.embedded is None:
                         raise NoWebServer("it stands in front of an embedded server only; name yours in --server")
-                    transports.append(
-                        FaceTransport(name=name, connection=stack.enter_context(_gateway(target.embedded)), faces=faces)
-                    )
+                    gateway = stack.enter_context(_gateway(target.embedded))
+                    add(FaceTransport(name=name, connection=gateway, faces=faces))
                 elif name == "sdk":
-                    transports.append(PhotoTransport(name=name, connection=direct, photo=photo))
+                    add(PhotoTransport(name=name, connection=direct, photo=photo))
                 elif name == "rest":
                     url = stack.enter_context(web_api(target.grpc_url))
-                    transports.append(RestTransport(name=name, url=url, photo=photo, deadline_s=PATIENCE_S))
+                    add(RestTransport(name=name, url=url, photo=photo, deadline_s=PATIENCE_S))
             except (NoWebServer, OSError, RuntimeError) as error:
                 say(f"{name} is left out: {error}")
         yield transports

@@ -37,7 +37,6 @@ PEERS = {
     "socket": Peer(title="bare TCP, no server", script="serve_socket.py", transport="tcp", environment="visard"),
     "fastapi": Peer(title="FastAPI + onnxruntime", script="serve_fastapi.py", transport="http", environment="fastapi"),
     "litserve": Peer(title="LitServe", script="serve_litserve.py", transport="http", environment="litserve"),
-    "ray": Peer(title="Ray Serve", script="serve_ray.py", transport="http", environment="ray"),
     "bentoml": Peer(title="BentoML", script="serve_bentoml.py", transport="http", environment="bentoml"),
     "visard": Peer(title="Visard, gRPC", script="serve_visard.py", transport="grpc", environment="visard"),
     "visard-shared": Peer(
@@ -45,8 +44,7 @@ PEERS = {
     ),
 }
 
-
-RIVALS = ("fastapi", "litserve", "ray", "bentoml")
+RIVALS = ("fastapi", "litserve", "bentoml")
 
 
 def requirements(peer: Peer) -> tuple[str, ...]:

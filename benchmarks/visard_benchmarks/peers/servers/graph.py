@@ -6,6 +6,7 @@ scheduling. `photos` is what `anonymizer` does: classify, swap by the generator 
 It needs numpy and onnxruntime and nothing of Visard, because it runs in the peers' own virtual environments.
 """
 
+import argparse
 import os
 from pathlib import Path
 
@@ -85,3 +86,11 @@ def batch_of(bodies: list[bytes]) -> NDArray[np.uint8]:
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    """What every peer is told: its `port`, and where its `models` are."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--models", required=True)
+    return parser.parse_args()

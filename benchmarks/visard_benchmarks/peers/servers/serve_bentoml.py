@@ -5,7 +5,6 @@ processes, was slower under one caller, and answered more of them with errors.
 """
 
 # No `from __future__ import annotations`: BentoML reads the types of its endpoints as objects.
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Annotated
 
 import bentoml
 from bentoml.validators import ContentType
-from graph import Graph, batch_of, cores
+from graph import Graph, arguments, batch_of, cores
 
 REQUIREMENTS = ("bentoml>=1.4", "numpy", "onnxruntime")
 
@@ -35,15 +34,12 @@ class Alone:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--models", required=True)
-    arguments = parser.parse_args()
-    os.environ["PEER_MODELS"] = arguments.models
+    given = arguments(__doc__)
+    os.environ["PEER_MODELS"] = given.models
     os.environ["BENTOML_DO_NOT_TRACK"] = "True"
     os.environ["BENTOML_CONFIG_OPTIONS"] = "api_server.logging.access.enabled=false"
     command = [sys.executable, "-m", "bentoml", "serve", f"{HERE.stem}:Alone", "--working-dir", str(HERE.parent)]
-    os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(arguments.port)])
+    os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(given.port)])
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@ FastAPI does not batch. The image travels as the raw body of a POST, both ways: 
 than the JSON or the multipart form of most tutorials.
 """
 
-import argparse
 import os
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from graph import Graph, batch_of, cores
+from graph import Graph, arguments, batch_of, cores
 
 REQUIREMENTS = ("fastapi>=0.115", "uvicorn[standard]>=0.30", "numpy", "onnxruntime")
 
@@ -27,12 +26,9 @@ async def swap(request: Request) -> Response:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--models", required=True)
-    arguments = parser.parse_args()
-    os.environ["PEER_MODELS"] = arguments.models
-    uvicorn.run("serve_fastapi:app", port=arguments.port, workers=cores(), log_level="warning", access_log=False)
+    given = arguments(__doc__)
+    os.environ["PEER_MODELS"] = given.models
+    uvicorn.run("serve_fastapi:app", port=given.port, workers=cores(), log_level="warning", access_log=False)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,11 @@ The image travels as a raw body, which LitServe passes on to FastAPI: leaner tha
 """
 
 # No `from __future__ import annotations`: LitServe reads the types of `decode_request` as objects.
-import argparse
 from typing import Annotated
 
 import litserve
 from fastapi import Body, Response
-from graph import Graph, batch_of, cores
+from graph import Graph, arguments, batch_of, cores
 
 REQUIREMENTS = ("litserve>=0.2.10", "numpy", "onnxruntime")
 
@@ -48,15 +47,12 @@ class Api(litserve.LitAPI):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--models", required=True)
-    arguments = parser.parse_args()
-    api = Api(arguments.models, max_batch_size=4, batch_timeout=0.002, api_path="/swap")
+    given = arguments(__doc__)
+    api = Api(given.models, max_batch_size=4, batch_timeout=0.002, api_path="/swap")
     server = litserve.LitServer(
         api, accelerator="cpu", workers_per_device=cores(), fast_queue=True, timeout=120, disable_openapi_url=True
     )
-    server.run(host="127.0.0.1", port=arguments.port, log_level="warning", generate_client_file=False, access_log=False)
+    server.run(host="127.0.0.1", port=given.port, log_level="warning", generate_client_file=False, access_log=False)
 
 
 if __name__ == "__main__":

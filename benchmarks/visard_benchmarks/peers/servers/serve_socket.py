@@ -4,11 +4,10 @@ The floor of what any server on loopback costs in Python: the kernel copies each
 is parsed, queued or batched.
 """
 
-import argparse
 import socket
 import threading
 
-from graph import IMAGE_BYTES, Graph, batch_of
+from graph import IMAGE_BYTES, Graph, arguments, batch_of
 
 REQUIREMENTS = ("numpy", "onnxruntime")
 
@@ -23,14 +22,11 @@ def serve(connection: socket.socket, models: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--models", required=True)
-    arguments = parser.parse_args()
-    with socket.create_server(("127.0.0.1", arguments.port), backlog=64) as server:
+    given = arguments(__doc__)
+    with socket.create_server(("127.0.0.1", given.port), backlog=64) as server:
         while True:
             connection, _ = server.accept()
-            threading.Thread(target=serve, args=(connection, arguments.models), daemon=True).start()
+            threading.Thread(target=serve, args=(connection, given.models), daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Visard's own server: the embedded Triton with the CPU profile, gRPC and shared memory open."""
 
-import argparse
+from graph import arguments
 
 from visard_server.triton import TritonServer
 
@@ -8,11 +8,8 @@ REQUIREMENTS = ("visard[serve]",)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--models", required=True)
-    arguments = parser.parse_args()
-    with TritonServer(arguments.models, grpc_port=arguments.port, shared_memory=True) as server:
+    given = arguments(__doc__)
+    with TritonServer(given.models, grpc_port=given.port, shared_memory=True) as server:
         server.wait()
 
 
