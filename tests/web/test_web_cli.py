@@ -55,6 +55,13 @@ def test_models_may_come_later():
         assert process.wait(60) == 143
 
 
+def test_it_listens_on_ipv6(tiny_server):
+    with web_process("--server", tiny_server.grpc_url, "--host", "::1") as (process, url):
+        assert url.startswith("http://[::1]:")
+        assert httpx.get(f"{url}/readyz").status_code == 200
+        assert "nobody needs a key" not in process.said
+
+
 def test_a_public_address_without_keys_is_warned_of(tiny_server):
     with web_process("--server", tiny_server.grpc_url, "--host", "0.0.0.0") as (process, url):
         assert httpx.get(url.replace("0.0.0.0", "127.0.0.1") + "/healthz").status_code == 200
