@@ -43,7 +43,7 @@ from rich.console import Console
 from rich.table import Table
 
 from visard import Client, Connection, Options
-from visard.pipeline import finish, prepare
+from visard.pipeline import finish, prepare, score
 from visard.scoring import similarity
 from visard_benchmarks.drive import IMAGE_BYTES, drive_triton
 from visard_benchmarks.environment import environment
@@ -189,7 +189,7 @@ def measure(
     Returns:
         Stages by name, end-to-end and chain rates by name with one entry per repeat, and the machine's two peaks.
     """
-    options = Options(faces="largest")
+    options = Options(faces="largest", identity=False)
     prepared = prepare(jpeg, options)
     photo, quad, aligned = prepared.photo, prepared.faces[0].quad, prepared.aligned[:1]
     with Client(demo_url) as client:
@@ -246,7 +246,7 @@ def measure(
         chained("before the server", rate(lambda: prepare(jpeg, options)))
         connection, long_s = Connection(url=demo_url, max_in_flight=callers), max(seconds, MANY_FACES_S)
         chained("server", drive_triton(connection, "anonymizer", aligned, callers, long_s).images_per_s)
-        chained("after the server", rate(lambda: finish(prepared, [swap], options)))
+        chained("after the server", rate(lambda: finish(prepared, score(prepared, [swap]), options, {})))
         chained("anonymize_many", end_to_end(jpeg, connection, long_s))
         chained("visard folder", folder_rate(jpeg, connection, round(chain["anonymize_many"][-1] * long_s) + 1))
     return stages, chain, peaks
@@ -256,7 +256,7 @@ def end_to_end(jpeg: bytes, connection: Connection, seconds: float) -> float:
     """Photos per second through the SDK."""
     done = 0
     with Client(connection) as client:
-        client.anonymize(jpeg, Options(faces="largest"))
+        client.anonymize(jpeg, Options(faces="largest", identity=False))
 
         def photos() -> Any:
             while time.perf_counter() < stop:
@@ -264,7 +264,7 @@ def end_to_end(jpeg: bytes, connection: Connection, seconds: float) -> float:
 
         start = time.perf_counter()
         stop = start + seconds
-        for outcome in client.anonymize_many(photos(), Options(faces="largest")):
+        for outcome in client.anonymize_many(photos(), Options(faces="largest", identity=False)):
             if outcome.error is not None:
                 raise outcome.error
             done += 1
@@ -278,7 +278,7 @@ def folder_rate(jpeg: bytes, connection: Connection, photos: int) -> float:
         source.mkdir()
         for index in range(photos):
             (source / f"{index:05}.jpg").write_bytes(jpeg)
-        settings = Settings(no_face="clean")  # whatever becomes of a face, the time is that of the work
+        settings = Settings(no_face="clean", identity=False)  # whatever becomes of a face, the time is that of the work
         job = FolderJob(source=source, target=Path(scratch) / "out", connections=(connection,), settings=settings)
         start = time.perf_counter()
         anonymise_folder(job)
@@ -300,7 +300,7 @@ def main() -> None:
     machine = environment()
     repository = arguments.models or demo_models()
     jpeg = as_jpeg(arguments.photo)
-    prepared = prepare(jpeg, Options(faces="largest"))
+    prepared = prepare(jpeg, Options(faces="largest", identity=False))
     flops = graph_flops(repository, prepared.aligned[:1])
     with tempfile.TemporaryDirectory() as folder:
         _, identities = identity_models(Path(folder))

@@ -26,7 +26,7 @@ def demo(
     outputs.make_folder(output)
     with embedded(models) as triton, Client(triton.grpc_url) as client:
         warn_untrained(client)
-        result = client.anonymize(SAMPLE_PHOTO, Options(identity=True))
+        result = client.anonymize(SAMPLE_PHOTO, Options())
     table = report.scores_table()
     report.add_rows(table, SAMPLE_PHOTO, result)
     out.print(table)

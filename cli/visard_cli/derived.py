@@ -99,7 +99,8 @@ def _taken(options: type, fields: Fields) -> tuple[list[Parameter], Callable[[di
 
 
 def _parameter(name: str, type_: Any, default: Any, words: str, range: Interval | None = None) -> Parameter:
-    flags = [f"--{name.replace('_', '-')}"] if type_ is bool else []  # alone, typer would add --no-…
+    # Of a switch that is off typer would make --no-… too, which says nothing.
+    flags = [f"--{name.replace('_', '-')}"] if type_ is bool and not default else []
     low, high = (None, None) if range is None else (range.ge, range.le)  # it knows no open ends: see `check`
     option = typer.Option(*flags, help=words, min=low, max=high)  # type: ignore[arg-type]
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type_, option])

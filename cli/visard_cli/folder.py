@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from visard.blocking import Client
+from visard.policy import REASONS
 from visard_cli.console import (
     ModelsOption,
     PersonaKeyOption,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from visard_folder.journal import Record
     from visard_folder.run import Engine, Watcher
 
-EPILOG = f"Example: visard folder photos/ anonymised/ --policy blur\n\n{exit_help(3, 4, 5, 6, 7, 8)}"
+EPILOG = f"Example: visard folder photos/ anonymised/ --unswapped withhold\n\n{exit_help(3, 4, 5, 6, 7, 8)}"
 
 _DEADLINE_S = 120.0  # for one face: a server on a CPU has a window of them to go through
 _EMBEDDED_PATIENCE_S = 30.0  # nobody restarts a server that was started for this run
@@ -160,7 +161,7 @@ def folder(
         write_receipt(
             Path(summary["receipt"]),
             receipt,
-            counts={name: summary[name] for name in ("outcomes", "verdicts", "treatments", "errors")},
+            counts={name: summary[name] for name in ("outcomes", "faces", "reasons", "errors")},
             settings=asdict(settings),
             models=provenance,
             manifests=[Path(path) for path in summary["manifest"]],
@@ -250,9 +251,13 @@ def _summary_table(summary: dict[str, Any]) -> Table:
     for outcome, count in summary["outcomes"].items():
         table.add_row(outcome, str(count))
     table.add_section()
-    for verdict, count in summary["verdicts"].items():
+    for outcome, count in summary["faces"].items():
         if count:
-            table.add_row(f"faces {verdict.replace('_', ' ')}", str(count))
+            loud = outcome == "visible"
+            table.add_row(coloured("bold red", "faces VISIBLE") if loud else f"faces {outcome}", str(count))
+    for reason, count in summary["reasons"].items():
+        if count:
+            table.add_row(f"  {REASONS[reason]}", str(count))
     table.add_section()
     for error, count in summary["errors"].items():
         table.add_row(coloured("yellow", error), str(count))

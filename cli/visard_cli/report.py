@@ -8,22 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from visard.policy import REASONS
 from visard_cli.console import coloured
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from rich.console import Console
 
-    from visard.result import Outcome, Result
+    from visard.policy import FaceOutcome
+    from visard.result import FaceResult, Outcome, Result, UnswappedFace
 
 
 def scores_table() -> Table:
     """An empty table for `add_rows`."""
     table = Table(title="Anonymised faces", title_justify="left")
-    for heading in ("photo", "face", "apparent gender", "after", "flipped", "similarity %", "identity distance", "s"):
+    for heading in ("photo", "face", "outcome", "apparent gender", "after", "similarity %", "identity distance", "s"):
         table.add_column(heading, overflow="fold")
     return table
 
@@ -33,21 +36,36 @@ def add_rows(table: Table, source: Path, result: Result | None) -> None:
     if result is None:
         table.add_row(source.name, "–", coloured("red", "withheld"), *["–"] * 5)
         return
-    for number, face in enumerate(result.faces, 1):
+    for face in result.faces:
         before = face.gender
         distance = "–"
         if face.identity_distance is not None:
             distance = f"{face.identity_distance:.2f} ({'same person' if face.same_person else 'not matched'})"
         table.add_row(
             source.name,
-            f"{number}/{result.faces_found}",
+            f"{face.index + 1}/{result.faces_found}",
+            _outcome(face),
             "not asked" if before is None else f"{before.label} {before.confidence:.0%}",
             f"{face.swapped_gender.label} {face.swapped_gender.confidence:.0%}",
-            "yes" if face.flipped else coloured("yellow", "no"),
             f"{face.similarity_percent:.1f}",
             distance,
             f"{sum(result.seconds.values()):.2f}",
         )
+    for other in result.others:
+        table.add_row(source.name, f"{other.index + 1}/{result.faces_found}", _outcome(other), *["–"] * 5)
+
+
+def _outcome(face: FaceResult | UnswappedFace) -> Text:
+    colour = {"swapped": "green", "covered": "yellow", "visible": "bold red"}[face.outcome]
+    return coloured(colour, face.outcome, "" if face.reason is None else f": {REASONS[face.reason]}")
+
+
+def faces_line(counts: Mapping[FaceOutcome, int]) -> Text:
+    """Say what became of the faces of all photos, the visible ones loudest."""
+    line = Text(f"Faces: {counts['swapped']} swapped, {counts['covered']} covered")
+    if counts["visible"]:
+        line.append_text(coloured("bold red", f", {counts['visible']} STILL VISIBLE"))
+    return line.append(". One that the detector did not see is not counted: look at the results before you share them.")
 
 
 def json_line(source: Path, saved: list[Path], result: Result | None, error: Exception | None) -> str:

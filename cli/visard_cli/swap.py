@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -30,9 +31,10 @@ from visard_cli.derived import Fields, derived
 from visard_cli.exit_codes import exit_code, exit_help
 
 if TYPE_CHECKING:
+    from visard.policy import FaceOutcome
     from visard_server.triton import TritonServer
 
-EPILOG = f"Example: visard swap family.jpg -o anonymised/ --identity --side-by-side\n\n{exit_help(3, 4, 6, 7, 8)}"
+EPILOG = f"Example: visard swap family.jpg -o anonymised/ --side-by-side\n\n{exit_help(3, 4, 6, 7, 8)}"
 
 
 @derived
@@ -59,7 +61,7 @@ def swap(
         bool, typer.Option("--encoded", help="Send faces to --server as JPEG, a tenth of the bytes; see `export`.")
     ] = False,
 ) -> None:
-    """Anonymise photos: every face found is swapped, or the photo is withheld and the reason reported."""
+    """Anonymise photos: every face found is swapped, or covered where the swap would not hide it well enough."""
     targets = usage(lambda: outputs.choose_targets(photos, output, crops=crops, side_by_side=side_by_side))
     output_kind: Literal["photo", "crops"] = "crops" if crops else "photo"
     options = usage(lambda: replace(options, output=output_kind, persona_key=persona_key))
@@ -70,6 +72,7 @@ def swap(
     failures: list[tuple[Path, Exception]] = []
     servers: list[TritonServer] = []  # the embedded one, if any
     untried = 0
+    faces: Counter[FaceOutcome] = Counter()
     with ExitStack() as stack:
         connection = connection_to(
             stack,
@@ -95,6 +98,8 @@ def swap(
                     saved = outputs.save_result(outcome.result, source, target, side_by_side=side_by_side)
                 except VisardError as failure:
                     error = failure
+                else:
+                    faces.update(face.outcome for face in outcome.result.all_faces)
             if error is not None:
                 failures.append((source, error))
             if as_json:
@@ -110,6 +115,7 @@ def swap(
         out.print(table)
         for source, error in failures:
             out.print(coloured("red", f"{source.name}: {type(error).__name__}", f": {error}"), soft_wrap=True)
+        err.print(report.faces_line(faces))
     if failures:
         done = len(photos) - len(failures) - untried
         if untried:

@@ -13,7 +13,7 @@ from visard.blocking import Client
 from visard.client import AsyncClient
 from visard.connection import Connection
 from visard.pipeline import Found, Options
-from visard.result import ApparentGender, FaceResult, Outcome, Result
+from visard.result import ApparentGender, FaceResult, Outcome, Result, UnswappedFace
 from visard.wire import Swap
 from visard_errors import (
     CheckpointError,
@@ -72,5 +72,6 @@ __all__ = [
     "UncertainGender",
     "UnreadablePhoto",
     "UnsupportedFormat",
+    "UnswappedFace",
     "VisardError",
 ]

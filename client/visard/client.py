@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -24,17 +24,35 @@ from numpy.typing import NDArray
 from visard.calls import CLASSIFIER, Calls
 from visard.connection import DEFAULT_URL, Connection
 from visard.personas import draw
-from visard.pipeline import Choice, Found, Options, Prepared, choose, find, finish, prepare, warm_up
-from visard.result import ApparentGender, Outcome, Result
+from visard.pipeline import (
+    Choice,
+    Found,
+    Options,
+    Prepared,
+    Stopwatch,
+    choose,
+    find,
+    finish,
+    identity_distance,
+    judged,
+    prepare,
+    score,
+    unswappable,
+    warm_up,
+)
+from visard.policy import SECOND_TRY
+from visard.result import ApparentGender, FaceResult, Outcome, Result
 from visard.wire import ENCODED_ENSEMBLES, ENSEMBLES, Direction, Swap, check_images, check_personas
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
 
 T = TypeVar("T")
+
+MeasureIdentity = Callable[[NDArray[np.uint8], NDArray[np.uint8], Options], Awaitable[float]]
 
 
 class AsyncClient:
@@ -47,6 +65,8 @@ class AsyncClient:
     Args:
         server: address or `Connection`.
         workers: threads for the work outside the server; the number of cores by default.
+        measure_identity: measures the identity distance elsewhere than on a worker thread, where dlib holds Python's
+            interpreter for a tenth of a second or more; see `visard.pipeline.identity_distance` for what it is given.
 
     Example:
         >>> async def main():
@@ -56,7 +76,14 @@ class AsyncClient:
         >>> asyncio.run(main())
     """
 
-    def __init__(self, server: str | Connection = DEFAULT_URL, *, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        server: str | Connection = DEFAULT_URL,
+        *,
+        workers: int | None = None,
+        measure_identity: MeasureIdentity | None = None,
+    ) -> None:
+        self._measure_identity = measure_identity or self._identity_on_thread
         self.connection = server if isinstance(server, Connection) else Connection(url=server)
         self.workers = workers or os.cpu_count() or 1
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="visard")
@@ -84,6 +111,9 @@ class AsyncClient:
             photo: a path, the bytes of a file, a PIL image or an (H, W, 3) uint8 RGB array.
             options: what to do; every face to the opposite of its apparent gender by default.
 
+        Returns:
+            The photo, and what became of each face: see `visard.policy`.
+
         Raises:
             PhotoError: the photo cannot be anonymised; nothing of it is returned.
             ServerError: the server did not answer as it should.
@@ -107,10 +137,10 @@ class AsyncClient:
             ServerError: the server did not say the apparent gender.
         """
         found: Found = await self._on_thread(partial(find, photo, options or Options()))
-        large = [index for index, face in enumerate(found.faces) if not face.too_small]
+        large = [index for index, face in enumerate(found.faces) if unswappable(face) is None]
         if not (gender and large):
             return found
-        choices: list[Choice] = ["leave" if face.too_small else "opposite" for face in found.faces]
+        choices: list[Choice] = ["leave" if unswappable(face) else "opposite" for face in found.faces]
         prepared: Prepared = await self._on_thread(partial(choose, found, choices))
         genders = dict(zip(large, await self.genders(prepared.aligned), strict=True))
         return replace(
@@ -124,18 +154,17 @@ class AsyncClient:
 
         Args:
             found: what `find` returned.
-            choices: one for each of its faces: which way to swap it, or to `leave` it visible.
+            choices: one for each of its faces: which way to swap it, to `cover` it, or to `leave` it visible.
             options: as for `anonymize`; `faces` and `direction` have no meaning here.
 
-        Returns:
-            A result whose `faces` are those that were swapped. Its `photo` still shows the others.
-
         Raises:
-            PhotoError: one of the faces to swap cannot be anonymised, or there is no face at all.
+            PhotoError: there is no face at all, or the photo is withheld.
             ServerError: the server did not answer as it should.
         """
         options = options or Options()
-        prepared = await self._on_thread(partial(choose, found, choices, persona_key=options.persona_key))
+        prepared = await self._on_thread(
+            partial(choose, found, choices, persona_key=options.persona_key, unswapped=options.unswapped)
+        )
         return await self._finish(prepared, options)
 
     async def anonymize_many(
@@ -243,10 +272,32 @@ class AsyncClient:
             return Outcome(index=index, source=photo, error=error)
 
     async def _finish(self, prepared: Prepared, options: Options) -> Result:
-        started = time.perf_counter()
+        watch = Stopwatch()
+        faces = await self._swap_and_judge(prepared, options, watch)
+        again = {place: face for place, face in enumerate(faces) if face.reason in SECOND_TRY}
+        if again:
+            seconds = await self._swap_and_judge(prepared.again(again), options, watch)
+            for place, face in zip(again, seconds, strict=True):
+                if face.reason is None:
+                    faces[place] = face
+        return await self._on_thread(partial(finish, prepared, faces, options, watch.seconds))
+
+    async def _swap_and_judge(self, prepared: Prepared, options: Options, watch: Stopwatch) -> list[FaceResult]:
         swaps = await self.swap(prepared.aligned, prepared.directions, prepared.personas) if prepared.faces else ()
-        swap_seconds = time.perf_counter() - started
-        return await self._on_thread(partial(finish, prepared, swaps, options, swap_seconds=swap_seconds))
+        watch.lap("swap")
+        faces = await self._on_thread(partial(score, prepared, swaps))
+        if options.identity:
+            distances = await asyncio.gather(
+                *(self._measure_identity(face.aligned, face.swapped, options) for face in faces)
+            )
+            faces = [replace(face, identity_distance=distance) for face, distance in zip(faces, distances, strict=True)]
+        watch.lap("score")
+        return [judged(face, direction, options) for face, direction in zip(faces, prepared.directions, strict=True)]
+
+    async def _identity_on_thread(
+        self, aligned: NDArray[np.uint8], swapped: NDArray[np.uint8], options: Options
+    ) -> float:
+        return await self._on_thread(partial(identity_distance, aligned, swapped, options))
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -1,12 +1,13 @@
 """The two halves of one photo that need no server: `prepare` before the swap, `finish` after it.
 
-    photo ─► find: decode, find faces ─► choose: align ─► (swap, by a client) ─► finish: score, blend ─► Result
-             └─────────────── prepare ───────────────┘
+    photo ─► find: decode, find faces ─► choose: align ─► (swap, by a client) ─► score ─► finish: blend ─► Result
+             └─────────────── prepare ───────────────┘    └─ twice where it fails ──┘
 
 Pure functions of their arguments, run by both clients on worker threads: Pillow, dlib and most of numpy release the
 GIL. Connections are left to the clients.
 
-A photo fails closed: where one of the chosen faces cannot be anonymised, an error is raised and no photo comes back.
+A photo fails closed: a face that cannot be swapped well enough is covered, or no photo comes back, unless the caller
+wants to see it; see `visard.policy`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 from os import PathLike
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import numpy as np
 from annotated_types import Interval
@@ -24,19 +25,23 @@ from typing_extensions import Doc
 from visard import scoring
 from visard.declared import check
 from visard.personas import draw
-from visard.result import ApparentGender, FaceResult, Gender, ImageFormat, Result, encode
+from visard.policy import FaceOutcome, Reason, Unswapped, withheld
+from visard.result import ApparentGender, FaceResult, Gender, ImageFormat, Result, UnswappedFace, encode
 from visard.wire import GENDERS, Direction, Swap
-from visard_errors import FaceTooSmall, NoFace, UncertainGender
+from visard_errors import NoFace
 from visard_preprocess import DETECTOR_THRESHOLD, MAX_PIXELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from visard_preprocess.align import Face
+    from visard_preprocess.geometry import Box
 
-Choice = Literal["opposite", "to_male", "to_female", "leave"]  # a direction for one face, or that it stays visible
+# A direction for one face, or that it is covered, or stays visible.
+Choice = Literal["opposite", "to_male", "to_female", "cover", "leave"]
 
 _TARGETS: dict[Direction, Gender] = {"to_male": "male", "to_female": "female"}
+_DIRECTIONS: dict[Gender, Direction] = {"male": "to_male", "female": "to_female"}
 
 
 # What other options have too, in the same words.
@@ -48,7 +53,20 @@ DetectorThreshold = Annotated[
     Interval(ge=0.3, le=0.95),
     Doc("The score from which on something is a face: lower finds more faces, and more that are none."),
 ]
-Certainty = Annotated[float, Interval(ge=0.5, le=1.0)]
+MinConfidence = Annotated[
+    float, Interval(ge=0.5, le=1.0), Doc("A face whose apparent gender is less certain counts as not swapped.")
+]
+UnswappedOption = Annotated[
+    Unswapped,
+    Doc(
+        "A face that could not be swapped well enough, also with a second persona: cover it, withhold the photo, or "
+        "leave it visible."
+    ),
+]
+IdentityOption = Annotated[
+    bool,
+    Doc("A face that a recogniser still matches counts as not swapped. Costs most of the time; off for speed."),
+]
 PersonaKey = Annotated[
     str | bytes | None,
     Doc(
@@ -63,16 +81,16 @@ class Options:
     """What to do with a photo.
 
     Where the direction is given nobody asks for a face's apparent gender first, and `min_confidence` has no meaning.
-    A photo with a face that is less certain raises `UncertainGender`.
     """
 
     faces: Annotated[Literal["all", "largest"], Doc("'largest' leaves every other face visible.")] = "all"
     direction: DirectionOption = "opposite"
-    min_confidence: Annotated[Certainty, Doc("Withhold a photo whose apparent gender is less certain than this.")] = 0.5
+    min_confidence: MinConfidence = 0.5
+    unswapped: UnswappedOption = "cover"
     output: Annotated[
         Literal["photo", "crops"], Doc("The photo with the faces blended in, or the generated faces alone.")
     ] = "photo"
-    identity: Annotated[bool, Doc("Also measure whether a face recogniser would still match.")] = False
+    identity: IdentityOption = True
     detector_threshold: DetectorThreshold = DETECTOR_THRESHOLD
     landmarks_model: Annotated[
         str | PathLike[str] | None,
@@ -142,23 +160,48 @@ class Prepared:
 
     Attributes:
         photo: (H, W, 3) uint8 RGB.
-        faces: the chosen faces, largest first.
-        faces_found: how many faces there are in all.
+        indices: which of the photo's faces are to be swapped, the largest first.
+        faces: these faces.
         aligned: (N, 512, 512, 3) uint8 RGB, in the order of `faces`.
         directions: which way each of them goes.
         genders: what is known of each of them before the swap.
         personas: whose look each of them gets; see `visard.personas`.
+        spare_personas: whose look it gets where the first does not do.
+        others: what becomes of the other faces.
         seconds: wall time of `decode`, `find` and `align`.
     """
 
     photo: NDArray[np.uint8] = field(repr=False)
+    indices: tuple[int, ...]
     faces: tuple[Face, ...]
-    faces_found: int
     aligned: NDArray[np.uint8] = field(repr=False)
     directions: tuple[Direction, ...]
     genders: tuple[ApparentGender | None, ...]
     personas: tuple[int, ...] = field(repr=False)
+    spare_personas: tuple[int, ...] = field(repr=False)
+    others: tuple[UnswappedFace, ...]
     seconds: dict[str, float]
+
+    @property
+    def faces_found(self) -> int:
+        """How many faces the detector saw."""
+        return len(self.faces) + len(self.others)
+
+    def again(self, results: Mapping[int, FaceResult]) -> Prepared:
+        """Take those faces alone, each in the direction that it took, with its spare persona.
+
+        Args:
+            results: place in `faces` → the swap that did not do.
+        """
+        return replace(
+            self,
+            indices=tuple(self.indices[place] for place in results),
+            faces=tuple(self.faces[place] for place in results),
+            aligned=self.aligned[list(results)],
+            directions=tuple(_DIRECTIONS[result.target] for result in results.values()),
+            genders=tuple(result.gender for result in results.values()),
+            personas=tuple(self.spare_personas[place] for place in results),
+        )
 
 
 def min_face_px() -> int:
@@ -205,19 +248,32 @@ def find(source: Any, options: Options) -> Found:
     return Found(photo=photo, faces=faces, genders=(None,) * len(faces), seconds=watch.seconds)
 
 
-def choose(found: Found, choices: Sequence[Choice], *, persona_key: str | bytes | None = None) -> Prepared:
+def unswappable(face: Face) -> Reason | None:
+    """Say why a face cannot even be sent to a generator; None where it can."""
+    if face.too_small:
+        return "too_small"
+    return None if face.confirmed and face.landmarks is not None else "unclear"
+
+
+def choose(
+    found: Found,
+    choices: Sequence[Choice],
+    *,
+    persona_key: str | bytes | None = None,
+    unswapped: Unswapped = "cover",
+) -> Prepared:
     """Align the faces that are to be swapped, and draw their personas.
 
     Args:
         found: what `find` returned.
         choices: one for each of its faces, in their order.
         persona_key: see `Options`. A face's persona does not depend on what is chosen for the others.
+        unswapped: what becomes of a face that cannot be swapped as it was chosen.
 
     Raises:
         NoFace: there is none to choose from.
-        FaceTooSmall: one of those that are to be swapped.
+        FaceTooSmall: one of those that are to be swapped, and the photo is to be withheld then.
     """
-    from visard_preprocess.align import MIN_FACE_PX
     from visard_preprocess.geometry import CROP_SIZE
 
     for choice in choices:
@@ -228,28 +284,33 @@ def choose(found: Found, choices: Sequence[Choice], *, persona_key: str | bytes 
     if not found.faces:
         raise NoFace("no face was found: use a photo that shows one more clearly, or a lower detector_threshold")
     watch = Stopwatch()
-    chosen = [index for index, choice in enumerate(choices) if choice != "leave"]
-    faces = tuple(found.faces[index] for index in chosen)
-    small = [face for face in faces if face.too_small]
-    if small:
-        sizes = ", ".join(f"{face.size_px:.0f} px at {_place(face.box)}" for face in small)
-        raise FaceTooSmall(
-            f"{len(small)} of {len(found.faces)} faces too small to be anonymised ({sizes}; at least {MIN_FACE_PX} px "
-            "needed), so the photo is withheld: use a larger original or crop these people away"
-        )
-    aligned = np.empty((len(faces), CROP_SIZE, CROP_SIZE, 3), np.uint8)
-    for place, index in enumerate(chosen):
+    others: list[UnswappedFace] = []
+    directions: dict[int, Direction] = {}
+    for index, (face, choice) in enumerate(zip(found.faces, choices, strict=True)):
+        if choice in ("leave", "cover"):
+            outcome: FaceOutcome = "visible" if choice == "leave" else "covered"
+            others.append(UnswappedFace(index=index, box=face.box, outcome=outcome, reason="chosen"))
+        elif (reason := unswappable(face)) is not None:
+            others.append(_unswapped(index, face.box, reason, unswapped))
+        else:
+            directions[index] = cast("Direction", choice)
+    if unswapped == "withhold" and (reasons := [face.reason for face in others if face.reason != "chosen"]):
+        raise withheld(reasons)
+    aligned = np.empty((len(directions), CROP_SIZE, CROP_SIZE, 3), np.uint8)
+    for place, index in enumerate(directions):
         aligned[place] = found.align(index)
     watch.lap("align")
-    personas = draw(len(found.faces), persona_key)
+    personas = draw(2 * len(found.faces), persona_key)
     return Prepared(
         photo=found.photo,
-        faces=faces,
-        faces_found=len(found.faces),
+        indices=tuple(directions),
+        faces=tuple(found.faces[index] for index in directions),
         aligned=aligned,
-        directions=tuple(choice for choice in choices if choice != "leave"),
-        genders=tuple(found.genders[index] for index in chosen),
-        personas=tuple(personas[index] for index in chosen),
+        directions=tuple(directions.values()),
+        genders=tuple(found.genders[index] for index in directions),
+        personas=tuple(personas[index] for index in directions),
+        spare_personas=tuple(personas[len(found.faces) + index] for index in directions),
+        others=tuple(others),
         seconds={**found.seconds, **watch.seconds},
     )
 
@@ -263,89 +324,135 @@ def prepare(source: Any, options: Options) -> Prepared:
 
     Raises:
         PhotoError: the photo cannot be read (see `visard_preprocess.photo.read_photo`), has no face (`NoFace`), or
-            one of the chosen faces is too small to be anonymised (`FaceTooSmall`).
+            is withheld for one of them.
     """
     found = find(source, options)
     wanted = len(found.faces) if options.faces == "all" else 1
     choices: list[Choice] = [options.direction if index < wanted else "leave" for index in range(len(found.faces))]
-    return choose(found, choices, persona_key=options.persona_key)
+    return choose(found, choices, persona_key=options.persona_key, unswapped=options.unswapped)
 
 
-def finish(prepared: Prepared, swaps: Sequence[Swap], options: Options, *, swap_seconds: float = 0.0) -> Result:
-    """Score the swapped faces and blend them into the photo.
+def score(prepared: Prepared, swaps: Sequence[Swap]) -> list[FaceResult]:
+    """Compare swapped faces with the originals; without their identity, which `judged` is given.
 
     Args:
         prepared: what `prepare` returned.
         swaps: the server's answers in the order of `prepared.faces`.
-        options: the same as for `prepare`; the faces' directions are those in `prepared`.
-        swap_seconds: how long the server took, for the report.
+    """
+    return [
+        score_face(face, aligned, swap, direction, index=index, known=known)
+        for index, face, aligned, swap, direction, known in zip(
+            prepared.indices,
+            prepared.faces,
+            prepared.aligned,
+            swaps,
+            prepared.directions,
+            prepared.genders,
+            strict=True,
+        )
+    ]
+
+
+def judged(face: FaceResult, direction: Direction, options: Options) -> FaceResult:
+    """Say why a swap is not good enough, if it is not.
+
+    Args:
+        face: scored, with its identity distance where identity is a criterion.
+        direction: that the server was asked for; where the caller gave it, no certainty is needed.
+        options: `min_confidence`.
+    """
+    reason: Reason | None = None
+    if direction == "opposite" and face.gender is not None and face.gender.confidence < options.min_confidence:
+        reason = "uncertain"
+    elif not face.flipped:
+        reason = "not_flipped"
+    elif face.same_person:
+        reason = "still_recognised"
+    return replace(face, reason=reason)
+
+
+def finish(prepared: Prepared, faces: Sequence[FaceResult], options: Options, seconds: Mapping[str, float]) -> Result:
+    """Blend the swapped faces into the photo, and cover the others.
+
+    Args:
+        prepared: what `prepare` returned.
+        faces: judged, in the order of `prepared.faces`.
+        options: the same as for `prepare`.
+        seconds: wall time of what came between.
 
     Raises:
-        UncertainGender: a face's apparent gender is less certain than `options.min_confidence`.
+        PhotoError: a face could not be swapped well enough, and the photo is to be withheld then.
     """
-    for face, swap in zip(prepared.faces, swaps, strict=True):
-        if swap.gender is not None and swap.gender.max() < options.min_confidence:
-            raise UncertainGender(
-                f"the apparent gender of the face at {_place(face.box)} is only {swap.gender.max():.0%} certain "
-                f"(at least {options.min_confidence:.0%} wanted), so the photo is withheld: choose the direction "
-                "yourself, or lower min_confidence"
-            )
+    failed = [face.reason for face in faces if face.reason is not None]
+    if failed and options.unswapped == "withhold":
+        raise withheld(failed)
+    others = list(prepared.others)
+    if options.unswapped == "cover":
+        others += [_unswapped(face.index, face.box, face.reason, "cover") for face in faces if face.reason is not None]
+        faces = [face for face in faces if face.reason is None]
     watch = Stopwatch()
-    faces = tuple(
-        _score(face, aligned, swap, known, replace(options, direction=direction))
-        for face, aligned, swap, known, direction in zip(
-            prepared.faces, prepared.aligned, swaps, prepared.genders, prepared.directions, strict=True
-        )
-    )
-    watch.lap("score")
     photo = None
     if options.output == "photo":
-        photo = blend(prepared.photo, faces)
+        photo = blend(prepared.photo, faces, others)
         watch.lap("blend")
     return Result(
         photo=photo,
-        faces=faces,
-        faces_found=prepared.faces_found,
-        seconds={**prepared.seconds, "swap": swap_seconds, **watch.seconds},
+        faces=tuple(faces),
+        others=tuple(sorted(others, key=lambda face: face.index)),
+        seconds={**prepared.seconds, **seconds, **watch.seconds},
     )
 
 
-def blend(photo: NDArray[np.uint8], faces: Sequence[FaceResult]) -> NDArray[np.uint8]:
-    """Put swapped faces where they belong: a new photo of the same shape."""
+def _unswapped(index: int, box: Box, reason: Reason, unswapped: Unswapped) -> UnswappedFace:
+    return UnswappedFace(index=index, box=box, outcome="visible" if unswapped == "show" else "covered", reason=reason)
+
+
+def blend(
+    photo: NDArray[np.uint8], faces: Sequence[FaceResult], others: Sequence[UnswappedFace] = ()
+) -> NDArray[np.uint8]:
+    """Put swapped faces where they belong and cover those that are to be covered: a new photo of the same shape."""
     from visard_preprocess.compose import FaceSwap, compose
+    from visard_preprocess.cover import cover
 
-    return compose(photo, [FaceSwap(quad=face.quad, aligned=face.aligned, swapped=face.swapped) for face in faces])
+    result = compose(photo, [FaceSwap(quad=face.quad, aligned=face.aligned, swapped=face.swapped) for face in faces])
+    # Last: the swap of a face next to it must not bring it back.
+    cover(result, [face.box for face in others if face.outcome == "covered"])
+    return result
 
 
-def _score(
-    face: Face, aligned: NDArray[np.uint8], swap: Swap, known: ApparentGender | None, options: Options
+def score_face(
+    face: Face,
+    aligned: NDArray[np.uint8],
+    swap: Swap,
+    direction: Direction,
+    *,
+    index: int = 0,
+    known: ApparentGender | None = None,
 ) -> FaceResult:
-    result = score_face(face, aligned, swap, options)
-    return result if result.gender is not None else replace(result, gender=known)
-
-
-def score_face(face: Face, aligned: NDArray[np.uint8], swap: Swap, options: Options) -> FaceResult:
-    """Say how well one swap hides its face.
+    """Compare one swapped face with its original, all but their identity.
 
     Args:
         face: where it lies in the photo.
         aligned: (512, 512, 3) uint8 RGB, the original face.
         swap: the server's answer.
-        options: the direction that the server was asked for, and whether to measure identity.
+        direction: that the server was asked for.
+        index: which of the photo's faces it is.
+        known: its apparent gender, where it was asked for before and not again.
     """
     gender = None if swap.gender is None else ApparentGender.from_probabilities(swap.gender)
     similarity_percent, pixel_cosine = scoring.similarity(aligned, swap.swapped)
     return FaceResult(
+        index=index,
         box=face.box,
         quad=face.quad,
         aligned=aligned,
         swapped=swap.swapped,
-        target=_TARGETS[options.direction] if gender is None else _opposite(gender.label),
-        gender=gender,
+        target=_TARGETS[direction] if gender is None else _opposite(gender.label),
+        gender=gender or known,
         swapped_gender=ApparentGender.from_probabilities(swap.swapped_gender),
         similarity_percent=similarity_percent,
         pixel_cosine=pixel_cosine,
-        identity_distance=identity_distance(aligned, swap.swapped, options) if options.identity else None,
+        identity_distance=None,
     )
 
 
@@ -357,16 +464,20 @@ def identity_distance(aligned: NDArray[np.uint8], swapped: NDArray[np.uint8], op
         swapped: likewise.
         options: which landmarks are used.
     """
+    return scoring.identity_distance(descriptor(aligned, options), descriptor(swapped, options))
+
+
+def descriptor(aligned: NDArray[np.uint8], options: Options) -> NDArray[np.float64]:
+    """Describe whose face it is, for dlib's recogniser: (128,), see `visard_preprocess.align.FaceFinder.descriptor`.
+
+    Args:
+        aligned: (512, 512, 3) uint8 RGB.
+        options: whose landmarks are used.
+    """
     from visard_preprocess.align import finder
 
-    describe = finder(options.landmarks_model).descriptor
-    return scoring.identity_distance(describe(aligned), describe(swapped))
+    return finder(options.landmarks_model).descriptor(aligned)
 
 
 def _opposite(gender: Gender) -> Gender:
     return "male" if gender == GENDERS[0] else "female"
-
-
-def _place(box: tuple[float, float, float, float]) -> str:
-    left, top, right, bottom = box
-    return f"({left:.0f}, {top:.0f})–({right:.0f}, {bottom:.0f})"

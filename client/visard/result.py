@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from visard.policy import FaceOutcome, Reason
 from visard.scoring import SAME_PERSON_BELOW
 from visard.wire import GENDERS
 
@@ -42,9 +43,10 @@ class ApparentGender:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FaceResult:
-    """One anonymised face.
+    """One face and what was generated in its place.
 
     Attributes:
+        index: which of the photo's faces it is, from 0, the largest first.
         box: (left, top, right, bottom) of the detected face in photo pixels.
         quad: where the aligned crop lies in the photo.
         aligned: (512, 512, 3) uint8 RGB, the original face, FFHQ-aligned.
@@ -56,8 +58,10 @@ class FaceResult:
         similarity_percent: published formula, see `visard.scoring.similarity`.
         pixel_cosine: −1..1, 1 for an unchanged face.
         identity_distance: distance of the face descriptors; None where it was not asked for.
+        reason: why the swap is not good enough, where the caller wants to see such faces too; None where it is.
     """
 
+    index: int
     box: tuple[float, float, float, float]
     quad: Quad
     aligned: NDArray[np.uint8] = field(repr=False)
@@ -68,6 +72,12 @@ class FaceResult:
     similarity_percent: float
     pixel_cosine: float
     identity_distance: float | None
+    reason: Reason | None = None
+
+    @property
+    def outcome(self) -> FaceOutcome:
+        """`swapped`, or `visible` where the swap is not good enough and was wanted all the same."""
+        return "swapped" if self.reason is None else "visible"
 
     @property
     def flipped(self) -> bool:
@@ -92,7 +102,10 @@ class FaceResult:
     def to_dict(self) -> dict[str, Any]:
         """Everything but pixels, ready for JSON."""
         return {
-            "box": [round(float(edge), 1) for edge in self.box],
+            "index": self.index,
+            "box": _box_list(self.box),
+            "outcome": self.outcome,
+            "reason": self.reason,
             "target": self.target,
             "gender": _gender_dict(self.gender),
             "swapped_gender": _gender_dict(self.swapped_gender),
@@ -103,28 +116,71 @@ class FaceResult:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class UnswappedFace:
+    """One face in whose place nothing was generated.
+
+    Attributes:
+        index: which of the photo's faces it is, from 0, the largest first.
+        box: (left, top, right, bottom) of the detected face in photo pixels.
+        outcome: `covered`; or `visible`, still there as it was.
+        reason: why it was not swapped.
+    """
+
+    index: int
+    box: tuple[float, float, float, float]
+    outcome: FaceOutcome
+    reason: Reason
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return {"index": self.index, "box": _box_list(self.box), "outcome": self.outcome, "reason": self.reason}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
     """One anonymised photo.
 
+    Says what became of every face that the detector saw. Whether it saw everybody nobody knows.
+
     Attributes:
-        photo: (H, W, 3) uint8 RGB, the whole photo with the generated faces; None where crops alone were asked for.
-        faces: the anonymised faces, largest first.
-        faces_found: how many faces the detector saw. More than `len(faces)` only where the caller asked for the
-            largest alone or left faces alone: the others are still visible in `photo`.
+        photo: (H, W, 3) uint8 RGB, the whole photo with the generated faces and the covers; None where crops alone were
+            asked for.
+        faces: those in whose place a generated face stands, largest first.
+        others: those that were covered, or left visible as they were, largest first.
         seconds: wall time per stage (`decode`, `find`, `align`, `swap`, `score`, `blend`).
     """
 
     photo: NDArray[np.uint8] | None = field(repr=False)
     faces: tuple[FaceResult, ...]
-    faces_found: int
+    others: tuple[UnswappedFace, ...] = ()
     seconds: dict[str, float]
+
+    @property
+    def faces_found(self) -> int:
+        """How many faces the detector saw."""
+        return len(self.faces) + len(self.others)
+
+    @property
+    def all_faces(self) -> tuple[FaceResult | UnswappedFace, ...]:
+        """Every face that the detector saw, the largest first."""
+        every: list[FaceResult | UnswappedFace] = [*self.faces, *self.others]
+        return tuple(sorted(every, key=lambda face: face.index))
+
+    @property
+    def source_type(self) -> SourceType | None:
+        """How a file of the photo says that it was made, in IPTC's words; None where no face was generated."""
+        return "compositeWithTrainedAlgorithmicMedia" if self.faces else None
+
+    def count(self, outcome: FaceOutcome) -> int:
+        """How many faces ended so."""
+        return sum(face.outcome == outcome for face in self.all_faces)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the photo as PNG, JPEG or WebP, by the path's suffix.
 
         No metadata of the original survives; the file says, as IPTC `digitalSourceType`, that it is a composite with
-        algorithmically generated parts, unless every face was left alone.
+        algorithmically generated parts, unless no face was swapped.
 
         Raises:
             ValueError: crops alone were asked for; save `faces[i]` instead.
@@ -136,7 +192,7 @@ class Result:
         """
         from visard_preprocess.photo import write_photo
 
-        write_photo(self._blended(), path, source_type=self._source_type())
+        write_photo(self._blended(), path, source_type=self.source_type)
 
     def encode(self, format: ImageFormat) -> bytes:
         """Write the photo as the bytes of a file, otherwise as `save` does.
@@ -146,21 +202,19 @@ class Result:
             >>> data[:4]
             b'RIFF'
         """
-        return encode(self._blended(), format, self._source_type())
+        return encode(self._blended(), format, self.source_type)
 
     def _blended(self) -> NDArray[np.uint8]:
         if self.photo is None:
             raise ValueError("there is no blended photo, crops alone were asked for: save result.faces[i] instead")
         return self.photo
 
-    def _source_type(self) -> SourceType | None:
-        return "compositeWithTrainedAlgorithmicMedia" if self.faces else None
-
     def to_dict(self) -> dict[str, Any]:
         """Everything but pixels, ready for JSON."""
         return {
             "faces_found": self.faces_found,
             "faces": [face.to_dict() for face in self.faces],
+            "others": [face.to_dict() for face in self.others],
             "seconds": {stage: round(value, 4) for stage, value in self.seconds.items()},
         }
 
@@ -188,6 +242,10 @@ def encode(image: NDArray[np.uint8], format: ImageFormat, source_type: SourceTyp
 
     name: Format = "JPEG" if format == "jpeg" else "PNG" if format == "png" else "WEBP"
     return encode_photo(image, name, source_type=source_type)
+
+
+def _box_list(box: tuple[float, float, float, float]) -> list[float]:
+    return [round(float(edge), 1) for edge in box]
 
 
 def _gender_dict(gender: ApparentGender | None) -> dict[str, Any] | None:

@@ -49,7 +49,8 @@ def describe_keyed(
         if counts[person] < 2:
             return None
         try:
-            result = client.anonymize(each.photo.path, Options(faces="largest", persona_key=f"{salt} {person}"))
+            options = Options(faces="largest", unswapped="show", identity=False, persona_key=f"{salt} {person}")
+            result = client.anonymize(each.photo.path, options)
         except (PhotoError, ServerError):
             return None
         assert result.photo is not None  # noqa: S101 - the default output

@@ -87,6 +87,7 @@ def compare(photo: LabelledPhoto, published: Path, swap: Swapper) -> Result:
     )
     similarity_percent, pixel_cosine = scoring.similarity(aligned, swapped)
     face = FaceResult(
+        index=0,
         box=found[0].box,
         quad=found[0].quad,
         aligned=aligned,
@@ -98,4 +99,4 @@ def compare(photo: LabelledPhoto, published: Path, swap: Swapper) -> Result:
         pixel_cosine=pixel_cosine,
         identity_distance=None,
     )
-    return Result(photo=after, faces=(face,), faces_found=len(found), seconds={})
+    return Result(photo=after, faces=(face,), seconds={})

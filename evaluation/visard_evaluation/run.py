@@ -36,7 +36,7 @@ if TYPE_CHECKING:
             """Yield the items."""
 
 
-OPTIONS = Options(faces="largest")
+OPTIONS = Options(faces="largest", unswapped="show", identity=False)  # what the models do, whether it is good or not
 
 
 def evaluate(

@@ -43,7 +43,7 @@ _COCO_ANNOTATION = (
     *("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation", "keypoints", "num_keypoints"),
     "attributes",
 )
-_ANY_FACE = (FaceRecord(box=(0, 0, 1, 1), verdict="hidden"),)  # to try whether a box can be understood
+_ANY_FACE = (FaceRecord(box=(0, 0, 1, 1), outcome="swapped"),)  # to try whether a box can be understood
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,7 @@ class _Coco:
     def _changed(self, annotation: dict[str, Any], record: Record) -> dict[str, Any]:
         changed = {key: annotation[key] for key in _COCO_ANNOTATION if key in annotation}
         face = _face_in(annotation.get("bbox"), record.faces)
-        if face is None or face.treatment == "none":
+        if face is None or not _changed(face):
             return changed
         gender = _shown(face)
         if self._gender in _attributes(annotation):
@@ -188,7 +188,7 @@ class _Table:
                     left_out += 1
                     continue
                 kept += 1
-                if self._gender is not None and record.faces and record.faces[0].treatment != "none":
+                if self._gender is not None and record.faces and _changed(record.faces[0]):
                     gender = _shown(record.faces[0])  # the largest: a table knows one face per photo
                     row[self._gender] = "" if gender is None else self._words[gender]
                 rows.writerow(row)
@@ -214,8 +214,12 @@ def _attributes(annotation: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shown(face: FaceRecord) -> Gender | None:
-    """The gender that a changed face shows now; None for one made of blocks."""
-    return face.target if face.treatment in ("swapped", "swapped_twice") else None
+    """The gender that a changed face shows now; None for a covered one."""
+    return face.target if face.outcome == "swapped" else None
+
+
+def _changed(face: FaceRecord) -> bool:
+    return face.outcome in ("swapped", "covered")
 
 
 def _same_size(image: dict[str, Any], record: Record) -> bool:

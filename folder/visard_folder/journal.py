@@ -20,8 +20,8 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from visard.policy import REASONS, FaceOutcome, Reason
 from visard_errors import OutputError
-from visard_folder.policy import Treatment, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -50,14 +50,14 @@ _ADVICE = "make room or choose another folder, then run the same command again; 
 _BRIEF = 60
 
 # What became of a photo. The first three are written to the output, the others are not:
-#   anonymised  every face is swapped (or kept on purpose)
-#   blurred     at least one face is pixelated, the others are swapped (or kept on purpose)
+#   anonymised  every face that was found is swapped, covered, or visible by choice
+#   visible     at least one face that could not be swapped well enough is visible, as the settings want it
 #   cleaned     re-encoded without metadata; no face in it had to be hidden
-#   withheld    a face could not be hidden, or none was found where one is expected
+#   withheld    a face could not be swapped well enough, or none was found where one is expected
 #   failed      the file could not be read, decoded or written; tried again by the next run
 #   ignored     not a photo, neither by its content nor by its name
-Outcome = Literal["anonymised", "blurred", "cleaned", "withheld", "failed", "ignored"]
-WRITTEN: tuple[Outcome, ...] = ("anonymised", "blurred", "cleaned")
+Outcome = Literal["anonymised", "visible", "cleaned", "withheld", "failed", "ignored"]
+WRITTEN: tuple[Outcome, ...] = ("anonymised", "visible", "cleaned")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +66,8 @@ class FaceRecord:
 
     Attributes:
         box: (left, top, right, bottom) of the detected face in photo pixels, rounded to whole pixels.
-        verdict: what the swap brought.
-        treatment: what stands in the written photo in its place.
+        outcome: what the written photo shows in its place; `withheld` where none is written.
+        reason: why it was not swapped well enough; None where it was, or was not tried.
         target: the apparent gender that the generator was asked for; None where the face was not sent.
         gender: apparent gender before; None where it was not asked for.
         gender_confidence: 0.5..1.
@@ -78,8 +78,8 @@ class FaceRecord:
     """
 
     box: tuple[int, int, int, int]
-    verdict: Verdict
-    treatment: Treatment = "none"
+    outcome: FaceOutcome | Literal["withheld"]
+    reason: Reason | None = None
     target: Gender | None = None
     gender: Gender | None = None
     gender_confidence: float | None = None
@@ -252,20 +252,20 @@ class Journal:
         """Count what there is.
 
         Returns:
-            `outcomes` of the photos and `verdicts` and `treatments` of the faces, each with every word that there is,
-            and `errors`, the classes that occurred.
+            `outcomes` of the photos, `faces` by their outcomes and `reasons` why faces were not swapped well enough,
+            each with every word that there is, and `errors`, the classes that occurred.
         """
         counts: dict[str, Counter[str]] = {
             "outcomes": Counter(dict.fromkeys(get_args(Outcome), 0)),
-            "verdicts": Counter(dict.fromkeys(get_args(Verdict), 0)),
-            "treatments": Counter(dict.fromkeys(get_args(Treatment), 0)),
+            "faces": Counter(dict.fromkeys((*get_args(FaceOutcome), "withheld"), 0)),
+            "reasons": Counter(dict.fromkeys(REASONS, 0)),
             "errors": Counter(),
         }
         for record in self.records():
             counts["outcomes"][record.outcome] += 1
             counts["errors"].update([] if record.error is None else [record.error])
-            counts["verdicts"].update(face.verdict for face in record.faces)
-            counts["treatments"].update(face.treatment for face in record.faces)
+            counts["faces"].update(face.outcome for face in record.faces)
+            counts["reasons"].update(face.reason for face in record.faces if face.reason is not None)
         return {name: dict(counter) for name, counter in counts.items()}
 
     def settings(self) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def _write_parquet(journal: Journal, path: Path) -> None:
 
     face = [
         ("box", pa.list_(pa.int32(), 4)),
-        *((name, pa.string()) for name in ("verdict", "treatment", "target", "gender")),
+        *((name, pa.string()) for name in ("outcome", "reason", "target", "gender")),
         ("gender_confidence", pa.float64()),
         ("swapped_gender", pa.string()),
         *((name, pa.float64()) for name in ("swapped_confidence", "similarity_percent", "identity_distance")),

@@ -1,6 +1,6 @@
 """One photo of a folder, from the bytes of its file to the bytes that may be published, and the record of it.
 
-    read ─► decode ─► find ─► align ─► (swap) ─► judge ─► [second pass: (swap) ─► judge] ─► blend ─► encode ─► prove
+    read ─► decode ─► find ─► align ─► (swap) ─► judge ─► [second persona: (swap) ─► judge] ─► blend ─► encode ─► prove
 
 `steps` writes this once, as a generator that yields the faces to swap: its caller has the server.
 `anonymise` drives it on an event loop, where many photos are under way at once. Whatever is wrong with a photo ends in
@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections import defaultdict
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,22 +22,40 @@ from numpy.typing import NDArray
 from typing_extensions import Doc
 
 from visard.declared import check
-from visard.personas import draw
-from visard.pipeline import Certainty, DetectorThreshold, DirectionOption, Options, Stopwatch, score_face
+from visard.pipeline import (
+    Choice,
+    DetectorThreshold,
+    DirectionOption,
+    Found,
+    IdentityOption,
+    MinConfidence,
+    Options,
+    Prepared,
+    Stopwatch,
+    UnswappedOption,
+    choose,
+    descriptor,
+    find,
+    finish,
+    identity_distance,
+    judged,
+    score,
+    unswappable,
+)
+from visard.policy import SECOND_TRY
+from visard.result import FaceResult, Result, UnswappedFace
 from visard.wire import Direction, Swap
 from visard_errors import FaceTooSmall, NoFace, NotHidden, PhotoError, UncertainGender, VisardError
 from visard_folder.journal import FaceRecord, Outcome, Record
 from visard_folder.leaks import prove_clean
-from visard_folder.policy import Policy, Treatment, Verdict, judge, judge_again, pixelate
 from visard_preprocess import DETECTOR_THRESHOLD
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from concurrent.futures import Executor
 
-    from visard.result import FaceResult, Gender
     from visard_folder.people import People
-    from visard_preprocess.align import Face
+    from visard_preprocess.geometry import Box
     from visard_preprocess.photo import Format, SourceType
 
 
@@ -50,18 +67,10 @@ class NotAPhoto(Exception):
 class Settings:
     """What to do with every photo of a folder. A journal keeps them: one folder of results, one set of settings."""
 
-    policy: Annotated[
-        Policy,
-        Doc(
-            "A photo with a face that could not be hidden: report it and write nothing, write it with that face made "
-            "of a few blocks, or try that face a second time."
-        ),
-    ] = "report"
+    unswapped: UnswappedOption = "cover"
     direction: DirectionOption = "opposite"
-    min_confidence: Annotated[Certainty, Doc("A face whose apparent gender is less certain counts as not hidden.")] = (
-        0.5
-    )
-    identity: Annotated[bool, Doc("A face that a recogniser still matches counts as not hidden.")] = False
+    min_confidence: MinConfidence = 0.5
+    identity: IdentityOption = True
     no_face: Annotated[
         Literal["withhold", "clean"],
         Doc(
@@ -80,6 +89,7 @@ class Settings:
         return Options(
             **{
                 "direction": self.direction,
+                "unswapped": self.unswapped,
                 "min_confidence": self.min_confidence,
                 "identity": self.identity,
                 "detector_threshold": self.detector_threshold,
@@ -90,10 +100,10 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SwapRequest:
-    """Faces that a photo waits for: (N, 512, 512, 3) uint8 RGB, which way they go, and whose look each of them gets."""
+    """Faces that a photo waits for: (N, 512, 512, 3) uint8 RGB, which way each goes, and whose look it gets."""
 
     aligned: NDArray[np.uint8] = field(repr=False)
-    direction: Direction
+    directions: tuple[Direction, ...]
     personas: tuple[int, ...] = field(repr=False)
 
 
@@ -191,168 +201,134 @@ class _Photo:
 
     def __init__(self, path: str, settings: Settings, people: People | None, persona_key: str | bytes | None) -> None:
         self.path = path
-        self.settings = settings
+        self.options = settings.options(persona_key=persona_key)
+        self.no_face = settings.no_face
         self.people = people
-        self.persona_key = persona_key
         self.hash: str | None = None
-        self.size: tuple[int, int] | None = None
-        self.faces: tuple[Face, ...] = ()
-        self.verdicts: list[Verdict] = []
-        self.treatments: dict[int, Treatment] = {}
-        self.results: dict[int, FaceResult] = {}
-        self.personas: tuple[int, ...] = ()  # two for each face: one for a second pass, which needs another chance
+        self.found: Found | None = None
+        self.faces: dict[int, FaceResult] = {}
         self.watch = Stopwatch()
 
     def run(self, data: bytes) -> Steps:
-        from visard_preprocess.align import finder
-        from visard_preprocess.compose import FaceSwap, compose
-        from visard_preprocess.photo import photo_format, read_photo
+        from visard_preprocess.photo import photo_format
 
-        photo = read_photo(data)
-        self.size = photo.shape[1], photo.shape[0]
-        self.watch.lap("decode")
-        self.faces = finder().find(photo, self.settings.detector_threshold)
-        self.personas = draw(2 * len(self.faces), self.persona_key)
-        self.verdicts = ["too_small" if face.too_small else "untried" for face in self.faces]
+        self.found = found = find(data, self.options)
         self.watch.lap("find")
-        if not self.faces and self.settings.no_face == "withhold":
-            raise NoFace("no face was found, and one may have been missed: look at the photo, or allow such photos")
-        aligned = self._align(photo)
-        if self.settings.policy == "blur" or "too_small" not in self.verdicts:
-            yield from self._swap(aligned)
-        bare = [index for index, verdict in enumerate(self.verdicts) if verdict not in ("hidden", "kept")]
-        if bare and self.settings.policy != "blur":
-            raise self._not_hidden()
-        hidden = [result for index, result in self.results.items() if index not in bare]
-        result = compose(
-            photo, [FaceSwap(quad=face.quad, aligned=face.aligned, swapped=face.swapped) for face in hidden]
-        )
-        pixelate(result, (self.faces[index].box for index in bare))  # last: a swap next to it must not bring it back
-        self.treatments |= dict.fromkeys(bare, "pixelated")
+        if not found.faces:
+            if self.no_face == "withhold":
+                raise NoFace("no face was found, and one may have been missed: look at the photo, or allow such photos")
+            result = Result(photo=found.photo, faces=(), seconds=found.seconds)
+        else:
+            result = yield from self._anonymise(found)
         self.watch.lap("blend")
         format_ = photo_format(data)
-        assert format_ is not None  # noqa: S101 - it was decoded
-        encoded = _encode(result, format_, "compositeWithTrainedAlgorithmicMedia" if hidden else None)
+        assert format_ is not None and result.photo is not None  # noqa: S101, PT018 - it was decoded
+        encoded = _encode(result.photo, format_, result.source_type)
         self.watch.lap("encode")
-        outcome: Outcome = "blurred" if bare else "anonymised" if hidden else "cleaned"
-        return Product(record=self._record(outcome), encoded=encoded)
+        faces = tuple(_face_record(face) for face in result.all_faces)
+        seconds = {**self.watch.seconds, **result.seconds}
+        return Product(record=self._record(_outcome(result), faces, seconds), encoded=encoded)
 
     def unwritten(self, outcome: Outcome, error: str, message: str) -> Product:
-        self.treatments = {}
-        return Product(record=replace(self._record(outcome), error=error, message=message))
-
-    def _align(self, photo: NDArray[np.uint8]) -> dict[int, NDArray[np.uint8]]:
-        """Cut out the faces that have to be swapped: index → crop."""
-        from visard_preprocess.align import finder
-        from visard_preprocess.geometry import crop
-
-        aligned = {
-            index: crop(photo, face.quad)
-            for index, face in enumerate(self.faces)
-            if not face.too_small  # nor can the person be identified: it is hidden, whatever people are to stay visible
-        }
-        self.watch.lap("align")
-        if self.people is not None:
-            describe = finder().descriptor
-            for index in [index for index, face in aligned.items() if self.people.stays_visible(describe(face))]:
-                self.verdicts[index] = "kept"
-                del aligned[index]
-            self.watch.lap("people")
-        return aligned
-
-    def _swap(self, aligned: dict[int, NDArray[np.uint8]]) -> Generator[SwapRequest, tuple[Swap, ...], None]:
-        """Have faces swapped and judge them, a second time where the policy asks for it."""
-        if not aligned:
-            return
-        swaps = yield SwapRequest(
-            aligned=np.stack(list(aligned.values())),
-            direction=self.settings.direction,
-            personas=tuple(self.personas[index] for index in aligned),
-        )
-        self.watch.lap("swap")
-        options = self.settings.options()
-        for (index, face), swap in zip(aligned.items(), swaps, strict=True):
-            result = score_face(self.faces[index], face, swap, options)
-            self.results[index] = result
-            self.verdicts[index] = judge(result, self.settings.min_confidence)
-            self.treatments[index] = "swapped"
-        self.watch.lap("score")
-        if self.settings.policy == "second-pass":
-            yield from self._swap_again([index for index in aligned if self.verdicts[index] != "hidden"])
-
-    def _swap_again(self, again: list[int]) -> Generator[SwapRequest, tuple[Swap, ...], None]:
-        """Send swapped faces through the generator that made them once more, each with a persona of its own again."""
-        targets: dict[Gender, list[int]] = defaultdict(list)
-        for index in again:
-            targets[self.results[index].target].append(index)
-        for target, indices in targets.items():
-            direction: Direction = "to_male" if target == "male" else "to_female"
-            swaps = yield SwapRequest(
-                aligned=np.stack([self.results[index].swapped for index in indices]),
-                direction=direction,
-                personas=tuple(self.personas[len(self.faces) + index] for index in indices),
+        faces = () if self.found is None else self.found.faces
+        records = tuple(
+            replace(_face_record(self.faces[index]), outcome="withheld")
+            if index in self.faces
+            else FaceRecord(
+                box=_whole(face.box),
+                outcome="withheld",
+                reason=unswappable(face),
             )
-            self.watch.lap("swap")
-            for index, swap in zip(indices, swaps, strict=True):
-                first = self.verdicts[index]
-                options = self.settings.options(
-                    direction=direction, identity=self.settings.identity or first == "uncertain"
-                )
-                result = score_face(self.faces[index], self.results[index].aligned, swap, options)
-                self.results[index] = replace(result, gender=self.results[index].gender)
-                self.verdicts[index] = judge_again(result, first)
-                self.treatments[index] = "swapped_twice"
-            self.watch.lap("score")
+            for index, face in enumerate(faces)
+        )
+        record = self._record(outcome, records, self.watch.seconds)
+        return Product(record=replace(record, error=error, message=message))
 
-    def _not_hidden(self) -> PhotoError:
-        """Say why the photo is withheld: the worst of its faces."""
-        from visard_preprocess.align import MIN_FACE_PX
+    def _anonymise(self, found: Found) -> Generator[SwapRequest, tuple[Swap, ...], Result]:
+        options = self.options
+        choices: list[Choice] = [options.direction] * len(found.faces)
+        if self.people is not None:
+            found = self._cut_out(found)
+            for index, crop in found.aligned.items():
+                if self.people.stays_visible(descriptor(crop, options)):
+                    choices[index] = "leave"
+            self.watch.lap("people")
+        prepared = choose(found, choices, persona_key=options.persona_key, unswapped=options.unswapped)
+        self.watch.lap("align")
+        faces = yield from self._swap(prepared)
+        again = {place: face for place, face in enumerate(faces) if face.reason in SECOND_TRY}
+        if again:
+            for place, face in zip(again, (yield from self._swap(prepared.again(again))), strict=True):
+                if face.reason is None:
+                    faces[place] = face
+        self.faces = {face.index: face for face in faces}
+        return finish(prepared, faces, options, self.watch.seconds)
 
-        counts = {verdict: self.verdicts.count(verdict) for verdict in self.verdicts}
-        found = len(self.verdicts)
-        if n := counts.get("too_small"):
-            return FaceTooSmall(f"{n} of {found} faces are smaller than {MIN_FACE_PX} px: use a larger original")
-        if n := counts.get("uncertain"):
-            least = self.settings.min_confidence
-            return UncertainGender(f"the apparent gender of {n} of {found} faces is less certain than {least:.0%}")
-        words = {"not_flipped": "still have their apparent gender", "still_recognised": "are still recognised"}
-        return NotHidden(
-            "; ".join(f"{counts[word]} of {found} faces {words[word]}" for word in words if word in counts)
+    def _cut_out(self, found: Found) -> Found:
+        """Align every face that is large enough for it to be told whose it is."""
+        return replace(
+            found,
+            aligned={index: found.align(index) for index, face in enumerate(found.faces) if unswappable(face) is None},
         )
 
-    def _record(self, outcome: Outcome) -> Record:
-        width, height = self.size or (None, None)
+    def _swap(self, prepared: Prepared) -> Generator[SwapRequest, tuple[Swap, ...], list[FaceResult]]:
+        """Have faces swapped, and judge them."""
+        if not prepared.faces:
+            return []
+        swaps = yield SwapRequest(aligned=prepared.aligned, directions=prepared.directions, personas=prepared.personas)
+        self.watch.lap("swap")
+        faces = score(prepared, swaps)
+        if self.options.identity:
+            faces = [
+                replace(face, identity_distance=identity_distance(face.aligned, face.swapped, self.options))
+                for face in faces
+            ]
+        self.watch.lap("score")
+        return [
+            judged(face, direction, self.options) for face, direction in zip(faces, prepared.directions, strict=True)
+        ]
+
+    def _record(self, outcome: Outcome, faces: tuple[FaceRecord, ...], seconds: Mapping[str, float]) -> Record:
+        height, width = (None, None) if self.found is None else self.found.photo.shape[:2]
         return Record(
             path=self.path,
             outcome=outcome,
             hash=self.hash,
             width=width,
             height=height,
-            faces_found=len(self.faces),
-            faces=tuple(self._face_record(index) for index in range(len(self.faces))),
-            seconds={stage: round(value, 4) for stage, value in self.watch.seconds.items()},
+            faces_found=len(faces),
+            faces=faces,
+            seconds={stage: round(value, 4) for stage, value in seconds.items()},
         )
 
-    def _face_record(self, index: int) -> FaceRecord:
-        left, top, right, bottom = (round(edge) for edge in self.faces[index].box)
-        record = FaceRecord(
-            box=(left, top, right, bottom),
-            verdict=self.verdicts[index],
-            treatment=self.treatments.get(index, "none"),
-        )
-        result = self.results.get(index)
-        if result is None:
-            return record
-        return replace(
-            record,
-            target=result.target,
-            gender=None if result.gender is None else result.gender.label,
-            gender_confidence=None if result.gender is None else round(result.gender.confidence, 4),
-            swapped_gender=result.swapped_gender.label,
-            swapped_confidence=round(result.swapped_gender.confidence, 4),
-            similarity_percent=round(result.similarity_percent, 3),
-            identity_distance=None if result.identity_distance is None else round(result.identity_distance, 4),
-        )
+
+def _outcome(result: Result) -> Outcome:
+    """What became of a photo that is written."""
+    reasons = {face.reason for face in result.all_faces if face.outcome == "visible"}
+    if reasons - {"chosen"}:
+        return "visible"
+    return "anonymised" if result.count("swapped") or result.count("covered") else "cleaned"
+
+
+def _face_record(face: FaceResult | UnswappedFace) -> FaceRecord:
+    record = FaceRecord(box=_whole(face.box), outcome=face.outcome, reason=face.reason)
+    if isinstance(face, UnswappedFace):
+        return record
+    return replace(
+        record,
+        target=face.target,
+        gender=None if face.gender is None else face.gender.label,
+        gender_confidence=None if face.gender is None else round(face.gender.confidence, 4),
+        swapped_gender=face.swapped_gender.label,
+        swapped_confidence=round(face.swapped_gender.confidence, 4),
+        similarity_percent=round(face.similarity_percent, 3),
+        identity_distance=None if face.identity_distance is None else round(face.identity_distance, 4),
+    )
+
+
+def _whole(box: Box) -> tuple[int, int, int, int]:
+    left, top, right, bottom = (round(edge) for edge in box)
+    return left, top, right, bottom
 
 
 def _encode(photo: NDArray[np.uint8], format_: Format, source_type: SourceType | None) -> bytes:

@@ -117,7 +117,7 @@ class Pool:
                 while True:
                     server = await self._next()
                     try:
-                        return await server.client.swap(request.aligned, request.direction, request.personas)
+                        return await server.client.swap(request.aligned, request.directions, request.personas)
                     except (ServerUnavailable, DeadlineExceeded) as error:
                         lost += 1
                         if lost == _LOST * n_servers:

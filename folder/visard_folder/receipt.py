@@ -81,7 +81,7 @@ def write_receipt(
     Args:
         path: where the receipt goes; one that is there is replaced, whole or not at all.
         key: PEM file of the Ed25519 private key.
-        counts: `Journal.summary`: `outcomes` of the photos, `verdicts` and `treatments` of the faces, and `errors`.
+        counts: `Journal.summary`: `outcomes` of the photos, `faces` by outcome, `reasons`, and `errors`.
         settings: of the run: words, numbers and truth values by name, no paths and no names of people.
         models: the server's provenance by model.
         manifests: the files that list every photo; bound by name and digest.
@@ -104,7 +104,7 @@ def write_receipt(
         "settings": {name: _harmless(name, value) for name, value in settings.items()},
         "thresholds": _thresholds(),
         "models": {model: {name: origin.get(name) for name in _PROVENANCE_KEYS} for model, origin in models.items()},
-        "counts": {name: dict(counts[name]) for name in ("outcomes", "verdicts", "treatments", "errors")},
+        "counts": {name: dict(counts[name]) for name in ("outcomes", "faces", "reasons", "errors")},
         "rates": _rates(counts),
         "manifests": {manifest.name: _digest(manifest) for manifest in manifests},
         "public_key": _fingerprint(signer.public_key()),
@@ -193,18 +193,18 @@ def _rates(counts: Mapping[str, Mapping[str, int]]) -> dict[str, float | None]:
     """Shares of what a reader asks for first; None where there is nothing to take a share of."""
     from visard_folder.journal import WRITTEN
 
-    outcomes, verdicts, treatments = counts["outcomes"], counts["verdicts"], counts["treatments"]
+    outcomes, ends = counts["outcomes"], counts["faces"]
     photos = sum(outcomes.values()) - outcomes.get("ignored", 0)
-    faces = sum(verdicts.values())
+    faces = sum(ends.values())
 
     def share(part: int, whole: int) -> float | None:
         return round(part / whole, 4) if whole else None
 
     return {
         "photos_written": share(sum(outcomes.get(outcome, 0) for outcome in WRITTEN), photos),
-        "faces_hidden_by_swap": share(verdicts.get("hidden", 0), faces),
-        "faces_pixelated": share(treatments.get("pixelated", 0), faces),
-        "faces_kept_on_purpose": share(verdicts.get("kept", 0), faces),
+        "faces_swapped": share(ends.get("swapped", 0), faces),
+        "faces_covered": share(ends.get("covered", 0), faces),
+        "faces_visible": share(ends.get("visible", 0), faces),
     }
 
 

@@ -52,7 +52,7 @@ class Found:
                 disks, and what else is hidden is a thumbnail, a lock or waste.
             UnreadablePhoto: it cannot be read.
         """
-        if any(name.startswith(".") for name in self.path.split("/")):
+        if any(name.startswith(".") and name.strip(".") for name in self.path.split("/")):  # `..` is no name
             raise NotAPhoto("hidden")
         if self.problem is not None:
             raise UnreadablePhoto(self.problem)

@@ -94,7 +94,7 @@ class Writer:
 
 def failed(record: Record, message: str) -> Record:
     """The record of a photo that was done and could not be written."""
-    faces = tuple(replace(face, treatment="none") for face in record.faces)
+    faces = tuple(replace(face, outcome="withheld") for face in record.faces)
     return replace(record, outcome="failed", faces=faces, error=UnreadablePhoto.__name__, message=message)
 
 

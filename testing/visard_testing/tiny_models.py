@@ -1,7 +1,8 @@
 """Tiny real ONNX models for the whole contract, whose answers numpy can predict, and repositories made of them.
 
-Female is dark and male is bright: `generator_to_male` brightens, `generator_to_female` darkens, so a swap flips what
-the classifier says. The generators have no use for the number of a persona, or else write it into the picture.
+Female is dark and male is bright: the generators make a negative, `generator_to_male` in the bright half of the levels
+and `generator_to_female` in the dark half. So a swap flips what the classifier says, and dlib's recogniser does not
+match it with the original. They have no use for the number of a persona, or else write it into the picture.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 MODEL_REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 IMAGE_SIZE = 512
-STEP = 100  # grey levels that a generator adds or takes away
+TOPS = {"generator_to_male": 511, "generator_to_female": 255}  # a generator draws (top − level) // 2
 STRIPE = slice(256, 264)  # rows across the face into which a generator writes the persona, as JPEG keeps it:
 DIGITS = 16  # blocks of 2 bits each, the lowest first,
 DIGIT_LEVELS = 64  # as grey levels 0, 64, 128 and 192
@@ -47,11 +48,11 @@ def expected_swap(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def expected_to_male(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.minimum(images.astype(np.int32) + STEP, 255).astype(np.uint8)
+    return ((TOPS["generator_to_male"] - images.astype(np.int32)) // 2).astype(np.uint8)
 
 
 def expected_to_female(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.maximum(images.astype(np.int32) - STEP, 0).astype(np.uint8)
+    return ((TOPS["generator_to_female"] - images.astype(np.int32)) // 2).astype(np.uint8)
 
 
 def written_personas(swapped: NDArray[np.uint8]) -> list[int]:
@@ -92,21 +93,20 @@ def classifier(*, size: int = IMAGE_SIZE, unknown_below: float = 0.0) -> onnx.Mo
     return build(nodes, constants, ("gender", TensorProto.FLOAT, ["N", 2]), size=size, persona=False)
 
 
-def generator(step: int, *, size: int = IMAGE_SIZE, writes_persona: bool = False) -> onnx.ModelProto:
-    """`step` grey levels brighter (darker where it is negative), clipped to 0..255.
+def generator(top: int, *, size: int = IMAGE_SIZE, writes_persona: bool = False) -> onnx.ModelProto:
+    """The negative (top − level) // 2.
 
     `writes_persona` puts the number across it, see `written_personas`.
     """
     nodes = [
         helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.INT32),
-        helper.make_node("Add", ["levels", "step"], ["moved"]),
-        helper.make_node("Clip", ["moved", "low", "high"], ["clipped"]),
-        helper.make_node("Cast", ["clipped"], ["drawn" if writes_persona else "swapped"], to=TensorProto.UINT8),
+        helper.make_node("Sub", ["top_level", "levels"], ["negative"]),
+        helper.make_node("Div", ["negative", "two"], ["halved"]),
+        helper.make_node("Cast", ["halved"], ["drawn" if writes_persona else "swapped"], to=TensorProto.UINT8),
     ]
     constants: dict[str, NDArray[Any]] = {
-        "step": np.array(step, np.int32),
-        "low": np.array(0, np.int32),
-        "high": np.array(255, np.int32),
+        "top_level": np.array(top, np.int32),
+        "two": np.array(2, np.int32),
     }
     if writes_persona:
         nodes += [
@@ -180,7 +180,7 @@ class TritonPythonModel:
         while (FOLDER / "held").exists() and time.monotonic() < end:
             time.sleep(0.01)
         images = [pb_utils.get_input_tensor_by_name(request, "image").as_numpy() for request in requests]
-        swapped = [np.clip(image.astype(np.int32) + {step}, 0, 255).astype(np.uint8) for image in images]
+        swapped = [(({top} - image.astype(np.int32)) // 2).astype(np.uint8) for image in images]
         return [pb_utils.InferenceResponse([pb_utils.Tensor("swapped", image)]) for image in swapped]
 """
 
@@ -261,13 +261,13 @@ def tiny_repository(
         if model.name == "gender_classifier":
             onnx.save(classifier(size=size), model / "1" / "model.onnx")
         if model.name.startswith("generator_"):
-            step = STEP if model.name == "generator_to_male" else -STEP
+            top = TOPS[model.name]
             if slow_s:
                 config.backend = "python"
-                code = SLOW_GENERATOR.format(slow_s=slow_s, step=step, held_at_most_s=HELD_AT_MOST_S)
+                code = SLOW_GENERATOR.format(slow_s=slow_s, top=top, held_at_most_s=HELD_AT_MOST_S)
                 (model / "1" / "model.py").write_text(code, encoding="utf-8")
             else:
-                drawn = generator(step, size=size, writes_persona=writes_persona)
+                drawn = generator(top, size=size, writes_persona=writes_persona)
                 onnx.save(drawn, model / "1" / "model.onnx")
         write_config(model, config)
     return folder

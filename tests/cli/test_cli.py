@@ -53,7 +53,8 @@ def test_swap_one_photo_into_a_file(tiny_server, astronaut, tmp_path):
     assert run.returncode == 0, run.stderr
     assert "Image saved" in run.stderr
     assert "astronaut.jpg" in run.stdout
-    assert "yes" in run.stdout  # flipped
+    assert "swapped" in run.stdout
+    assert "Faces: 1 swapped, 0 covered" in run.stderr
     after = np.asarray(Image.open(tmp_path / "out.webp").convert("RGB"))
     both = np.asarray(Image.open(tmp_path / "out_before_after.webp").convert("RGB"))
     before = np.asarray(Image.open(astronaut).convert("RGB"))
@@ -209,8 +210,8 @@ def test_demo(exported, tmp_path):
     assert run.returncode == 0, run.stderr
     assert size_of(tmp_path / "demo" / "before_after.png") == (1032, 512)
     result = json.loads((tmp_path / "demo" / "result.json").read_text())
-    assert 0 <= result["faces"][0]["similarity_percent"] <= 100
-    assert result["faces"][0]["identity_distance"] >= 0
+    (face,) = result["faces"] + result["others"]  # what random weights draw is covered
+    assert face["outcome"] in ("swapped", "covered")
 
 
 def test_exit_codes_cover_every_error():

@@ -152,7 +152,16 @@ def test_the_query_is_what_the_options_declare():
     app: FastAPI = create_app(Connection(), Settings())
     parameters = app.openapi()["paths"]["/v1/anonymize"]["post"]["parameters"]
     query = {each["name"]: each for each in parameters if each["in"] == "query"}
-    assert set(query) == {"faces", "direction", "min_confidence", "output", "identity", "detector_threshold", "format"}
+    assert set(query) == {
+        "faces",
+        "direction",
+        "min_confidence",
+        "unswapped",
+        "output",
+        "identity",
+        "detector_threshold",
+        "format",
+    }
     assert query["faces"]["schema"]["enum"] == ["all", "largest"]
     assert query["min_confidence"]["schema"]["minimum"] == 0.5
     assert query["min_confidence"]["schema"]["maximum"] == 1

@@ -8,6 +8,7 @@ import itertools
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -23,6 +24,7 @@ from visard import (
     DeadlineExceeded,
     FaceTooSmall,
     NoFace,
+    NotHidden,
     Options,
     Overloaded,
     PermissionDenied,
@@ -36,6 +38,7 @@ from visard import (
 from visard.pipeline import prepare
 from visard.wire import GENDERS, MODELS
 from visard_preprocess import MAX_PIXELS
+from visard_preprocess.align import finder
 from visard_preprocess.geometry import crop
 from visard_preprocess.photo import read_photo
 from visard_server.triton import TritonServer
@@ -82,7 +85,7 @@ def test_anonymize_swaps_the_face_and_nothing_else(client, astronaut):
     assert face.gender.confidence == pytest.approx(probabilities.max(), abs=1e-5)
     assert face.flipped
     assert face.target != face.gender.label
-    assert face.identity_distance is None
+    assert (face.outcome, face.reason) == ("swapped", None)
 
     photo = np.asarray(Image.open(astronaut).convert("RGB"))
     left, top, right, bottom = (round(edge) for edge in face.box)
@@ -116,8 +119,11 @@ def test_given_direction_asks_for_no_gender(client, astronaut, direction, expect
 def test_uncertain_gender_is_refused_not_guessed(client, astronaut):
     confidence = client.anonymize(astronaut).faces[0].gender.confidence
     assert client.anonymize(astronaut, Options(min_confidence=confidence - 0.001)).faces
+    more = Options(min_confidence=min(1.0, confidence + 0.001))
+    (face,) = client.anonymize(astronaut, more).others
+    assert (face.outcome, face.reason) == ("covered", "uncertain")
     with pytest.raises(UncertainGender, match="withheld"):
-        client.anonymize(astronaut, Options(min_confidence=min(1.0, confidence + 0.001)))
+        client.anonymize(astronaut, replace(more, unswapped="withhold"))
     assert client.anonymize(astronaut, Options(min_confidence=1.0, direction="to_male")).faces  # nothing was guessed
 
 
@@ -132,29 +138,86 @@ def test_crops_alone_come_without_a_photo(client, astronaut, tmp_path):
         assert "digitalsourcetype/trainedAlgorithmicMedia" in str(saved.info)
 
 
-def test_identity_distance_is_measured_on_request(client, astronaut):
-    (face,) = client.anonymize(astronaut, Options(identity=True)).faces
-    assert face.identity_distance > 0
-    assert face.same_person == (face.identity_distance < 0.6)
+def test_identity_distance_is_measured_unless_speed_counts(client, astronaut):
+    (face,) = client.anonymize(astronaut).faces
+    assert face.identity_distance > 0.6
+    assert face.same_person is False
+    (face,) = client.anonymize(astronaut, Options(identity=False)).faces
+    assert face.identity_distance is None
+    assert face.same_person is None
+
+
+def run_with_distances(server, photo, distances, **options):
+    """Anonymise with a recogniser that says these distances, one after another."""
+    left = list(distances)
+
+    async def measure(aligned, swapped, options):
+        return left.pop(0)
+
+    async def run():
+        async with AsyncClient(server, measure_identity=measure) as client:
+            return await client.anonymize(photo, Options(**options))
+
+    result = asyncio.run(run())
+    assert not left
+    return result
+
+
+def test_a_face_that_is_still_recognised_gets_a_second_persona(writing_server, astronaut):
+    with GrpcProxy(writing_server.grpc_url) as proxy:
+        (face,) = run_with_distances(proxy.url, astronaut, [0.4, 0.7]).faces
+        ((first,), (second,)) = proxy.personas()
+    assert (face.outcome, face.identity_distance) == ("swapped", 0.7)
+    assert first != second
+
+
+def test_a_face_that_stays_recognised_is_covered_withheld_or_said_to_be_visible(tiny_server, astronaut):
+    url, same = tiny_server.grpc_url, [0.4, 0.3]
+    result = run_with_distances(url, astronaut, same)
+    assert result.faces == ()
+    (face,) = result.others
+    assert (face.outcome, face.reason) == ("covered", "still_recognised")
+    assert finder().find(result.photo) == ()
+    with pytest.raises(NotHidden, match="still recognised"):
+        run_with_distances(url, astronaut, same, unswapped="withhold")
+    shown = run_with_distances(url, astronaut, same, unswapped="show")
+    assert [(face.outcome, face.reason) for face in shown.faces] == [("visible", "still_recognised")]
+    assert (shown.count("visible"), shown.count("swapped")) == (1, 0)
+    assert '"outcome": "visible"' in json.dumps(shown.to_dict())
 
 
 def test_two_people_are_both_swapped(client, shared_photos):
     path = shared_photos["53_face_recognition_two_people.jpg"]["path"]
-    result = client.anonymize(path)
+    result = client.anonymize(path, Options(identity=False))  # one negative is not far enough for dlib
     assert result.faces_found == len(result.faces) == 2
     assert all(face.flipped for face in result.faces)
     widths = [face.box[2] - face.box[0] for face in result.faces]
     assert widths == sorted(widths, reverse=True)
     alone = client.anonymize(path, Options(faces="largest"))
     assert alone.faces_found == 2
-    assert len(alone.faces) == 1
+    assert [(face.index, face.outcome, face.reason) for face in alone.others][-1] == (1, "visible", "chosen")
 
 
-def test_a_face_too_small_withholds_the_photo(client, astronaut):
+def test_a_face_too_small_is_covered_or_withheld_or_said_to_be_visible(client, astronaut):
     photo = Image.open(astronaut).convert("RGB")
-    small = photo.resize((photo.width * 2 // 5, photo.height * 2 // 5), Image.Resampling.LANCZOS)
+    small = np.asarray(photo.resize((photo.width * 2 // 5, photo.height * 2 // 5), Image.Resampling.LANCZOS))
+    result = client.anonymize(small)
+    (face,) = result.others
+    assert (face.outcome, face.reason, result.faces) == ("covered", "too_small", ())
+    left, top, right, bottom = (round(edge) for edge in face.box)
+    assert detail(result.photo[top:bottom, left:right]) < detail(small[top:bottom, left:right]) / 3
+    assert result.source_type is None  # nothing in it was generated
     with pytest.raises(FaceTooSmall, match="withheld"):
-        client.anonymize(small)
+        client.anonymize(small, Options(unswapped="withhold"))
+    shown = client.anonymize(small, Options(unswapped="show"))
+    assert shown.count("visible") == 1
+    assert np.array_equal(shown.photo, small)
+
+
+def detail(image):
+    """How much of an image is finer than a few pixels: mean difference of neighbours' means of 4 pixels, in levels."""
+    grey = np.asarray(Image.fromarray(image).convert("L").reduce(2)).astype(float)
+    return np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean()
 
 
 def test_no_face(client):
@@ -408,8 +471,8 @@ def test_encoded_faces_come_back_as_without_but_for_the_files(writing_server):
     with Client(Connection(url=writing_server.grpc_url, encoded=True)) as client:
         female, male = client.swap(images)
         (given,) = client.swap(images[0], "to_female")
-    assert np.abs(without_stripe(female.swapped[None]).astype(int) - 160).max() <= 1
-    assert np.abs(without_stripe(male.swapped[None]).astype(int) - 90).max() <= 1
+    assert np.abs(without_stripe(female.swapped[None]).astype(int) - 225).max() <= 1
+    assert np.abs(without_stripe(male.swapped[None]).astype(int) - 32).max() <= 1
     assert (female.gender.argmax(), male.gender.argmax(), given.gender) == (0, 1, None)
 
 
@@ -560,14 +623,23 @@ def test_a_choice_of_another_kind_or_number_is_the_callers_error(client, astrona
         client.anonymize_found(client.find(np.zeros((64, 64, 3), np.uint8)), [])
 
 
-def test_a_face_too_small_can_only_be_left_alone(client, astronaut):
+def test_a_face_too_small_can_be_covered_or_left_visible(client, astronaut):
     small = Image.open(astronaut)
     found = client.find(small.resize((205, 205), Image.Resampling.LANCZOS))
     assert [face.too_small for face in found.faces] == [True]
     assert found.genders == (None,)
-    with pytest.raises(FaceTooSmall):
-        client.anonymize_found(found, ["to_male"])
-    assert client.anonymize_found(found, ["leave"]).faces_found == 1
+    for choice, outcome, reason in [("to_male", "covered", "too_small"), ("leave", "visible", "chosen")]:
+        (face,) = client.anonymize_found(found, [choice]).others
+        assert (face.outcome, face.reason) == (outcome, reason)
+
+
+def test_a_face_is_covered_by_choice_and_the_other_one_swapped(client, two_faces):
+    found = client.find(two_faces)
+    result = client.anonymize_found(found, ["cover", "opposite"], Options(identity=False))
+    assert [(face.index, face.outcome, face.reason) for face in result.all_faces] == [
+        (0, "covered", "chosen"),
+        (1, "swapped", None),
+    ]
 
 
 def test_pixels_above_the_callers_limit_are_not_decoded(client, astronaut):

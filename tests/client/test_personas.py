@@ -16,7 +16,7 @@ from PIL import Image
 
 from visard import Client, Connection, NoFace, Options
 from visard.personas import draw
-from visard_folder import FolderJob, Journal, LocalEngine, Settings, anonymise_folder
+from visard_folder import FolderJob, Journal, LocalEngine, anonymise_folder
 from visard_folder.receipt import make_keys
 from visard_preprocess.photo import read_photo
 from visard_testing.command_line import visard
@@ -263,13 +263,13 @@ def test_a_photo_that_is_done_again_gets_the_same_face_with_the_same_key_only(
     assert after == before
 
 
-def test_a_folder_s_photos_are_drawn_apart_and_a_second_pass_draws_again(photos, writing_server, tmp_path):
-    settings = Settings(policy="second-pass", min_confidence=1.0)  # nothing is certain enough, so all is tried twice
+def test_a_folder_s_photos_are_drawn_apart_and_a_second_try_draws_again(photos, writing_server, tmp_path, monkeypatch):
+    monkeypatch.setattr("visard.pipeline.scoring.identity_distance", lambda *_: 0.1)  # so all is tried twice
     with GrpcProxy(writing_server.grpc_url) as proxy:
-        run_folder(photos, tmp_path / "out", Connection(url=proxy.url), settings=settings)
+        run_folder(photos, tmp_path / "out", Connection(url=proxy.url))
     numbers = [number for sent in proxy.personas() for number in sent]
     assert len(numbers) == len(set(numbers)) == 8
-    assert sum((number + 1) % 2**31 in numbers for number in numbers) == 4  # the second pass of each
+    assert sum((number + 1) % 2**31 in numbers for number in numbers) == 4  # the second try of each
 
 
 def test_a_server_that_goes_away_gets_the_same_persona_again(photos, writing_server, tmp_path):

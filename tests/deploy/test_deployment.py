@@ -311,9 +311,9 @@ def test_rules_and_dashboard_ask_for_figures_that_web_and_gateway_have(tiny_serv
     assert set(re.findall(r"\bvisard_\w+", rules + json.dumps(dashboard()))) <= offered
     # The labels that they choose by.
     labelled = set(re.findall(r'(\w+)="([^"]*)"', text))
-    assert {("flipped", "yes"), ("le", "0.6"), ("route", "/v1/anonymize"), ("error", "")} <= labelled
+    assert {("outcome", "swapped"), ("route", "/v1/anonymize"), ("error", "")} <= labelled
     counted = dict(re.findall(r"^(visard_\S+) (\S+)$", text, re.MULTILINE))
-    assert counted['visard_faces_total{flipped="yes"}'] == "1.0"
+    assert counted['visard_faces_total{outcome="swapped",reason=""}'] == "1.0"
     assert counted["visard_face_identity_distance_count"] == "1.0"
 
 

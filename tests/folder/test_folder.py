@@ -33,6 +33,7 @@ from visard_errors import DataError, OutputError, PhotoError, ServerError, Serve
 from visard_folder import FolderJob, Journal, LocalEngine, Settings, Watcher, anonymise_folder, load_people
 from visard_folder.receipt import make_keys, verify_receipt
 from visard_preprocess.align import finder
+from visard_preprocess.geometry import crop
 from visard_preprocess.photo import read_photo
 from visard_server.triton import TritonServer
 from visard_testing.command_line import visard
@@ -81,7 +82,7 @@ def undisturbed(photos, tiny_server, tmp_path_factory):
     target = tmp_path_factory.mktemp("undisturbed") / "out"
     summary = run(photos, target, tiny_server)
     assert summary["outcomes"] == {
-        **dict.fromkeys(("blurred", "cleaned", "ignored"), 0),
+        **dict.fromkeys(("visible", "cleaned", "ignored"), 0),
         "anonymised": N_FACES,
         "withheld": 1,
         "failed": 1,
@@ -109,14 +110,15 @@ def test_every_face_is_swapped_and_the_tree_kept(photos, undisturbed):
         assert after.shape == before.shape
         brighter = rows[name]["faces"][0]["target"] == "male"
         left, top, right, bottom = (round(edge) for edge in face.box)
-        change = after[top:bottom, left:right].astype(int) - before[top:bottom, left:right]
-        assert (change.mean() > 30) if brighter else (change.mean() < -30)
+        assert (after[top:bottom, left:right].mean() > 127.5) == brighter
+        negative = np.corrcoef(after[top:bottom, left:right].ravel(), before[top:bottom, left:right].ravel())[0, 1]
+        assert negative < -0.1
     assert {face["target"] for name in written for face in rows[name]["faces"]} == {"male", "female"}
     assert {row["outcome"] for name, row in rows.items() if name in written} == {"anonymised"}
     assert all(int(rows[name]["size_bytes"]) == len(data) for name, data in written.items())
     assert all(row["hash"] == "" for row in rows.values())
     (face,) = rows["0.jpg"]["faces"]
-    assert (face["verdict"], face["treatment"]) == ("hidden", "swapped")
+    assert (face["outcome"], face["reason"]) == ("swapped", None)
     assert (face["gender"], face["target"], face["swapped_gender"]) == ("female", "male", "male")
     assert rows["a/nobody.png"]["error"] == "NoFace"
     assert rows["b/broken.jpg"]["error"] == "CorruptPhoto"
@@ -176,92 +178,89 @@ def test_hash_is_keyed(tiny_server, astronaut, tmp_path):
 # --- policies ---
 
 
+SURE = 0.9
+
+
 @pytest.fixture(scope="module")
 def difficult(tmp_path_factory, astronaut):
-    """One photo for each way in which a face is not hidden."""
+    """One photo for each way in which a face cannot be swapped well enough, where at least `SURE` is asked for."""
     source = tmp_path_factory.mktemp("difficult")
-    face_photo(astronaut, brightness=0.18).save(source / "not_flipped.png")  # too dark for one step to male
+    unclear = 127.5 / read_photo(astronaut).mean()
+    for _ in range(20):  # until the whole crop is as bright as the classifier cannot tell
+        photo = face_photo(astronaut, brightness=unclear)
+        (face,) = finder().find(np.asarray(photo))
+        unclear *= 127.5 / crop(np.asarray(photo), face.quad).mean()
+    photo.save(source / "uncertain.png")
     with Image.open(astronaut) as image:
         image.resize((200, 200), Image.Resampling.LANCZOS).save(source / "too_small.png")
     two = Image.new("RGB", (520, 260))
     two.paste(face_photo(astronaut, brightness=0.5), (0, 0))
-    two.paste(face_photo(astronaut, brightness=0.18), (260, 0))
+    two.paste(photo, (260, 0))
     two.save(source / "two.png")
     face_photo(astronaut, brightness=0.5).save(source / "easy.png")
     return source
 
 
-def verdicts(target):
+def outcomes(target):
     return {
-        path: (row["outcome"], [(face["verdict"], face["treatment"]) for face in row["faces"]])
+        path: (row["outcome"], [(face["outcome"], face["reason"]) for face in row["faces"]])
         for path, row in manifest(target).items()
     }
 
 
-def test_report_withholds_the_whole_photo(difficult, tiny_server, tmp_path):
-    run(difficult, tmp_path / "out", tiny_server)
+def test_withhold_withholds_the_whole_photo(difficult, tiny_server, tmp_path):
+    run(difficult, tmp_path / "out", tiny_server, Settings(unswapped="withhold", min_confidence=SURE))
     assert sorted(outputs(tmp_path / "out")) == ["easy.png"]
-    found = verdicts(tmp_path / "out")
-    assert found["not_flipped.png"] == ("withheld", [("not_flipped", "none")])
-    assert found["too_small.png"] == ("withheld", [("too_small", "none")])
-    assert sorted(found["two.png"][1]) == [("hidden", "none"), ("not_flipped", "none")]
+    found = outcomes(tmp_path / "out")
+    assert found["uncertain.png"] == ("withheld", [("withheld", "uncertain")])
+    assert found["too_small.png"] == ("withheld", [("withheld", "too_small")])
+    assert sorted(found["two.png"][1], key=str) == [("withheld", "uncertain"), ("withheld", None)]
     errors = {path: row["error"] for path, row in manifest(tmp_path / "out").items()}
     assert errors == {
         "easy.png": "",
-        "not_flipped.png": "NotHidden",
+        "uncertain.png": "UncertainGender",
         "too_small.png": "FaceTooSmall",
-        "two.png": "NotHidden",
+        "two.png": "UncertainGender",
     }
 
 
-def test_blur_pixelates_that_face_alone(difficult, tiny_server, tmp_path):
-    run(difficult, tmp_path / "out", tiny_server, Settings(policy="blur"))
-    found = verdicts(tmp_path / "out")
-    assert {path: outcome for path, (outcome, _) in found.items()} == {
-        **dict.fromkeys(("not_flipped.png", "too_small.png", "two.png"), "blurred"),
-        "easy.png": "anonymised",
-    }
-    assert sorted(found["two.png"][1]) == [("hidden", "swapped"), ("not_flipped", "pixelated")]
-    for name in ("not_flipped.png", "too_small.png"):
+def test_cover_covers_that_face_alone(difficult, tiny_server, tmp_path):
+    run(difficult, tmp_path / "out", tiny_server, Settings(min_confidence=SURE))
+    found = outcomes(tmp_path / "out")
+    assert {outcome for outcome, _ in found.values()} == {"anonymised"}
+    assert found["uncertain.png"][1] == [("covered", "uncertain")]
+    assert found["too_small.png"][1] == [("covered", "too_small")]
+    assert sorted(found["two.png"][1]) == [("covered", "uncertain"), ("swapped", None)]
+    for name in ("uncertain.png", "too_small.png"):
         photo = read_photo(tmp_path / "out" / name)
         assert finder().find(photo) == ()
         with Image.open(tmp_path / "out" / name) as image:
             assert "composite" not in str(image.info)  # nothing in it is generated
     after = read_photo(tmp_path / "out" / "two.png")
-    (face,) = finder().find(after)
-    assert face.box[2] < 260  # the other one is gone
-    for box in (face["box"] for face in manifest(tmp_path / "out")["two.png"]["faces"] if face["verdict"] != "hidden"):
-        left, top, right, bottom = box
-        assert len(np.unique(after[top:bottom, left:right].reshape(-1, 3), axis=0)) <= 16
+    assert all(face.box[2] < 260 for face in finder().find(after))  # the other one is gone
 
 
-def test_second_pass_goes_on_in_the_same_direction(difficult, tiny_server, tmp_path):
-    run(difficult, tmp_path / "out", tiny_server, Settings(policy="second-pass"))
-    found = verdicts(tmp_path / "out")
-    assert found["not_flipped.png"] == ("anonymised", [("hidden", "swapped_twice")])
-    assert found["easy.png"] == ("anonymised", [("hidden", "swapped")])
-    assert sorted(found["two.png"][1]) == [("hidden", "swapped"), ("hidden", "swapped_twice")]
-    assert found["too_small.png"] == ("withheld", [("too_small", "none")])
-    before, after = read_photo(difficult / "not_flipped.png"), read_photo(tmp_path / "out" / "not_flipped.png")
-    assert after[80:160, 80:160].mean() - before[80:160, 80:160].mean() > 150  # two steps of 100, but for the blending
+def test_show_leaves_it_and_says_so(difficult, tiny_server, tmp_path):
+    summary = run(difficult, tmp_path / "out", tiny_server, Settings(unswapped="show", min_confidence=SURE))
+    found = outcomes(tmp_path / "out")
+    assert found["too_small.png"] == ("visible", [("visible", "too_small")])
+    assert np.array_equal(read_photo(tmp_path / "out" / "too_small.png"), read_photo(difficult / "too_small.png"))
+    assert found["uncertain.png"] == ("visible", [("visible", "uncertain")])
+    assert found["easy.png"][0] == "anonymised"
+    assert summary["faces"] == {"swapped": 2, "covered": 0, "visible": 3, "withheld": 0}
+    assert summary["outcomes"]["visible"] == 3
 
 
-def test_identity_and_confidence_are_criteria(difficult, tiny_server, tmp_path, astronaut):
-    run(difficult, tmp_path / "identity", tiny_server, Settings(identity=True))
-    (face,) = manifest(tmp_path / "identity")["easy.png"]["faces"]
-    assert face["verdict"] == "still_recognised"  # brightness alone hides nobody
-    assert face["identity_distance"] < 0.6
-    assert outputs(tmp_path / "identity") == {}
-    (tmp_path / "src").mkdir()
-    face_photo(astronaut).save(tmp_path / "src" / "a.png")
-    for policy in ("report", "second-pass"):
-        run(tmp_path / "src", tmp_path / policy, tiny_server, Settings(policy=policy, min_confidence=0.99))
-        row = manifest(tmp_path / policy)["a.png"]
-        assert (row["outcome"], row["error"], row["faces"][0]["verdict"]) == (
-            "withheld",
-            "UncertainGender",
-            "uncertain",
-        )
+def test_identity_is_a_criterion(difficult, tiny_server, tmp_path, monkeypatch):
+    monkeypatch.setattr("visard.pipeline.scoring.identity_distance", lambda *_: 0.5)
+    run(difficult, tmp_path / "out", tiny_server, Settings(unswapped="withhold"))
+    (face,) = manifest(tmp_path / "out")["easy.png"]["faces"]
+    assert (face["outcome"], face["reason"]) == ("withheld", "still_recognised")
+    assert face["identity_distance"] == 0.5
+    assert outputs(tmp_path / "out") == {}
+    run(difficult, tmp_path / "fast", tiny_server, Settings(identity=False))
+    (face,) = manifest(tmp_path / "fast")["easy.png"]["faces"]
+    assert (face["outcome"], face["identity_distance"]) == ("swapped", None)
 
 
 def test_photos_without_a_face_are_withheld_or_cleaned(tiny_server, tmp_path):
@@ -296,8 +295,8 @@ def test_people_on_the_list(mode, tiny_server, astronaut, shared_photos, tmp_pat
     faces = {face["box"][0] < 260: face for face in manifest(tmp_path / "out")["two.png"]["faces"]}
     before, after = read_photo(source / "two.png"), read_photo(tmp_path / "out" / "two.png")
     kept, swapped = (faces[True], faces[False]) if mode == "keep" else (faces[False], faces[True])
-    assert (kept["verdict"], kept["treatment"]) == ("kept", "none")
-    assert (swapped["verdict"], swapped["treatment"]) == ("hidden", "swapped")
+    assert (kept["outcome"], kept["reason"]) == ("visible", "chosen")
+    assert (swapped["outcome"], swapped["reason"]) == ("swapped", None)
     for face, same in ((kept, True), (swapped, False)):
         left, top, right, bottom = face["box"]
         assert np.array_equal(after[top:bottom, left:right], before[top:bottom, left:right]) == same
@@ -548,7 +547,7 @@ def test_command_line(tiny_server, astronaut, tmp_path):
     face_photo(astronaut, brightness=0.5).save(source / "a.png")
     (tmp_path / "key").write_text("a key that nobody guesses")
     (tmp_path / "list.csv").write_text("image_id,Male\na.png,-1\n")
-    arguments = ("--hash-key-file", tmp_path / "key", "--attributes", tmp_path / "list.csv", "--policy", "blur")
+    arguments = ("--hash-key-file", tmp_path / "key", "--attributes", tmp_path / "list.csv", "--unswapped", "withhold")
     result = visard("folder", source, tmp_path / "out", "--server", tiny_server.grpc_url, *arguments)
     assert result.returncode == 0, result.stderr
     assert "anonymised" in result.stdout
@@ -564,7 +563,7 @@ def test_command_line(tiny_server, astronaut, tmp_path):
     [
         (["--keep-people", "a", "--only-people", "b"], "exclude each other"),
         (["--min-confidence", "0.2"], "0.5"),
-        (["--policy", "pass"], "second-pass"),
+        (["--unswapped", "pass"], "withhold"),
         (["--hash-key-file", "/dev/null"], "at least 16"),
         (["--attributes", "/dev/null"], "empty"),
     ],
@@ -595,4 +594,4 @@ def test_a_run_is_signed(tiny_server, astronaut, tmp_path):
     assert visard(*arguments, private).returncode == 0
     receipt = verify_receipt(target / ".visard" / "receipt.json", public, target)
     assert receipt["counts"]["outcomes"]["anonymised"] == 1
-    assert receipt["settings"]["policy"] == "report"
+    assert receipt["settings"]["unswapped"] == "cover"

@@ -17,17 +17,17 @@ def record(path, outcome="anonymised", **changes):
     return Record(path=path, outcome=outcome, **changes)
 
 
-FACE = FaceRecord(box=(1, 2, 3, 4), verdict="hidden", treatment="swapped", target="male", gender_confidence=0.9)
+FACE = FaceRecord(box=(1, 2, 3, 4), outcome="swapped", target="male", gender_confidence=0.9)
 
 
 @pytest.fixture
 def annotated(tmp_path):
-    """A finished run: a swapped face, a pixelated one, a kept one, and a photo that was withheld."""
+    """A finished run: a swapped face, a covered one, a kept one, and a photo that was withheld."""
     faces = {
         "to_male.jpg": replace(FACE, box=(100, 100, 200, 200), target="male"),
         "sub/to_female.jpg": replace(FACE, box=(100, 100, 200, 200), target="female"),
-        "blocks.jpg": replace(FACE, box=(100, 100, 200, 200), verdict="too_small", treatment="pixelated", target=None),
-        "kept.jpg": replace(FACE, box=(100, 100, 200, 200), verdict="kept", treatment="none", target=None),
+        "covered.jpg": replace(FACE, box=(100, 100, 200, 200), outcome="covered", reason="too_small", target=None),
+        "kept.jpg": replace(FACE, box=(100, 100, 200, 200), outcome="visible", reason="chosen", target=None),
     }
     with Journal(tmp_path / "out", {}) as journal:
         for path, face in faces.items():
@@ -36,7 +36,7 @@ def annotated(tmp_path):
         yield journal
 
 
-PHOTOS = ["to_male.jpg", "sub/to_female.jpg", "blocks.jpg", "kept.jpg", "withheld.jpg", "unknown.jpg"]
+PHOTOS = ["to_male.jpg", "sub/to_female.jpg", "covered.jpg", "kept.jpg", "withheld.jpg", "unknown.jpg"]
 
 
 def carried_table(journal, tmp_path, header, rows, **options):
@@ -60,7 +60,7 @@ def test_table_gets_the_new_gender(annotated, tmp_path, column, male, female):
     assert {row["image_id"]: row[column] for row in table} == {
         "to_male.jpg": male,
         "sub/to_female.jpg": female,
-        "blocks.jpg": "",  # nobody can see one
+        "covered.jpg": "",  # nobody can see one
         "kept.jpg": female,  # as it was
     }
     assert all(row["Smiling"] == "x" and row["lefteye_x"] == "12" for row in table)

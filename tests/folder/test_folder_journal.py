@@ -19,7 +19,7 @@ def record(path, outcome="anonymised", **changes):
     return Record(path=path, outcome=outcome, **changes)
 
 
-FACE = FaceRecord(box=(1, 2, 3, 4), verdict="hidden", treatment="swapped", target="male", gender_confidence=0.9)
+FACE = FaceRecord(box=(1, 2, 3, 4), outcome="swapped", target="male", gender_confidence=0.9)
 
 
 def test_journal_remembers_exactly(tmp_path):
@@ -28,7 +28,7 @@ def test_journal_remembers_exactly(tmp_path):
         wild, hash="ab", width=3, height=4, faces_found=1, faces=(FACE,), size_bytes=5, seconds={"find": 0.1}
     )
     failed = record("a.jpg", "failed", error="CorruptPhoto", message="damaged")
-    with Journal(tmp_path / "out", {"policy": "report"}) as journal:
+    with Journal(tmp_path / "out", {"unswapped": "withhold"}) as journal:
         journal.add(written)
         journal.add(failed)
         assert journal.get(wild) == written
@@ -37,9 +37,9 @@ def test_journal_remembers_exactly(tmp_path):
         summary = journal.summary()
         assert summary["outcomes"]["anonymised"] == summary["outcomes"]["failed"] == 1
         assert summary["errors"] == {"CorruptPhoto": 1}
-    with Journal(tmp_path / "out", {"policy": "report"}) as journal:
+    with Journal(tmp_path / "out", {"unswapped": "withhold"}) as journal:
         assert journal.get(wild) == written
-        assert journal.settings() == {"policy": "report"}
+        assert journal.settings() == {"unswapped": "withhold"}
 
 
 def test_journal_knows_what_is_left_to_do(tmp_path):
@@ -60,15 +60,15 @@ def test_journal_knows_what_is_left_to_do(tmp_path):
 
 
 def test_other_settings_are_refused_and_forced(tmp_path):
-    with Journal(tmp_path, {"policy": "report", "models": {"a": "1"}}) as journal:
+    with Journal(tmp_path, {"unswapped": "withhold", "models": {"a": "1"}}) as journal:
         (tmp_path / "old.jpg").write_bytes(b"12345")
         journal.add(record("old.jpg", size_bytes=5))
-    with pytest.raises(OutputError, match=r"policy: report, now blur.*--force"):
-        Journal(tmp_path, {"policy": "blur", "models": {"a": "1"}})
-    with Journal(tmp_path, {"policy": "blur", "models": {"a": "1"}}, force=True) as journal:
+    with pytest.raises(OutputError, match=r"unswapped: withhold, now cover.*--force"):
+        Journal(tmp_path, {"unswapped": "cover", "models": {"a": "1"}})
+    with Journal(tmp_path, {"unswapped": "cover", "models": {"a": "1"}}, force=True) as journal:
         assert not journal.is_done("old.jpg")
         assert list(journal.records()) == []
-    with Journal(tmp_path, {"policy": "blur", "models": {"a": "1"}}) as journal:
+    with Journal(tmp_path, {"unswapped": "cover", "models": {"a": "1"}}) as journal:
         assert not journal.is_done("old.jpg")  # still, after a forced run was interrupted
         journal.finish()
         assert not (tmp_path / "old.jpg").exists()  # its source is gone: nothing of other settings stays

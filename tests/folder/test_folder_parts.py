@@ -1,4 +1,4 @@
-"""The parts of `visard folder` that need no server: find, judge, pixelate, prove, tell people apart, upload."""
+"""The parts of `visard folder` that need no server: find, prove, tell people apart, upload."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from visard.result import ApparentGender, FaceResult
 from visard_errors import DataError, OutputError, PhotoTooLarge, UnreadablePhoto, UnsupportedFormat
 from visard_folder.leaks import prove_clean
 from visard_folder.people import HIDE_BELOW, KEEP_BELOW, People, load_people
 from visard_folder.photo import NotAPhoto, Settings
-from visard_folder.policy import judge, judge_again, pixelate
 from visard_folder.stores import Store
 from visard_folder.walk import check_apart, walk
 from visard_preprocess.align import finder
-from visard_preprocess.geometry import Quad, crop
+from visard_preprocess.geometry import crop
 from visard_preprocess.photo import encode_photo, read_photo
 
 # --- walk ---
@@ -135,78 +133,6 @@ def test_folders_within_each_other_are_refused(tmp_path):
     check_apart(tmp_path / "photos", tmp_path / "photos2")
 
 
-# --- policy ---
-
-
-def face_result(*, gender, confidence, after, distance=None, target="male"):
-    image = np.zeros((512, 512, 3), np.uint8)
-    return FaceResult(
-        box=(0, 0, 1, 1),
-        quad=Quad(centre=(0, 0), x_axis=(1, 0)),
-        aligned=image,
-        swapped=image,
-        target=target,
-        gender=None if gender is None else ApparentGender(label=gender, confidence=confidence),
-        swapped_gender=ApparentGender(label=after, confidence=0.9),
-        similarity_percent=0,
-        pixel_cosine=0,
-        identity_distance=distance,
-    )
-
-
-@pytest.mark.parametrize(
-    ("gender", "confidence", "after", "distance", "first", "second"),
-    [
-        ("female", 0.9, "male", None, "hidden", "hidden"),
-        ("female", 0.9, "male", 0.7, "hidden", "hidden"),
-        ("female", 0.9, "male", 0.5, "still_recognised", "still_recognised"),
-        ("female", 0.9, "female", 0.9, "not_flipped", "not_flipped"),
-        ("female", 0.7, "male", 0.9, "uncertain", "hidden"),
-        ("female", 0.7, "male", 0.5, "uncertain", "uncertain"),
-        ("female", 0.7, "female", 0.9, "uncertain", "uncertain"),
-        (None, None, "male", None, "hidden", "hidden"),
-        (None, None, "female", None, "not_flipped", "not_flipped"),
-    ],
-)
-def test_verdicts(gender, confidence, after, distance, first, second):
-    result = face_result(gender=gender, confidence=confidence, after=after, distance=distance)
-    assert judge(result, 0.8) == first
-    assert judge_again(result, first) == second
-
-
-def test_pixelation_leaves_no_face(astronaut):
-    photo = read_photo(astronaut).copy()
-    before = photo.copy()
-    (face,) = finder().find(photo)
-    pixelate(photo, [face.box])
-    assert finder().find(photo) == ()
-    left, top, right, bottom = (round(edge) for edge in face.box)
-    edge = right - left
-    region = photo[top - edge // 3 : bottom + edge // 3, left - edge // 3 : right + edge // 3]
-    assert len(np.unique(region.reshape(-1, 3), axis=0)) <= 16  # of 22,500 pixels
-    assert np.array_equal(photo[bottom + edge :], before[bottom + edge :])
-
-
-def test_pixelation_keeps_nothing_but_coarse_means(astronaut):
-    """Two photos that differ in every pixel of the face, but not in its coarse means, come out as the same."""
-    photo = read_photo(astronaut)
-    (face,) = finder().find(photo)
-    one = np.full_like(photo, 100)
-    other = one.copy()
-    other[::2] += 8
-    other[1::2] -= 8
-    for image in (one, other):
-        pixelate(image, [face.box])
-    left, top, right, bottom = (round(edge) for edge in face.box)
-    assert np.array_equal(one[top:bottom, left:right], other[top:bottom, left:right])
-
-
-def test_pixelation_at_the_edge_and_outside():
-    photo = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
-    pixelate(photo, [(-30, -30, 10, 10), (70, 50, 120, 100), (200, 200, 240, 240), (3, 3, 4, 4)])
-    assert len(np.unique(photo[:20, :20].reshape(-1, 3), axis=0)) <= 16 + 2
-
-
 # --- leaks ---
 
 
@@ -289,7 +215,7 @@ def test_people_list_with_a_gap_is_refused(tmp_path, astronaut):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"policy": "pass"}, {"no_face": "copy"}, {"direction": "up"}, {"min_confidence": 0.1}]
+    "wrong", [{"unswapped": "pass"}, {"no_face": "copy"}, {"direction": "up"}, {"min_confidence": 0.1}]
 )
 def test_settings_are_checked(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -18,7 +18,7 @@ from visard_folder.photo import SwapRequest
 from visard_folder.pool import Pool, agreed_models
 from visard_testing.grpc_proxy import GrpcProxy
 
-FACE = SwapRequest(aligned=np.zeros((1, 512, 512, 3), np.uint8), direction="opposite", personas=(7,))
+FACE = SwapRequest(aligned=np.zeros((1, 512, 512, 3), np.uint8), directions=("opposite",), personas=(7,))
 _ENDS_S = 60  # what waits for ever is a failed test, not a test without an end
 LOST, FULL = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED
 

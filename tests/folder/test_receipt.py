@@ -30,22 +30,22 @@ PROVENANCE = {
 }
 
 
-def record(path, outcome, *verdicts, error=None):
+def record(path, outcome, *reasons, error=None):
     faces = tuple(
         FaceRecord(
             box=(1, 2, 3, 4),
-            verdict=verdict,
-            treatment="swapped" if verdict == "hidden" else "pixelated",
+            outcome="swapped" if reason is None else "covered",
+            reason=reason,
             identity_distance=0.7123,
         )
-        for verdict in verdicts
+        for reason in reasons
     )
     return Record(path=path, outcome=outcome, hash="cc" * 32, faces=faces, seconds={"swap": 0.5}, error=error)
 
 
 RECORDS = (
-    record("anna/holiday.jpg", "anonymised", "hidden", "hidden"),
-    record("ben.png", "blurred", "hidden", "not_flipped"),
+    record("anna/holiday.jpg", "anonymised", None, None),
+    record("ben.png", "visible", None, "not_flipped"),
     record("carl.webp", "withheld", error="NoFace"),
     record("notes.txt", "ignored"),
 )
@@ -65,7 +65,7 @@ def counts(tmp_path_factory):
         return journal.summary()
 
 
-NOTHING = {"outcomes": {}, "verdicts": {}, "treatments": {}, "errors": {}}
+NOTHING = {"outcomes": {}, "faces": {}, "reasons": {}, "errors": {}}
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def receipt(target, keys, counts):
         path,
         keys[0],
         counts=counts,
-        settings={"policy": "blur", "min_confidence": 0.75, "identity": True, "detector_threshold": 0.6},
+        settings={"unswapped": "cover", "min_confidence": 0.75, "identity": True, "detector_threshold": 0.6},
         models={"generator_to_male": PROVENANCE},
         manifests=[target / ".visard" / "manifest.csv"],
         seconds=12.34567,
@@ -95,14 +95,14 @@ def test_what_it_says(receipt, keys):
     said = verify_receipt(receipt, keys[1])
     seen = {name: {word: n for word, n in part.items() if n} for name, part in said["counts"].items()}
     assert seen == {
-        "outcomes": {"anonymised": 1, "blurred": 1, "withheld": 1, "ignored": 1},
-        "verdicts": {"hidden": 3, "not_flipped": 1},
-        "treatments": {"swapped": 3, "pixelated": 1},
+        "outcomes": {"anonymised": 1, "visible": 1, "withheld": 1, "ignored": 1},
+        "faces": {"swapped": 3, "covered": 1},
+        "reasons": {"not_flipped": 1},
         "errors": {"NoFace": 1},
     }
     assert said["rates"]["photos_written"] == pytest.approx(2 / 3, abs=1e-4)
-    assert said["rates"]["faces_hidden_by_swap"] == 0.75
-    assert said["rates"]["faces_pixelated"] == 0.25
+    assert said["rates"]["faces_swapped"] == 0.75
+    assert said["rates"]["faces_covered"] == 0.25
     assert said["thresholds"] == {"same_person_below": 0.6, "min_face_px": 40}
     assert said["models"]["generator_to_male"]["checkpoint_sha256"] == "aa" * 32
     assert said["manifests"] == {"manifest.csv": hashlib.sha256(b"path\nanna/holiday.jpg\n").hexdigest()}
@@ -274,7 +274,7 @@ def test_commands(receipt, target, tmp_path, keys):
     assert run.exit_code == 0, run.output
     run = runner.invoke(app, ["verify", str(receipt), "--key", str(tmp_path / "mine.pub")])
     assert run.exit_code == 1
-    receipt.write_text(receipt.read_text().replace('"hidden": 3', '"hidden": 4'))
+    receipt.write_text(receipt.read_text().replace('"swapped": 3', '"swapped": 4'))
     run = runner.invoke(app, ["verify", str(receipt), "--key", str(keys[1])])
     assert run.exit_code == 1
     assert runner.invoke(app, ["verify", str(receipt)]).exit_code == 2
@@ -287,8 +287,8 @@ def test_words_of_the_commands(receipt, keys, capfd):
     out = capfd.readouterr().out
     assert "VALID" in out
     assert "were not checked" in out
-    assert "hidden 3" in out
-    receipt.write_text(receipt.read_text().replace('"hidden": 3', '"hidden": 4'))
+    assert "swapped 3" in out
+    receipt.write_text(receipt.read_text().replace('"swapped": 3', '"swapped": 4'))
     with pytest.raises(SystemExit, match="1"):
         app(["verify", str(receipt), "--key", str(keys[1])])
     assert "NOT VALID" in capfd.readouterr().err

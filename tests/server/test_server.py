@@ -672,7 +672,7 @@ def test_a_crashed_triton_is_started_anew_and_a_face_under_way_is_answered(tmp_p
                 crash(server)
             (swap,) = asked.result(120)
         assert np.array_equal(swap.swapped, expected_swap(faces(60))[0])
-        assert len(processes_of(tmp_path)) == before  # no model's process of the first life is left
+        wait_until(lambda: len(processes_of(tmp_path)) == before)  # no model's process of the first life is left
     assert not processes_of(tmp_path)
 
 

@@ -150,21 +150,21 @@ def test_choice_result_and_comparison(page, photos):
     """The second face is left alone and stays as it was to the pixel; the first is swapped where the page shows it."""
     consent(page)
     card = saved(choose(page, photos["two"]))
-    leave = card.get_by_role("group", name="Face 2").get_by_role("radio", name="Leave alone")
+    leave = card.get_by_role("group", name="Face 2").get_by_role("radio", name="Leave visible")
     leave.check()
     expect(card.get_by_role("button", name="Swap 1 face")).to_be_visible()
     places = [float(box.evaluate("box => parseFloat(box.style.left)")) for box in card.locator(".box").all()]
     swapped(card)
-    expect(card.get_by_role("heading", name="1 face swapped, 1 left alone")).to_be_focused()
-    expect(card.get_by_text("1 face is still visible in this result, because you left it alone.")).to_be_visible()
+    expect(card.get_by_role("heading", name="1 face swapped, 1 left visible")).to_be_focused()
+    expect(card.get_by_text("1 face is still visible in this result, because you left it so.")).to_be_visible()
     first, second = card.locator(".results > li").all()
-    expect(first.get_by_text("Flipped: now looks")).to_be_visible()
+    expect(first.get_by_text("Swapped: now looks")).to_be_visible()
     expect(
-        first.get_by_text(re.compile(r"A recogniser would (still|not) match it.* Distance \d\.\d\d"))
+        first.get_by_text(re.compile(r"One recogniser does not match it any more\. Distance \d\.\d\d"))
     ).to_be_visible()
     expect(first.get_by_text(re.compile(r"Similarity \d+\.\d\s%, pixel cosine -?\d\.\d\d"))).to_be_visible()
     assert first.get_by_role("img").count() == 2
-    expect(second.get_by_text("Left alone: it is still visible.")).to_be_visible()
+    expect(second.get_by_text("Left visible, as chosen.")).to_be_visible()
     assert second.get_by_role("img").count() == 1
     expect(card.get_by_alt_text("with other faces")).to_have_js_property("naturalWidth", 740)
 
@@ -191,9 +191,11 @@ def test_choice_result_and_comparison(page, photos):
     # Chosen anew: none at all, which is refused; then both, with their directions named.
     card.get_by_role("button", name="Change the choices").click()
     expect(card.get_by_role("heading", name="2 faces found")).to_be_focused()
-    card.get_by_role("group", name="Face 1").get_by_role("radio", name="Leave alone").check()
-    card.get_by_role("button", name="Swap faces").click()
-    expect(card.get_by_role("alert")).to_have_text("All faces are to be left alone. Choose at least one to swap.")
+    card.get_by_role("group", name="Face 1").get_by_role("radio", name="Leave visible").check()
+    card.get_by_role("button", name="Anonymise").click()
+    expect(card.get_by_role("alert")).to_have_text(
+        "All faces are to stay visible. Choose at least one to swap or to cover."
+    )
     card.get_by_role("group", name="Face 1").get_by_role("radio", name="To male").check()
     card.get_by_role("group", name="Face 2").get_by_role("radio", name="To female").check()
     swapped(card)
@@ -201,18 +203,19 @@ def test_choice_result_and_comparison(page, photos):
     expect(card.get_by_text("still visible")).to_have_count(0)
 
 
-def test_face_too_small_is_left_only_when_accepted(page, photos):
+def test_face_too_small_is_covered_without_a_click(page, photos):
     consent(page)
     card = saved(choose(page, photos["small"]))
     small = card.get_by_role("group", name="Face 2")
-    expect(small).to_have_accessible_description("Too small to swap: it has fewer than 40 pixels across.")
-    card.get_by_role("button", name="Swap 1 face").click()
-    expect(card.get_by_role("alert")).to_contain_text("Face 2 is too small to swap.")
-    accept = small.get_by_role("checkbox", name="Leave this face alone: it stays visible.")
-    expect(accept).to_be_focused()
-    accept.check()
-    swapped(card)
-    expect(card.get_by_text("1 face is still visible in this result")).to_be_visible()
+    expect(small).to_have_accessible_description(
+        "Too small to swap, with fewer than 40 pixels across: it will be covered."
+    )
+    assert [radio.get_attribute("value") for radio in small.get_by_role("radio").all()] == ["cover", "leave"]
+    expect(small.get_by_role("radio", name="Cover")).to_be_checked()
+    card.get_by_role("button", name="Swap 1 face, cover 1 face").click()
+    expect(card.get_by_role("heading", name="1 face swapped, 1 covered")).to_be_focused()
+    expect(card.get_by_text("Covered: as chosen.")).to_be_visible()
+    expect(card.get_by_text("still visible")).to_have_count(0)
 
 
 def test_drag_and_drop(page, photos):
@@ -421,10 +424,10 @@ def test_keyboard_alone(page, photos):
     expect(card.get_by_role("group", name="Face 1").get_by_role("radio", name="To male")).to_be_checked()
     tab_to(page, "Opposite")
     page.keyboard.press("ArrowUp")
-    expect(card.get_by_role("group", name="Face 2").get_by_role("radio", name="Leave alone")).to_be_checked()
+    expect(card.get_by_role("group", name="Face 2").get_by_role("radio", name="Leave visible")).to_be_checked()
     tab_to(page, "Swap 1 face")
     page.keyboard.press("Enter")
-    expect(card.get_by_role("heading", name="1 face swapped, 1 left alone")).to_be_focused()
+    expect(card.get_by_role("heading", name="1 face swapped, 1 left visible")).to_be_focused()
     tab_to(page, "Compare", back=True)
     page.keyboard.press("ArrowRight")
     expect(card.get_by_role("slider")).to_have_value("51")
@@ -457,7 +460,7 @@ def test_narrow_phone(browser, site, photos, tmp_path):
         fits(page)
         consent(page)
         card = saved(choose(page, long))
-        card.get_by_role("group", name="Face 2").get_by_role("radio", name="Leave alone").check()
+        card.get_by_role("group", name="Face 2").get_by_role("radio", name="Leave visible").check()
         fits(page)
         swapped(card)
         fits(page)
@@ -506,9 +509,6 @@ def test_no_accessibility_violation(page, photos):
     page.emulate_media(reduced_motion="no-preference")
     assert page.evaluate(animation) == "passing"
     page.emulate_media(reduced_motion="reduce")
-    card.get_by_role("button", name="Swap 1 face").click()
-    expect(card.get_by_role("alert")).to_be_visible()
-    card.get_by_role("checkbox").check()
     swapped(card)
     accessible("result")
     expect(choose(page, photos["moving"]).get_by_role("alert")).to_be_visible()

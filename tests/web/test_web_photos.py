@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visard import Client, Options
+from visard import Client
+from visard_preprocess.align import finder
 from visard_preprocess.photo import read_photo
 from visard_testing.waiting import wait_until
 from visard_testing.web_server import web_server
@@ -96,18 +97,20 @@ def test_each_face_as_it_was_chosen(http, two_faces, tiny_server):
     name = upload(http, two_faces).json()["id"]
     answer = choose(http, name, "to_female", "leave").json()
     swapped, left = answer["faces"]
-    assert answer["visible_faces"] == 1
-    assert (swapped["left_alone"], swapped["target"], swapped["swapped_gender"]["label"]) == (False, "female", "female")
+    assert (swapped["outcome"], swapped["target"], swapped["swapped_gender"]["label"]) == (
+        "swapped",
+        "female",
+        "female",
+    )
     assert swapped["flipped"] is True
-    assert swapped["same_person"] is (swapped["identity_distance"] < 0.6)
-    assert left["left_alone"] is True
+    assert swapped["same_person"] is False
+    assert swapped["identity_distance"] > 0.6
+    assert (left["outcome"], left["reason"]) == ("visible", "chosen")
     assert left["gender"] is not None
-    assert {left[score] for score in ("target", "flipped", "similarity_percent", "pixel_cosine", "same_person")} == {
-        None
-    }
+    assert "identity_distance" not in left
     with Client(tiny_server.grpc_url) as client:
         found = client.find(two_faces)
-        expected = client.anonymize_found(found, ["to_female", "leave"], Options(identity=True))
+        expected = client.anonymize_found(found, ["to_female", "leave"])
     assert np.array_equal(pixels(http, f"/page/photos/{name}/after"), expected.photo)
     assert np.array_equal(pixels(http, f"/page/photos/{name}/before?format=png"), read_photo(two_faces))
     assert np.array_equal(pixels(http, f"/page/photos/{name}/faces/0"), expected.faces[0].aligned)
@@ -115,13 +118,21 @@ def test_each_face_as_it_was_chosen(http, two_faces, tiny_server):
     assert error(http.get(f"/page/photos/{name}/faces/1/swapped")) == (404, "NotAnonymized")
     assert error(http.get(f"/page/photos/{name}/faces/2")) == (404, "NotFound")
     again = choose(http, name).json()  # what is not named is swapped
-    assert [face["left_alone"] for face in again["faces"]] == [False, False]
-    assert again["visible_faces"] == 0
+    assert all(face["outcome"] in ("swapped", "covered") for face in again["faces"])
+
+
+def test_a_face_is_covered_by_choice(http, photo):
+    name = upload(http, photo).json()["id"]
+    (face,) = choose(http, name, "cover").json()["faces"]
+    assert (face["outcome"], face["reason"]) == ("covered", "chosen")
+    after = pixels(http, f"/page/photos/{name}/after")
+    assert finder().find(after) == ()
+    assert error(http.get(f"/page/photos/{name}/faces/0/swapped")) == (404, "NotAnonymized")
 
 
 def test_all_left_alone_is_the_photo_and_claims_nothing_generated(http, photo):
     name = upload(http, photo).json()["id"]
-    assert choose(http, name, "leave").json()["visible_faces"] == 1
+    assert [face["outcome"] for face in choose(http, name, "leave").json()["faces"]] == ["visible"]
     after = http.get(f"/page/photos/{name}/after")
     assert np.array_equal(read_photo(after.content), read_photo(photo))
     assert b"lgorithmicMedia" not in after.content
@@ -138,13 +149,14 @@ def test_a_download_has_a_neutral_name(http, photo):
         assert "content-disposition" not in http.get(f"/page/photos/{name}/after?format={format}").headers
 
 
-def test_a_small_face_must_be_left_alone(http, photo):
+def test_a_small_face_is_covered_unless_it_is_left_visible(http, photo):
     buffer = io.BytesIO()
     Image.open(io.BytesIO(photo)).resize((205, 205), Image.Resampling.LANCZOS).save(buffer, "PNG")
     body = upload(http, buffer.getvalue()).json()
     assert (body["faces"][0]["too_small"], body["faces"][0]["gender"]) == (True, None)
-    assert error(choose(http, body["id"])) == (422, "FaceTooSmall")
-    assert choose(http, body["id"], "leave").status_code == 200
+    for choices, outcome, reason in [((), "covered", "too_small"), (("leave",), "visible", "chosen")]:
+        (face,) = choose(http, body["id"], *choices).json()["faces"]
+        assert (face["outcome"], face["reason"]) == (outcome, reason)
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,8 @@ def test_the_picture_is_the_sdks(http, tiny_server, photo, format):
     answer = post(http, "/v1/anonymize", photo, Accept=f"image/{format}")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == f"image/{format}"
-    assert (answer.headers["visard-faces-found"], answer.headers["visard-faces-visible"]) == ("1", "0")
+    counts = {name: answer.headers[f"visard-faces-{name}"] for name in ("found", "swapped", "covered", "visible")}
+    assert counts == {"found": "1", "swapped": "1", "covered": "0", "visible": "0"}
     with Client(tiny_server.grpc_url) as client:
         assert answer.content == client.anonymize(photo).encode(format)
 
@@ -128,12 +129,12 @@ def test_a_form_is_as_good_as_a_bare_photo(http, photo):
 
 
 def test_json_has_the_scores_and_the_picture(http, photo):
-    answer = post(http, "/v1/anonymize?identity=true&format=png&direction=to_male", photo, Accept="application/json")
+    answer = post(http, "/v1/anonymize?format=png&direction=to_male", photo, Accept="application/json")
     body = answer.json()
-    assert (body["faces_found"], body["visible_faces"], body["media_type"]) == (1, 0, "image/png")
+    assert (body["faces_found"], body["others"], body["media_type"]) == (1, [], "image/png")
     (face,) = body["faces"]
-    assert (face["target"], face["gender"], face["flipped"]) == ("male", None, True)
-    assert 0 < face["identity_distance"] < 2
+    assert (face["outcome"], face["target"], face["gender"], face["flipped"]) == ("swapped", "male", None, True)
+    assert 0.6 < face["identity_distance"] < 2
     picture = post(http, "/v1/anonymize?direction=to_male&format=png", photo)
     assert base64.b64decode(body["image"]) == picture.content
 
@@ -172,7 +173,11 @@ def test_options_are_the_sdks(http, tiny_server, photo):
     assert answer.headers["visard-faces-visible"] == "1"
     with Client(tiny_server.grpc_url) as client:
         assert answer.content == client.anonymize(two, Options(faces="largest")).encode("png")
-    assert_problem(post(http, "/v1/anonymize?min_confidence=1", photo), 422, "UncertainGender")
+    assert_problem(post(http, "/v1/anonymize?min_confidence=1&unswapped=withhold", photo), 422, "UncertainGender")
+    answer = post(http, "/v1/anonymize?min_confidence=1", photo, Accept="application/json").json()
+    assert [(face["outcome"], face["reason"]) for face in answer["others"]] == [("covered", "uncertain")]
+    fast = post(http, "/v1/anonymize?identity=false", photo, Accept="application/json").json()
+    assert [face["identity_distance"] for face in fast["faces"]] == [None]
 
 
 def test_faces_are_found_and_nothing_else(http, photo):
@@ -236,9 +241,10 @@ def test_a_truncated_photo_is_refused(http, photo):
     assert_problem(post(http, "/v1/anonymize", photo[: len(photo) // 2]), 422, "CorruptPhoto")
 
 
-def test_a_small_face_withholds_the_photo(http, photo):
+def test_a_small_face_is_covered_or_withholds_the_photo(http, photo):
     small = np.asarray(Image.open(io.BytesIO(photo)).convert("RGB").resize((205, 205), Image.Resampling.LANCZOS))
-    assert_problem(post(http, "/v1/anonymize", encoded(small)), 422, "FaceTooSmall")
+    assert_problem(post(http, "/v1/anonymize?unswapped=withhold", encoded(small)), 422, "FaceTooSmall")
+    assert post(http, "/v1/anonymize", encoded(small)).headers["visard-faces-covered"] == "1"
 
 
 def test_an_announced_size_is_refused_before_it_is_sent(url):
@@ -382,7 +388,7 @@ def test_a_caller_who_leaves_frees_the_slot(slow_server, photo):
             in metrics
         )
         assert "visard_in_work 0.0" in metrics
-        assert 'flipped="yes"' not in metrics  # the work did not go on without its caller
+        assert 'outcome="swapped"' not in metrics  # the work did not go on without its caller
 
 
 # --- keys, origins and rates ---
@@ -500,7 +506,7 @@ def test_a_sane_request_id_is_kept(http):
 
 def test_metrics_say_how_well_faces_were_hidden(tiny_server, photo):
     with web_server(tiny_server.grpc_url) as url, httpx.Client(base_url=url, timeout=60) as http:
-        post(http, "/v1/anonymize?identity=true", photo)
+        post(http, "/v1/anonymize", photo)
         post(http, "/v1/anonymize", b"GIF89a")
         http.get("/nowhere")
         text = http.get("/metrics").text
@@ -508,7 +514,7 @@ def test_metrics_say_how_well_faces_were_hidden(tiny_server, photo):
         'visard_requests_total{error="",method="POST",route="/v1/anonymize",status="200"} 1.0',
         'visard_requests_total{error="UnsupportedFormat",method="POST",route="/v1/anonymize",status="415"} 1.0',
         'visard_requests_total{error="NotFound",method="GET",route="other",status="404"} 1.0',
-        'visard_faces_total{flipped="yes"} 1.0',
+        'visard_faces_total{outcome="swapped",reason=""} 1.0',
         "visard_face_identity_distance_count 1.0",
         "visard_face_similarity_percent_count 1.0",
         'visard_stage_seconds_count{stage="swap"} 1.0',

@@ -56,20 +56,21 @@ def create_app(connection: Connection, settings: Settings) -> FastAPI:
     """
     limiter = ConcurrencyLimiter(in_work=settings.in_work, waiting=settings.waiting, wait_s=settings.wait_s)
     store = Store(keep_s=settings.keep_s, most=settings.keep_photos, most_bytes=settings.keep_bytes)
+    identity = Identity(Options())
     state = AppState(
         settings=settings,
-        client=AsyncClient(connection),
+        client=AsyncClient(connection, measure_identity=identity.measure),
         limiter=limiter,
         store=store,
         metrics=Metrics(limiter, store),
-        identity=Identity(Options()),
+        identity=identity,
     )
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
         async with state.client:
             state.identity.start()
-            await state.client.warm_up(state.options())
+            await state.client.warm_up(state.options(identity=False))  # that is the other process's
             with suppress(VisardError):  # not there yet; /readyz says so. Its protocol is loaded now
                 await state.client.models()
             sweeper = asyncio.create_task(_sweep(state))

@@ -14,7 +14,6 @@ import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,17 +24,17 @@ from visard.pipeline import identity_distance
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from visard import Options, Result
+    from visard import Options
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _BLANK = np.zeros((512, 512, 3), np.uint8)
 
 
 class Identity:
-    """Measures results that were made without `Options.identity`.
+    """Measures identity distances, for an `AsyncClient`.
 
     Args:
-        options: say which landmarks to use.
+        options: whose models to load at the start.
     """
 
     def __init__(self, options: Options) -> None:
@@ -52,14 +51,9 @@ class Identity:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def measure(self, result: Result) -> Result:
-        """Fill in the identity distance of each face."""
-        distances = await asyncio.gather(*(self._distance(face.aligned, face.swapped) for face in result.faces))
-        faces = zip(result.faces, distances, strict=True)
-        return replace(result, faces=tuple(replace(face, identity_distance=distance) for face, distance in faces))
-
-    async def _distance(self, aligned: NDArray[np.uint8], swapped: NDArray[np.uint8]) -> float:
-        ask = partial(identity_distance, aligned, swapped, self._options)
+    async def measure(self, aligned: NDArray[np.uint8], swapped: NDArray[np.uint8], options: Options) -> float:
+        """Measure the identity distance of one face; see `visard.pipeline.identity_distance`."""
+        ask = partial(identity_distance, aligned, swapped, options)
         pool = self._pool
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, ask)

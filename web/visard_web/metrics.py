@@ -46,9 +46,11 @@ class Metrics:
             "visard_stage_seconds", "Wall time of a photo's stages", ["stage"], registry=registry, buckets=_SECONDS
         )
         self._faces = Counter(
-            "visard_faces", "Swapped faces, by whether the classifier believes it", ["flipped"], registry=registry
+            "visard_faces",
+            "Faces found, by what became of them and why: swapped, covered or visible",
+            ["outcome", "reason"],
+            registry=registry,
         )
-        self._visible = Counter("visard_visible_faces", "Faces left visible on purpose", registry=registry)
         self._distance = Histogram(
             "visard_face_identity_distance",
             "Distance of the face descriptors before and after; below 0.6 a recogniser still matches",
@@ -78,9 +80,9 @@ class Metrics:
         """Count the faces of one photo."""
         for stage, seconds in result.seconds.items():
             self._stages.labels(stage).observe(seconds)
-        self._visible.inc(result.faces_found - len(result.faces))
+        for each in result.all_faces:
+            self._faces.labels(each.outcome, each.reason or "").inc()
         for face in result.faces:
-            self._faces.labels("yes" if face.flipped else "no").inc()
             self._similarity.observe(face.similarity_percent)
             if face.identity_distance is not None:
                 self._distance.observe(face.identity_distance)

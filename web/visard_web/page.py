@@ -23,8 +23,8 @@ from visard_web.picture import Large
 from visard_web.problems import Problem, unusable
 
 if TYPE_CHECKING:
+    from visard import Found, Result
     from visard_web.state import AppState
-    from visard_web.store import Kept
 
 STATIC = Path(__file__).parent / "static"
 
@@ -109,15 +109,9 @@ def router(state: AppState) -> APIRouter:
                     raise Problem(422, "InvalidRequest", f"there is no face {face.index}")
                 choices[face.index] = face.direction
             result = await state.anonymize_found(request, kept.found, choices)
-            swapped = [index for index, choice in enumerate(choices) if choice != "leave"]
-            kept.result, kept.swapped = result, {index: place for place, index in enumerate(swapped)}
+            kept.result = result
             state.store.make_room()
-            return JSONResponse(
-                {
-                    "faces": [_choice_of(kept, index) for index in range(len(choices))],
-                    "visible_faces": result.faces_found - len(result.faces),
-                }
-            )
+            return JSONResponse({"faces": _outcomes(kept.found, result)})
 
     @routes.get("/page/photos/{name}/before")
     async def before(name: str, format: ImageFormat = "jpeg") -> Large:
@@ -130,7 +124,9 @@ def router(state: AppState) -> APIRouter:
         result, photo = kept.result, kept.found.photo
         if result is None:
             raise _not_anonymized()
-        answer = await _picture(state, lambda: replace(result, photo=blend(photo, result.faces)).encode(format), format)
+        answer = await _picture(
+            state, lambda: replace(result, photo=blend(photo, result.faces, result.others)).encode(format), format
+        )
         if download:
             answer.headers["Content-Disposition"] = f'attachment; filename="anonymized.{_SUFFIX[format]}"'
         return answer
@@ -145,9 +141,11 @@ def router(state: AppState) -> APIRouter:
     @routes.get("/page/photos/{name}/faces/{index}/swapped")
     async def face_after(name: str, index: int) -> Large:
         kept = state.store.get(name)
-        if kept.result is None or index not in kept.swapped:
+        faces = () if kept.result is None else kept.result.faces
+        face = next((face for face in faces if face.index == index), None)
+        if face is None:
             raise _not_anonymized()
-        return await _picture(state, kept.result.faces[kept.swapped[index]].encode, "png")
+        return await _picture(state, face.encode, "png")
 
     @routes.delete("/page/photos/{name}")
     async def forget(name: str) -> Response:
@@ -165,27 +163,12 @@ def router(state: AppState) -> APIRouter:
 _SUFFIX: dict[ImageFormat, str] = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 
 
-def _choice_of(kept: Kept, index: int) -> dict[str, Any]:
-    """Say what became of one face; null for what was not measured because it was left alone."""
-    place = kept.swapped.get(index)
-    gender = faces_found(kept.found)[index]["gender"]
-    if kept.result is None or place is None:
-        return {"index": index, "left_alone": True, **dict.fromkeys(_SCORES), "gender": gender}
-    face = kept.result.faces[place]
-    scores = {**face.to_dict(), "same_person": face.same_person}
-    return {"index": index, "left_alone": False, **{name: scores[name] for name in _SCORES}}
-
-
-_SCORES = (
-    "target",
-    "gender",
-    "swapped_gender",
-    "flipped",
-    "similarity_percent",
-    "pixel_cosine",
-    "identity_distance",
-    "same_person",
-)
+def _outcomes(found: Found, result: Result) -> list[dict[str, Any]]:
+    """Say what became of each face, largest first; the scores of those that were swapped."""
+    described = faces_found(found)
+    outcomes = [face.to_dict() | {"same_person": face.same_person} for face in result.faces]
+    outcomes += [face.to_dict() | {"gender": described[face.index]["gender"]} for face in result.others]
+    return sorted(outcomes, key=lambda face: face["index"])
 
 
 async def _picture(state: AppState, encode: Any, format: ImageFormat) -> Large:

@@ -7,13 +7,14 @@ import json
 from difflib import get_close_matches
 from functools import partial
 from inspect import Parameter, Signature
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from visard.declared import declared, words
 from visard.pipeline import Options, PersonaKey
+from visard.policy import FaceOutcome, Reason
 from visard.result import ImageFormat, Result
 from visard_web.described import PHOTO_BODY, PICTURES, problems
 from visard_web.faces import faces_found
@@ -39,7 +40,8 @@ class FoundFace(BaseModel):
 
     index: int = Field(ge=0)
     box: tuple[float, float, float, float] = Field(description="left, top, right, bottom in pixels of the photo")
-    too_small: bool = Field(description="whether it is too small to be anonymised")
+    too_small: bool = Field(description="whether it is too small to be swapped")
+    reason: Reason | None = Field(None, description="why it cannot be swapped, only covered; null where it can")
     gender: Gender | None = Field(description="null where it is too small, or nobody asked")
 
 
@@ -56,6 +58,7 @@ class FoundFaces(BaseModel):
                         "index": 0,
                         "box": [176.5, 77.0, 266.5, 167.0],
                         "too_small": False,
+                        "reason": None,
                         "gender": {"label": "female", "confidence": 0.98},
                     }
                 ],
@@ -68,17 +71,29 @@ class FoundFaces(BaseModel):
 
 
 class SwappedFace(BaseModel):
-    """How well one face was hidden."""
+    """One face and what stands in its place."""
 
+    index: int = Field(ge=0)
     box: tuple[float, float, float, float] = Field(description="left, top, right, bottom in pixels of the photo")
+    outcome: Literal["swapped", "visible"] = Field(description="visible: not well enough, and unswapped=show")
+    reason: Reason | None = Field(description="why the swap is not good enough")
     target: Literal["female", "male"]
     gender: Gender | None = Field(description="before; null where the direction was given")
     swapped_gender: Gender
     flipped: bool = Field(description="whether the classifier sees the intended gender in the result")
     similarity_percent: float
     pixel_cosine: float
-    identity_distance: float | None = Field(description="null unless identity=true; below 0.6 one is still recognised")
+    identity_distance: float | None = Field(description="null with identity=false; below 0.6 one is still recognised")
     image: str | None = Field(None, description="output=crops: the generated face in base64, 512×512")
+
+
+class OtherFace(BaseModel):
+    """One face in whose place nothing was generated."""
+
+    index: int = Field(ge=0)
+    box: tuple[float, float, float, float] = Field(description="left, top, right, bottom in pixels of the photo")
+    outcome: FaceOutcome
+    reason: Reason
 
 
 class Anonymized(BaseModel):
@@ -88,19 +103,22 @@ class Anonymized(BaseModel):
         json_schema_extra={
             "example": {
                 "faces_found": 1,
-                "visible_faces": 0,
                 "faces": [
                     {
+                        "index": 0,
                         "box": [176.5, 77.0, 266.5, 167.0],
+                        "outcome": "swapped",
+                        "reason": None,
                         "target": "male",
                         "gender": {"label": "female", "confidence": 0.98},
                         "swapped_gender": {"label": "male", "confidence": 0.97},
                         "flipped": True,
                         "similarity_percent": 47.1,
                         "pixel_cosine": 0.97,
-                        "identity_distance": None,
+                        "identity_distance": 0.72,
                     }
                 ],
+                "others": [],
                 "seconds": {"decode": 0.01, "find": 0.3, "align": 0.01, "swap": 0.4, "score": 0.02, "blend": 0.02},
                 "media_type": "image/jpeg",
                 "image": "/9j/4AAQSkZJRg…",
@@ -108,15 +126,15 @@ class Anonymized(BaseModel):
         }
     )
     faces_found: int
-    visible_faces: int = Field(description="faces that are still there, because only the largest was asked for")
     faces: list[SwappedFace]
+    others: list[OtherFace] = Field(description="those that were covered, or left visible")
     seconds: dict[str, float]
     media_type: Literal["image/jpeg", "image/png", "image/webp"]
     image: str | None = Field(None, description="the photo in base64; absent with output=crops")
 
 
 # Named one by one: an option that comes to `visard.Options` is the operator's until it is let in here.
-_CALLERS = ("faces", "direction", "min_confidence", "output", "identity", "detector_threshold")
+_CALLERS = ("faces", "direction", "min_confidence", "unswapped", "output", "identity", "detector_threshold")
 
 
 def choices(**query: Any) -> dict[str, Any]:
@@ -197,8 +215,10 @@ def router(state: AppState) -> APIRouter:
                 "description": "The anonymised photo",
                 "content": {**PICTURES, "application/json": {"schema": {"$ref": "#/components/schemas/Anonymized"}}},
                 "headers": {
-                    "Visard-Faces-Found": {"schema": {"type": "integer"}, "description": "How many faces there are"},
-                    "Visard-Faces-Visible": {"schema": {"type": "integer"}, "description": "How many are still there"},
+                    "Visard-Faces-Found": {"schema": {"type": "integer"}, "description": "How many the detector saw"},
+                    "Visard-Faces-Swapped": {"schema": {"type": "integer"}, "description": "Of these, swapped"},
+                    "Visard-Faces-Covered": {"schema": {"type": "integer"}, "description": "Of these, covered"},
+                    "Visard-Faces-Visible": {"schema": {"type": "integer"}, "description": "Of these, still visible"},
                 },
             },
             **errors,
@@ -225,7 +245,8 @@ def router(state: AppState) -> APIRouter:
                 encode = partial(result.encode, format)
             answer = Large(await state.on_thread(encode), media_type=media_type)
         answer.headers["Visard-Faces-Found"] = str(result.faces_found)
-        answer.headers["Visard-Faces-Visible"] = str(result.faces_found - len(result.faces))
+        for outcome in get_args(FaceOutcome):
+            answer.headers[f"Visard-Faces-{outcome.capitalize()}"] = str(result.count(outcome))
         return answer
 
     return routes
@@ -277,7 +298,6 @@ def _as_json(result: Result, format: ImageFormat) -> bytes:
     """
     body: dict[str, Any] = {
         **result.to_dict(),
-        "visible_faces": result.faces_found - len(result.faces),
         "media_type": f"image/{format}",
     }
     if result.photo is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from visard import Options, VisardError
@@ -96,8 +96,7 @@ class AppState:
 
     async def anonymize(self, request: Request, photo: bytes, options: Options) -> Result:
         """Anonymise a photo and count its faces; see `visard.AsyncClient.anonymize`."""
-        bare = replace(options, identity=False)
-        return await self._measured(request, lambda: self.client.anonymize(photo, bare), identity=options.identity)
+        return await self._counted(request, lambda: self.client.anonymize(photo, options))
 
     async def anonymize_found(self, request: Request, found: Found, choices: Sequence[Choice]) -> Result:
         """Swap faces as they were chosen and count them; see `visard.AsyncClient.anonymize_found`.
@@ -105,16 +104,10 @@ class AppState:
         The result has crops and scores, and no photo.
         """
         crops = self.options(output="crops")
-        return await self._measured(request, lambda: self.client.anonymize_found(found, choices, crops), identity=True)
+        return await self._counted(request, lambda: self.client.anonymize_found(found, choices, crops))
 
-    async def _measured(
-        self, request: Request, work: Callable[[], Coroutine[Any, Any, Result]], *, identity: bool
-    ) -> Result:
-        async def measured() -> Result:
-            result = await work()
-            return await self.identity.measure(result) if identity else result
-
-        result = await self._in_turn(request, measured)
+    async def _counted(self, request: Request, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        result = await self._in_turn(request, work)
         self.metrics.count_result(result)
         return result
 

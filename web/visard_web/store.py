@@ -29,14 +29,12 @@ class Kept:
     Attributes:
         found: the photo and its faces.
         expires: when it is forgotten, by the store's clock.
-        result: crops and scores, without the blended photo, which is made of both on request.
-        swapped: face's index in `found` → its index in the result.
+            result: crops and scores, without the blended photo, which is made of both when it is asked for.
     """
 
     found: Found = field(repr=False)
     expires: float
     result: Result | None = field(default=None, repr=False)
-    swapped: dict[int, int] = field(default_factory=dict)
 
     @property
     def size(self) -> int:

@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from visard import AsyncClient, Connection, Swap
+from visard import AsyncClient, Connection, Options, Swap
 from visard.wire import Direction
 
 Send = Callable[[int], Awaitable[bool]]  # the number of a request → whether its faces came back flipped
@@ -90,7 +90,8 @@ class PhotoTransport(_SdkTransport):
         async with AsyncClient(_connection(self.connection, patient)) as client:
 
             async def send(_: int) -> bool:
-                return all(face.flipped for face in (await client.anonymize(self.photo)).faces)
+                result = await client.anonymize(self.photo, Options(identity=False))
+                return result.count("swapped") == result.faces_found
 
             yield send
 
@@ -118,14 +119,14 @@ class RestTransport:
 
             async def send(_: int) -> bool:
                 try:
-                    answer = await http.post("/v1/anonymize", content=self.photo, headers=headers)
+                    answer = await http.post("/v1/anonymize?identity=false", content=self.photo, headers=headers)
                 except httpx.TimeoutException:
                     raise RequestFailed("DeadlineExceeded") from None
                 except httpx.TransportError as error:
                     raise RequestFailed(type(error).__name__) from None
                 if answer.is_error:
                     raise RequestFailed(answer.json()["error"])
-                return all(face["flipped"] for face in answer.json()["faces"])
+                return not answer.json()["others"]
 
             yield send
 

@@ -159,27 +159,17 @@ export class Card {
   #choicesChanged() {
     const directions = this.#choices.map((choice) => choice.direction());
     directions.forEach((direction, i) => {
-      this.part.boxes.children[i].classList.toggle("left-alone", direction === "leave" || direction === null);
+      this.part.boxes.children[i].classList.toggle("left-alone", direction === "leave");
     });
-    const swaps = directions.filter((direction) => direction && direction !== "leave").length;
-    this.part.anonymize.textContent = swaps ? `Swap ${count(swaps, "face")}` : "Swap faces";
+    this.part.anonymize.textContent = doingTo(directions);
     this.part.problem.hidden = true;
   }
 
   async #anonymize() {
     const faces = this.#choices.map(({ index, direction }) => ({ index, direction: direction() }));
-    const undecided = this.#choices.find(({ direction }) => direction() === null);
-    const swaps = faces.filter(({ direction }) => direction !== "leave").length;
-    if (undecided) {
-      this.#report(
-        new Problem(
-          `Face ${undecided.index + 1} is too small to swap. Confirm that it stays visible, or crop the photo first.`,
-        ),
-      );
-      return undecided.ask();
-    }
-    if (!swaps) return this.#report(new Problem("All faces are to be left alone. Choose at least one to swap."));
-    this.#show("swapping", `Swapping ${count(swaps, "face")}…`);
+    if (faces.every(({ direction }) => direction === "leave"))
+      return this.#report(new Problem("All faces are to stay visible. Choose at least one to swap or to cover."));
+    this.#show("swapping", "Anonymising the photo…");
     this.part.progress.removeAttribute("value");
     this.part.doing.focus();
     try {
@@ -192,7 +182,6 @@ export class Card {
       this.#fail(error, "choosing");
       if (here) this.part.anonymize.focus();
     }
-    return undefined;
   }
 
   #compare(result) {
@@ -289,6 +278,16 @@ export class Card {
   #hasFocus() {
     return document.activeElement === document.body || this.element.contains(document.activeElement);
   }
+}
+
+/** What the button does to the faces, from their choices. */
+function doingTo(directions) {
+  const covers = directions.filter((direction) => direction === "cover").length;
+  const swaps = directions.filter((direction) => direction !== "leave").length - covers;
+  const parts = [];
+  if (swaps) parts.push(`swap ${count(swaps, "face")}`);
+  if (covers) parts.push(`cover ${count(covers, "face")}`);
+  return sentence(parts.join(", ") || "anonymise").slice(0, -1);
 }
 
 const forgottenBecause = (error, { keeps_for_s }) =>

@@ -28,23 +28,25 @@ export function drawBoxes(layer, faces, { width, height }) {
  * A fieldset in which a person decides about one face.
  *
  * @param {string} group a name that no other face of the page has
- * @returns {{fieldset: HTMLFieldSetElement, crop: HTMLImageElement, direction: () => string | null, ask: () => void}}
- *   `direction` is null while a face that is too small to swap has not been accepted as visible; `ask` goes there
+ * @returns {{fieldset: HTMLFieldSetElement, crop: HTMLImageElement, direction: () => string}}
  */
 export function faceChoice(face, group, minFacePx) {
   const fieldset = stamp("face-choice");
-  const { crop, opinion, directions, accept } = parts(fieldset);
-  const accepted = accept.querySelector("input");
+  const { crop, opinion, directions } = parts(fieldset);
   fieldset.querySelector("legend").textContent = `Face ${face.index + 1}`;
   crop.alt = `Face ${face.index + 1}, cut out`;
   opinion.id = `${group}-opinion`;
   fieldset.setAttribute("aria-describedby", opinion.id);
   for (const radio of directions.querySelectorAll("input")) radio.name = group;
-  if (face.too_small) {
+  if (face.reason) {
     fieldset.classList.add("too-small");
-    opinion.textContent = `Too small to swap: it has fewer than ${minFacePx} pixels across.`;
-    directions.remove();
-    accept.hidden = false;
+    opinion.textContent = face.too_small
+      ? `Too small to swap, with fewer than ${minFacePx} pixels across: it will be covered.`
+      : "Not seen clearly enough to swap: it will be covered.";
+    for (const radio of directions.querySelectorAll("input")) {
+      if (radio.value === "cover") radio.checked = true;
+      else if (radio.value !== "leave") radio.parentElement.remove();
+    }
   } else {
     const { label, confidence } = face.gender;
     opinion.append("Apparent gender: ", element("strong", "", label), `, ${percent(confidence)} confidence`);
@@ -55,11 +57,7 @@ export function faceChoice(face, group, minFacePx) {
   return {
     fieldset,
     crop,
-    direction: () => {
-      if (face.too_small) return accepted.checked ? "leave" : null;
-      return directions.querySelector("input:checked").value;
-    },
-    ask: () => accepted.focus(),
+    direction: () => directions.querySelector("input:checked").value,
   };
 }
 
@@ -71,45 +69,45 @@ export function faceResult(face) {
   item.querySelector("h4").textContent = name;
   crop.alt = `${name} before`;
   swapped.alt = `${name} after`;
-  if (face.left_alone) {
+  if (face.outcome !== "swapped") {
     after.remove();
-    marks.append(element("li", "mark warn", "Left alone: it is still visible."));
+    const [kind, text] =
+      face.outcome === "covered" ? ["good", `Covered: ${WHY[face.reason]}.`] : ["warn", "Left visible, as chosen."];
+    marks.append(element("li", `mark ${kind}`, text));
     return { item, crop, swapped: null };
   }
   marks.append(...marksOf(face));
   return { item, crop, swapped };
 }
 
+const WHY = {
+  chosen: "as chosen",
+  too_small: "it was too small to swap",
+  unclear: "it was not seen clearly enough to swap",
+  not_flipped: "no swap looked like the other gender",
+  still_recognised: "a recogniser still matched its swap",
+};
+
 function marksOf(face) {
   const { label, confidence } = face.swapped_gender;
-  const flip = face.flipped
-    ? element("li", "mark good", `Flipped: now looks ${label}, ${percent(confidence)} confidence.`)
-    : element("li", "mark warn", `Did not flip: still looks ${label}, ${percent(confidence)} confidence.`);
-  const distance = face.identity_distance === null ? "" : ` Distance ${face.identity_distance.toFixed(2)}.`;
-  const recogniser = {
-    true: element("li", "mark warn", `A recogniser would still match it.${distance}`),
-    false: element("li", "mark good", `A recogniser would not match it any more.${distance}`),
-    null: element("li", "mark", "The recogniser was not asked."),
-  }[face.same_person];
+  const flip = element("li", "mark good", `Swapped: now looks ${label}, ${percent(confidence)} confidence.`);
+  const distance = `Distance ${face.identity_distance.toFixed(2)}.`;
+  const recogniser = element("li", "mark good", `One recogniser does not match it any more. ${distance}`);
   const similarity = `Similarity ${face.similarity_percent.toFixed(1)}\u00a0%, pixel cosine ${face.pixel_cosine.toFixed(2)}.`;
   return [flip, recogniser, element("li", "mark", similarity)];
 }
 
-/** Headline and warnings of a result: `{verdict, warnings}`, the most serious warning first. */
-export function judge({ faces, visible_faces: visible }) {
-  const swapped = faces.filter((face) => !face.left_alone);
+/** Headline and warnings of a result: `{verdict, warnings}`. */
+export function judge({ faces }) {
+  const ended = (outcome) => faces.filter((face) => face.outcome === outcome).length;
+  const [swapped, covered, visible] = ["swapped", "covered", "visible"].map(ended);
   const warnings = [];
   if (visible) {
     const stay = visible === 1 ? "1 face is still visible" : `${visible} faces are still visible`;
-    warnings.push(`${stay} in this result, because you left ${visible === 1 ? "it" : "them"} alone.`);
+    warnings.push(`${stay} in this result, because you left ${visible === 1 ? "it" : "them"} so.`);
   }
-  const names = (list) => list.map((face) => face.index + 1).join(", ");
-  const recognised = swapped.filter((face) => face.same_person);
-  if (recognised.length) warnings.push(`A recogniser would still match face ${names(recognised)}.`);
-  const unflipped = swapped.filter((face) => !face.flipped);
-  if (unflipped.length) {
-    warnings.push(`The swap of face ${names(unflipped)} did not flip: try the other direction.`);
-  }
-  const left = faces.length - swapped.length;
-  return { verdict: `${count(swapped.length, "face")} swapped${left ? `, ${left} left alone` : ""}`, warnings };
+  const parts = [`${count(swapped, "face")} swapped`];
+  if (covered) parts.push(`${covered} covered`);
+  if (visible) parts.push(`${visible} left visible`);
+  return { verdict: parts.join(", "), warnings };
 }
