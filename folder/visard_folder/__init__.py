@@ -1,8 +1,8 @@
 """Whole folders: anonymise a data set, keep its tree and its annotations, and record what became of every photo.
 
 The files in the order of the data: `job` (what to do), `run` (from the start to the end), `places` (a folder, or one of
-`stores`), `walk` (find and read), `photo` (one photo, by `policy` and `people`; `leaks` proves the result), `write` and
-`journal` (what became of each), `manifest` and `annotations` (the end). Who does it: `local_engine` on this machine,
+`stores`), `walk` (find and read), `photo` (one photo, through the SDK's steps and `people`; `leaks` proves the result),
+`write` and `journal` (what became of each), `manifest` and `annotations` (the end). Who does it: `local_engine` on this machine,
 `ray_engine` on a cluster; both ask the servers through `pool`.
 """
 
