@@ -30,17 +30,18 @@ from visard.pipeline import (
     Options,
     Prepared,
     Stopwatch,
+    after_second_try,
     choose,
     find,
     finish,
+    for_second_try,
     identity_distance,
-    judged,
+    judge,
     prepare,
     score,
     unswappable,
     warm_up,
 )
-from visard.policy import SECOND_TRY
 from visard.result import ApparentGender, FaceResult, Outcome, Result
 from visard.wire import ENCODED_ENSEMBLES, ENSEMBLES, Direction, Swap, check_images, check_personas
 
@@ -274,25 +275,22 @@ class AsyncClient:
     async def _finish(self, prepared: Prepared, options: Options) -> Result:
         watch = Stopwatch()
         faces = await self._swap_and_judge(prepared, options, watch)
-        again = {place: face for place, face in enumerate(faces) if face.reason in SECOND_TRY}
-        if again:
+        if again := for_second_try(faces):
             seconds = await self._swap_and_judge(prepared.again(again), options, watch)
-            for place, face in zip(again, seconds, strict=True):
-                if face.reason is None:
-                    faces[place] = face
+            faces = after_second_try(faces, dict(zip(again, seconds, strict=True)))
         return await self._on_thread(partial(finish, prepared, faces, options, watch.seconds))
 
     async def _swap_and_judge(self, prepared: Prepared, options: Options, watch: Stopwatch) -> list[FaceResult]:
         swaps = await self.swap(prepared.aligned, prepared.directions, prepared.personas) if prepared.faces else ()
         watch.lap("swap")
         faces = await self._on_thread(partial(score, prepared, swaps))
+        distances = None
         if options.identity:
             distances = await asyncio.gather(
                 *(self._measure_identity(face.aligned, face.swapped, options) for face in faces)
             )
-            faces = [replace(face, identity_distance=distance) for face, distance in zip(faces, distances, strict=True)]
         watch.lap("score")
-        return [judged(face, direction, options) for face, direction in zip(faces, prepared.directions, strict=True)]
+        return judge(prepared, faces, distances, options)
 
     async def _identity_on_thread(
         self, aligned: NDArray[np.uint8], swapped: NDArray[np.uint8], options: Options

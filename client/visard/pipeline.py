@@ -25,7 +25,7 @@ from typing_extensions import Doc
 from visard import scoring
 from visard.declared import check
 from visard.personas import draw
-from visard.policy import FaceOutcome, Reason, Unswapped, withheld
+from visard.policy import SECOND_TRY, FaceOutcome, Reason, Unswapped, withheld
 from visard.result import ApparentGender, FaceResult, Gender, ImageFormat, Result, UnswappedFace, encode
 from visard.wire import GENDERS, Direction, Swap
 from visard_errors import NoFace
@@ -369,6 +369,38 @@ def judged(face: FaceResult, direction: Direction, options: Options) -> FaceResu
     elif face.same_person:
         reason = "still_recognised"
     return replace(face, reason=reason)
+
+
+def judge(
+    prepared: Prepared, faces: Sequence[FaceResult], distances: Sequence[float] | None, options: Options
+) -> list[FaceResult]:
+    """Add their identity distances to scored faces, and say of each why it is not good enough, if it is not.
+
+    Args:
+        prepared: whose faces they are, in its order.
+        faces: what `score` returned.
+        distances: see `identity_distance`; None where identity is no criterion.
+        options: as for `judged`.
+    """
+    if distances is not None:
+        faces = [replace(face, identity_distance=distance) for face, distance in zip(faces, distances, strict=True)]
+    return [judged(face, direction, options) for face, direction in zip(faces, prepared.directions, strict=True)]
+
+
+def for_second_try(faces: Sequence[FaceResult]) -> dict[int, FaceResult]:
+    """Choose those that another persona may help: place in `faces` → the face, for `Prepared.again`."""
+    return {place: face for place, face in enumerate(faces) if face.reason in SECOND_TRY}
+
+
+def after_second_try(faces: Sequence[FaceResult], seconds: Mapping[int, FaceResult]) -> list[FaceResult]:
+    """Put second tries that are good enough in the place of the first; the others change nothing.
+
+    Args:
+        faces: judged.
+        seconds: place in `faces` → the second try, judged.
+    """
+    good = {place: face for place, face in seconds.items() if face.reason is None}
+    return [good.get(place, face) for place, face in enumerate(faces)]
 
 
 def finish(prepared: Prepared, faces: Sequence[FaceResult], options: Options, seconds: Mapping[str, float]) -> Result:

@@ -33,16 +33,17 @@ from visard.pipeline import (
     Prepared,
     Stopwatch,
     UnswappedOption,
+    after_second_try,
     choose,
     descriptor,
     find,
     finish,
+    for_second_try,
     identity_distance,
-    judged,
+    judge,
     score,
     unswappable,
 )
-from visard.policy import SECOND_TRY
 from visard.result import FaceResult, Result, UnswappedFace
 from visard.wire import Direction, Swap
 from visard_errors import FaceTooSmall, NoFace, NotHidden, PhotoError, UncertainGender, VisardError
@@ -256,11 +257,9 @@ class _Photo:
         prepared = choose(found, choices, persona_key=options.persona_key, unswapped=options.unswapped)
         self.watch.lap("align")
         faces = yield from self._swap(prepared)
-        again = {place: face for place, face in enumerate(faces) if face.reason in SECOND_TRY}
-        if again:
-            for place, face in zip(again, (yield from self._swap(prepared.again(again))), strict=True):
-                if face.reason is None:
-                    faces[place] = face
+        if again := for_second_try(faces):
+            seconds = yield from self._swap(prepared.again(again))
+            faces = after_second_try(faces, dict(zip(again, seconds, strict=True)))
         self.faces = {face.index: face for face in faces}
         return finish(prepared, faces, options, self.watch.seconds)
 
@@ -278,15 +277,11 @@ class _Photo:
         swaps = yield SwapRequest(aligned=prepared.aligned, directions=prepared.directions, personas=prepared.personas)
         self.watch.lap("swap")
         faces = score(prepared, swaps)
+        distances = None
         if self.options.identity:
-            faces = [
-                replace(face, identity_distance=identity_distance(face.aligned, face.swapped, self.options))
-                for face in faces
-            ]
+            distances = [identity_distance(face.aligned, face.swapped, self.options) for face in faces]
         self.watch.lap("score")
-        return [
-            judged(face, direction, self.options) for face, direction in zip(faces, prepared.directions, strict=True)
-        ]
+        return judge(prepared, faces, distances, self.options)
 
     def _record(self, outcome: Outcome, faces: tuple[FaceRecord, ...], seconds: Mapping[str, float]) -> Record:
         height, width = (None, None) if self.found is None else self.found.photo.shape[:2]
