@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -272,7 +273,12 @@ def test_a_run_stops_where_its_own_server_was_killed_twice(astronaut, tmp_path):
     supervised = psutil.Process(process.pid)
 
     def triton():
-        return [each for each in supervised.children(recursive=True) if each.name() == "tritonserver"]
+        found = []
+        for each in supervised.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                if each.name() == "tritonserver":
+                    found.append(each)
+        return found
 
     process.stdout.readline()  # the first photo is done
     (first,) = wait_until(triton)

@@ -126,7 +126,8 @@ def test_a_face_is_covered_by_choice(http, photo):
     (face,) = choose(http, name, "cover").json()["faces"]
     assert (face["outcome"], face["reason"]) == ("covered", "chosen")
     after = pixels(http, f"/page/photos/{name}/after")
-    assert finder().find(after) == ()
+    # To YuNet a cover looks like an unclear face now and then, whoever was under it.
+    assert not any(face.confirmed for face in finder().find(after))
     assert error(http.get(f"/page/photos/{name}/faces/0/swapped")) == (404, "NotAnonymized")
 
 
