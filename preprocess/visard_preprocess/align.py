@@ -1,8 +1,8 @@
 """Finds the faces in a photo: boxes, 68 landmarks and the quad to cut out. Only this file imports dlib.
 
 It reports what it finds, faces that are too small, half hidden or doubtful included, with what there is to judge them
-by; what becomes of them is the caller's decision. `detect` finds them, at any angle. Here each is turned upright, a
-second detector looks at it, and the landmarks are placed.
+by; what becomes of them is the caller's decision. `detect` finds them, at any angle, and `upright` turns each upright.
+Here a second detector looks at it, and the landmarks are placed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,20 @@ from PIL import Image
 
 from visard_errors import CheckpointError
 from visard_preprocess import DETECTOR_THRESHOLD
-from visard_preprocess.detect import TILE, Detection, detect, look_at
-from visard_preprocess.geometry import CROP_SIZE, Box, Quad, crop, ffhq_quad, five_point_quad, part_of
+from visard_preprocess.detect import Detection, detect
+from visard_preprocess.geometry import CROP_SIZE, Box, Quad, ffhq_quad, five_point_quad
+from visard_preprocess.upright import (
+    PATCH_FACE_PX,
+    UPRIGHT,
+    Patch,
+    Pose,
+    centre_of,
+    cut_out,
+    look_again,
+    pose_of,
+    resize,
+    square,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -39,26 +51,17 @@ MIN_FACE_PX = 40
 # photo: from 37 pixels up to 2 megapixels, and from 90 pixels at 12 megapixels.
 _HOG_PIXELS, _HOG_MIN_SCALE, _HOG_MAX_SCALE = 8e6, 0.8, 2.0
 
-# The predictor learned from the boxes of dlib's HOG, squares from the brows to the chin. Where HOG does not see what
-# YuNet sees, such a square is put in its place: median over 128 faces that both see.
-_EDGE, _LOWER = 0.96, 0.046  # of the square root of the area of YuNet's box
-
-# Radians. YuNet's points tell half of a tilt and less. Heads that seem tilted by no more than `_UPRIGHT` are shown to
-# HOG and the predictor as they are. One that seems tilted by more, or that HOG sees with a lower score than `_SURE`, is
-# tried at other angles, too.
-_UPRIGHT, _FAN = (math.radians(degrees) for degrees in (10, 25))
+# A head that seems tilted by more than `UPRIGHT`, or that HOG sees with a lower score than `_SURE`, is tried at other
+# angles, too.
 _SURE = 0.4
-_TILT = 1.5  # what the points tell is taken so many times
+_FAN = math.radians(25)
 
 _HOG_FACE_PX = 110  # HOG looks at one face at this size
-_AGAIN, _AS_IT_IS = 0.3, 0.05  # scores of a face that is looked at again at four angles: the least, and what is better
 
 _LANDMARKS = 68
-_LANDMARK_FACE_PX = 300  # the predictor answers in whole pixels of the copy it sees
 # Mean distance of landmarks from YuNet's five points, of the box's edge: over 128 faces 99 % are below 0.11, and the
 # largest, of a profile, is 0.24.
 _PLAUSIBLE = 0.2
-_PATCH_MARGIN = 0.5  # of the box's edge: landmarks may leave the box
 
 _ALIGNED_BOX = (108, 148, 411, 451)  # where the detector's box lies in a 512-pixel crop, median over real faces
 
@@ -143,11 +146,11 @@ class FaceFinder:
         """
         grey = Image.fromarray(photo).convert("L")  # as many faces as in colour, in two thirds of the time
         scale = max(_HOG_MIN_SCALE, min(_HOG_MAX_SCALE, math.sqrt(_HOG_PIXELS / (grey.width * grey.height))))
-        copy = _resize(grey, scale)
+        copy = resize(grey, scale)
         per_pixel = grey.width / copy.width, grey.height / copy.height
         faces = []
         for box, confidence in self._see(copy, per_pixel):
-            patch = _patch(photo, _Pose(box=box))
+            patch = cut_out(photo, Pose(box=box))
             landmarks = patch.to_photo(self._predict(patch.picture, patch.box))
             faces.append(Face(box=box, landmarks=landmarks, confidence=confidence, quad=ffhq_quad(landmarks)))
         return _largest_first(faces)
@@ -206,9 +209,9 @@ class FaceFinder:
 
     def _face(self, photo: NDArray[np.uint8], seen: Detection) -> Face:
         """Turn one face upright, have HOG look at it, and place its landmarks."""
-        best = self._look(photo, _pose(seen))
+        best = self._look(photo, pose_of(seen))
         surely_upright = best.score >= _SURE and not best.pose.turned
-        if not surely_upright and best.edge >= MIN_FACE_PX and (again := _look_again(photo, best.pose)) is not None:
+        if not surely_upright and best.edge >= MIN_FACE_PX and (again := look_again(photo, best.pose)) is not None:
             for turn in (0.0, -_FAN, _FAN):
                 other = self._look(photo, replace(again, turn=again.turn + turn))
                 if other.score > best.score or (not best.confirmed and not turn):
@@ -217,7 +220,7 @@ class FaceFinder:
                     break
         landmarks = self._predict_in(best)
         left = ffhq_quad(landmarks).angle - best.patch.turn
-        if abs(math.remainder(left, 2 * math.pi)) > _UPRIGHT:  # the predictor knows better than YuNet how it is turned
+        if abs(math.remainder(left, 2 * math.pi)) > UPRIGHT:  # the predictor knows better than YuNet how it is turned
             other = self._look(photo, replace(best.pose, turn=best.patch.turn + left))
             if other.score >= best.score:
                 best, landmarks = other, self._predict_in(other)
@@ -232,12 +235,12 @@ class FaceFinder:
             confirmed=best.confirmed,
         )
 
-    def _look(self, photo: NDArray[np.uint8], pose: _Pose) -> _Look:
+    def _look(self, photo: NDArray[np.uint8], pose: Pose) -> _Look:
         """Have HOG look at the face in the middle of a patch."""
-        patch = _patch(photo, pose)
-        small = _resize(patch.picture.convert("L"), _HOG_FACE_PX / _LANDMARK_FACE_PX)
+        patch = cut_out(photo, pose)
+        small = resize(patch.picture.convert("L"), _HOG_FACE_PX / PATCH_FACE_PX)
         per_pixel = patch.picture.width / small.width, patch.picture.height / small.height
-        x, y = _centre(patch.box)
+        x, y = centre_of(patch.box)
         found = [
             (score, box) for box, score in self._see(small, per_pixel) if box[0] < x < box[2] and box[1] < y < box[3]
         ]
@@ -264,45 +267,6 @@ class FaceFinder:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Pose:
-    """How a face lies in the photo.
-
-    Attributes:
-        box: as HOG would have it, see `Face`.
-        turn: radians, clockwise as seen on the screen.
-        points: as in `Face`.
-    """
-
-    box: Box
-    turn: float = 0.0
-    points: NDArray[np.float64] = field(default_factory=lambda: np.zeros((5, 2)))
-
-    @property
-    def turned(self) -> bool:
-        """Whether it has to be turned upright before HOG and the predictor can see it."""
-        return abs(self.turn) > _UPRIGHT
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Patch:
-    """A face's surroundings, upright and at one size for every face.
-
-    Attributes:
-        picture: RGB.
-        box: of the face, in pixels of the picture.
-        scale: pixels of the picture for one of the photo.
-        turn: by which it was turned back, in radians.
-        to_photo: maps points in pixel-index coordinates of the picture into the photo.
-    """
-
-    picture: Image.Image
-    box: Box
-    scale: float
-    turn: float
-    to_photo: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class _Look:
     """What HOG saw of one face at one angle.
 
@@ -314,8 +278,8 @@ class _Look:
         confirmed: whether it saw something.
     """
 
-    pose: _Pose
-    patch: _Patch
+    pose: Pose
+    patch: Patch
     box: Box
     score: float
     confirmed: bool
@@ -328,86 +292,7 @@ class _Look:
     @property
     def box_in_photo(self) -> Box:
         """The same box upright in the photo."""
-        return _square(self.patch.to_photo(np.array(_centre(self.box)) - 0.5) + 0.5, self.edge)
-
-
-def _patch(photo: NDArray[np.uint8], pose: _Pose) -> _Patch:
-    """Cut a face out, turned upright where it needs to be."""
-    box, edge = pose.box, pose.box[2] - pose.box[0]
-    scale = _LANDMARK_FACE_PX / edge
-    if pose.turned:
-        quad = _around(pose, pose.turn)
-        size = round(quad.side * scale)
-        margin = _PATCH_MARGIN * _LANDMARK_FACE_PX
-        return _Patch(
-            picture=Image.fromarray(crop(photo, quad, size)),
-            box=(margin, margin, size - margin, size - margin),
-            scale=scale,
-            turn=pose.turn,
-            to_photo=lambda points: quad.to_photo(points, size),
-        )
-    height, width = photo.shape[:2]
-    margin = _PATCH_MARGIN * edge
-    left, top = max(0, math.floor(box[0] - margin)), max(0, math.floor(box[1] - margin))
-    right, bottom = min(width, math.ceil(box[2] + margin)), min(height, math.ceil(box[3] + margin))
-    part = part_of(photo, left, top, right, bottom)
-    picture = _resize(part, scale)
-    scales = np.array([picture.width / part.width, picture.height / part.height])
-    low, high = ((np.array(corner) - (left, top)) * scales for corner in (box[:2], box[2:]))
-    return _Patch(
-        picture=picture,
-        box=(*map(float, low), *map(float, high)),  # type: ignore[arg-type]
-        scale=scale,
-        turn=0.0,
-        to_photo=lambda points: (points + 0.5) / scales - 0.5 + (left, top),
-    )
-
-
-def _pose(seen: Detection, frame: Quad | None = None, size: int = 0) -> _Pose:
-    """What YuNet saw as HOG would have it: in the photo, or in a crop of so many pixels from it."""
-    left, top, right, bottom = seen.box
-    centre, edge = np.array(_centre(seen.box)), math.sqrt((right - left) * (bottom - top))
-    turn, points = five_point_quad(seen.points).angle, seen.points
-    if frame is not None:
-        centre = frame.to_photo(centre - 0.5, size) + 0.5
-        edge *= frame.side / size
-        turn, points = frame.angle + _TILT * turn, frame.to_photo(points, size)
-    centre = centre + _LOWER * edge * np.array([-math.sin(turn), math.cos(turn)])
-    return _Pose(box=_square(centre, _EDGE * edge), turn=math.remainder(turn, 2 * math.pi), points=points)
-
-
-def _look_again(photo: NDArray[np.uint8], pose: _Pose) -> _Pose | None:
-    """Look at a face at four angles at once, and tell how it really lies; None where it is not seen again.
-
-    YuNet sees heads at any angle, and places the points of them all as if they were upright.
-    """
-    size = TILE // 2
-    picture = crop(photo, _around(pose, 0.0), size)
-    quarters = [np.rot90(picture, quarter) for quarter in range(4)]
-    scores, boxes, points = look_at(np.vstack([np.hstack(quarters[:2]), np.hstack(quarters[2:])]), _AGAIN)
-    best: dict[int, int] = {}
-    for index in np.argsort(scores):  # the best last
-        x, y = (boxes[index, :2] + boxes[index, 2:]) / 2
-        column, row = int(x // size), int(y // size)
-        if max(abs(x - (column + 0.5) * size), abs(y - (row + 0.5) * size)) < size / 4:
-            best[2 * row + column] = int(index)
-    if not best:
-        return None
-    quarter = max(best, key=lambda each: scores[best[each]] + (_AS_IT_IS if each == 0 else 0.0))
-    index, corner = best[quarter], np.array([quarter % 2, quarter // 2]) * size
-    seen = Detection(
-        box=tuple((boxes[index].reshape(2, 2) - corner).ravel()),
-        score=float(scores[index]),
-        points=points[index] - 0.5 - corner,
-    )
-    return _pose(seen, _around(pose, quarter * math.pi / 2), size)
-
-
-def _around(pose: _Pose, turn: float) -> Quad:
-    """A face's surroundings, of the same width for every face, at an angle."""
-    half = (0.5 + _PATCH_MARGIN) * (pose.box[2] - pose.box[0])
-    x, y = _centre(pose.box)
-    return Quad(centre=(x - 0.5, y - 0.5), x_axis=(half * math.cos(turn), half * math.sin(turn)))
+        return square(self.patch.to_photo(np.array(centre_of(self.box)) - 0.5) + 0.5, self.edge)
 
 
 def finder(landmarks_model: str | PathLike[str] | None = None) -> FaceFinder:
@@ -430,11 +315,6 @@ def _shape(landmarks: NDArray[np.float64]) -> Any:
     return dlib.full_object_detection(dlib.rectangle(*_ALIGNED_BOX), points)
 
 
-def _resize(image: Image.Image, scale: float) -> Image.Image:
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
-
-
 def _five(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
     """(68, 2) landmarks as YuNet's five points."""
     return np.stack([landmarks[36:42].mean(axis=0), landmarks[42:48].mean(axis=0), *landmarks[[30, 48, 54]]])
@@ -442,15 +322,6 @@ def _five(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _largest_first(faces: Iterable[Face]) -> tuple[Face, ...]:
     return tuple(sorted(faces, key=lambda face: face.size_px, reverse=True))
-
-
-def _centre(box: Box) -> tuple[float, float]:
-    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-
-
-def _square(centre: NDArray[np.float64], edge: float) -> Box:
-    x, y = map(float, centre)
-    return x - edge / 2, y - edge / 2, x + edge / 2, y + edge / 2
 
 
 def installed_model(name: str) -> Path:
