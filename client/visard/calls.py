@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from visard.result import ApparentGender
 from visard.shared_memory import RegionPool
 from visard.slots import Slots
+from visard.statuses import error_from_status, parse_retry_after_s
 from visard.wire import (
     MODELS,
     REGION_SIZE,
@@ -28,11 +29,9 @@ from visard.wire import (
     build_provenance_request,
     build_request,
     check_metadata,
-    error_from_status,
     parse_encoded_swap,
     parse_provenance,
     parse_response,
-    parse_retry_after_s,
     parse_swap,
     write_region,
 )

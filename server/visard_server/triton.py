@@ -14,17 +14,12 @@ the model repository, where that can be written.
 from __future__ import annotations
 
 import errno
-import importlib.util
 import os
-import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import sysconfig
-import tempfile
 import threading
 import time
 from collections import deque
@@ -37,7 +32,9 @@ from typing import TYPE_CHECKING, TextIO
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from visard_errors import MissingExtra, RepositoryError, ServerError
+from visard_errors import RepositoryError, ServerError
+from visard_server.startup_log import NO_GPU, PORT_TAKEN, failed_models, last_words
+from visard_server.wheel import Wheel, find_wheel, programs_folder
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -57,7 +54,7 @@ _ADMIN_HEADER = "visard-admin"
 
 _NO_PROXY = [("grpc.enable_http_proxy", 0)]  # it is on this machine, whatever the environment says of others
 
-_HERE = Path(__file__).parent
+_LAUNCHER = Path(__file__).with_name("_launch.py")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +128,7 @@ class TritonServer:
 
     def start(self) -> None:
         """Start the server and wait until every model is ready."""
-        wheel = _find_wheel()
+        wheel = find_wheel()
         if not any(self.repository.glob("*/config.pbtxt")):
             raise RepositoryError(f"{self.repository} holds no model: `visard export` writes a model repository")
         for attempt in range(_PORT_ATTEMPTS):
@@ -170,7 +167,7 @@ class TritonServer:
         try:
             while not asked.wait(_POLL_S):
                 if self._process is None or self.ended:
-                    raise ServerError(f"the server ended by itself: {_last_words(self._tail)}")
+                    raise ServerError(f"the server ended by itself: {last_words(self._tail)}")
             self.stop()
         finally:
             for sign, handler in previous.items():
@@ -193,7 +190,7 @@ class TritonServer:
             key=lambda model: model.name,
         )
 
-    def _start_once(self, wheel: _Wheel, ports: tuple[int, int, int]) -> None:
+    def _start_once(self, wheel: Wheel, ports: tuple[int, int, int]) -> None:
         host = _in_url(self._host)
         self.grpc_url = f"{host}:{ports[0]}"
         self.http_url = f"http://{host}:{ports[1]}"
@@ -201,7 +198,7 @@ class TritonServer:
         key = secrets.token_urlsafe(24)
         self.admin_headers = {f"triton-grpc-protocol-{_ADMIN_HEADER}": key}
         with ExitStack() as undo:  # in reverse order, here when the start fails, else in `stop`
-            folder = _programs(wheel, undo)
+            folder = programs_folder(wheel, undo)
             segments = folder.name  # as unique as the folder
             undo.callback(_remove_shared_memory, segments)
             listening = f"ipv6:{self._host}" if ":" in self._host else self._host  # as libevhtp wants it
@@ -246,7 +243,7 @@ class TritonServer:
         """
         try:
             process = subprocess.Popen(  # noqa: S603 -- our own program with our own arguments
-                [sys.executable, "-I", "-S", str(_HERE / "_launch.py"), str(os.getpid()), *command],
+                [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *command],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -280,20 +277,20 @@ class TritonServer:
                     return
             time.sleep(_POLL_S)
         raise ServerError(
-            f"the embedded server was not ready within {self._startup_timeout_s:g} s: {_last_words(self._tail)}"
+            f"the embedded server was not ready within {self._startup_timeout_s:g} s: {last_words(self._tail)}"
         )
 
     def _failure(self) -> Exception:
         log = "".join(self._tail)
-        if _PORT_TAKEN in log:
-            return _PortLost(_last_words(self._tail))
-        reasons = _failed_models(log)
+        if PORT_TAKEN in log:
+            return _PortLost(last_words(self._tail))
+        reasons = failed_models(log)
         if not reasons:
-            return ServerError(f"the embedded server ended at its start: {_last_words(self._tail)}")
+            return ServerError(f"the embedded server ended at its start: {last_words(self._tail)}")
         listed = "; ".join(f"model '{model}' does not load: {reason}" for model, reason in reasons.items())
         hint = (
             "export it for the CPU or serve it on a machine with a GPU"
-            if _NO_GPU in log
+            if NO_GPU in log
             else "repair it or export it again"
         )
         return RepositoryError(f"{self.repository} cannot be served: {listed}. What to do: {hint}")
@@ -301,60 +298,6 @@ class TritonServer:
 
 class _PortLost(Exception):
     """Between the choice of a port and its opening someone else took it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Wheel:
-    """Where the `nvidia-pytriton` wheel keeps what is used of it."""
-
-    binary: Path
-    libraries: Path
-    python_backend: Path
-    stub: Path
-
-    def copy_backends(self, folder: Path) -> None:
-        """Make a backend directory; of copies, because Triton refuses a link that leaves the directory."""
-        python = folder / "python"
-        python.mkdir()
-        for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
-            shutil.copy(self.python_backend / name, python)
-        shutil.copy(self.stub, python)
-        (python / self.stub.name).chmod(0o755)
-        shutil.copytree(_HERE / "backends", folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-
-    def environment(self) -> dict[str, str]:
-        """Make the environment in which the models' processes find this Python's library and packages."""
-        libraries = [self.libraries, sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH")]
-        return {
-            **os.environ,
-            "LD_LIBRARY_PATH": os.pathsep.join(str(path) for path in libraries if path),
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-            "OPENBLAS_NUM_THREADS": "1",  # no model does linear algebra in numpy
-            # glibc keeps the memory of freed images for the next ones: 1 ms of 8 ms CPU less per image and swap.
-            "MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2),
-            "MALLOC_TRIM_THRESHOLD_": str(256 * 1024**2),
-        }
-
-
-def _find_wheel() -> _Wheel:
-    if sys.platform != "linux":
-        raise ServerError(f"the embedded server runs on Linux, not on {sys.platform}: run Triton in its container")
-    spec = importlib.util.find_spec("pytriton")  # found, not imported: only its files are wanted
-    if spec is None or spec.origin is None or importlib.util.find_spec("onnxruntime") is None:
-        raise MissingExtra("serve", "the embedded server")
-    package = Path(spec.origin).parent
-    root = package / "tritonserver"
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = root / "python_backend_stubs" / version / "triton_python_backend_stub"
-    if not stub.is_file():
-        supported = ", ".join(sorted((path.name for path in stub.parents[1].iterdir()), key=lambda name: int(name[2:])))
-        raise ServerError(f"the embedded server supports Python {supported}, this is {version}: use one of these")
-    return _Wheel(
-        binary=root / "bin" / "tritonserver",
-        libraries=package.parent / "nvidia_pytriton.libs",
-        python_backend=root / "backends" / "python",
-        stub=stub,
-    )
 
 
 def _choose_ports(host: str, wanted: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -380,24 +323,6 @@ def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _programs(wheel: _Wheel, undo: ExitStack) -> Path:
-    """Make a folder of what the server runs, which is removed with `undo`."""
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="visard-server-"))
-        undo.callback(shutil.rmtree, folder, ignore_errors=True)
-        wheel.copy_backends(folder)
-    except OSError as error:
-        reason = error.strerror or str(error)
-    else:
-        if os.access(folder / "python" / wheel.stub.name, os.X_OK):
-            return folder
-        reason = "it is mounted noexec: no program can be run from it"
-    raise ServerError(
-        f"the temporary folder {tempfile.gettempdir()} cannot hold the server's programs ({reason}): make room, or set "
-        "TMPDIR to a folder on another disk"
-    )
-
-
 def _kill(process: subprocess.Popen[str]) -> None:
     """End the server and its models, which are a process group, at once."""
     with suppress(ProcessLookupError):
@@ -408,31 +333,3 @@ def _remove_shared_memory(prefix: str) -> None:
     """Remove what a killed server left: it holds faces."""
     for segment in Path("/dev/shm").glob(f"{prefix}*"):  # noqa: S108 -- where Linux keeps POSIX shared memory
         segment.unlink(missing_ok=True)
-
-
-_PORT_TAKEN = "already in use"
-_NO_GPU = "no GPUs are available"
-_FAILED_TO_LOAD = re.compile(r"failed to load '([^']+)' version \d+: (.*)\"$", re.MULTILINE)
-_POLL_FAILED = re.compile(r"Poll failed for model directory '([^']+)': (.*)\"$", re.MULTILINE)
-_BAD_CONFIG = re.compile(r"Error parsing text-format \S+ (.*)$", re.MULTILINE)
-_UNFIT_ENSEMBLE = re.compile(r"\"Invalid argument: ensemble (\S+) (contains .*)\"$", re.MULTILINE)
-_TRACEBACK = r"\n\nAt:"  # Triton writes a model's traceback, with its line breaks escaped, behind the message
-
-
-def _failed_models(log: str) -> dict[str, str]:
-    """Find in a server's log which models did not load and why; ensembles only where no part of them is named."""
-    found = [*_FAILED_TO_LOAD.findall(log), *_POLL_FAILED.findall(log)] or _UNFIT_ENSEMBLE.findall(log)
-    reasons = {}
-    for model, reason in found:
-        reason = reason.split(_TRACEBACK)[0]
-        reasons[model] = re.sub(r"^(Internal|Invalid argument|Not found|Unsupported): (\w+Exception: )?", "", reason)
-    for details in _BAD_CONFIG.findall(log):
-        reasons = {model: f"{reason} ({details})" for model, reason in reasons.items()}
-    return reasons
-
-
-def _last_words(tail: deque[str]) -> str:
-    """Quote the last error of a log, else its end."""
-    lines = [line.strip() for line in tail if line.strip()] or ["it wrote no log"]
-    errors = [line for line in lines if re.match(r"E\d{4} |error:", line)]
-    return (errors or lines)[-1]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tritonclient.grpc import service_pb2
 
-from visard import wire
+from visard import statuses, wire
 from visard_errors import (
     DeadlineExceeded,
     Overloaded,
@@ -236,7 +236,7 @@ def test_answer_with_missing_bytes_is_refused():
     ],
 )
 def test_status_becomes_the_error_that_says_what_to_do(status, details, error):
-    translated = wire.error_from_status(status, details, "host:8001")
+    translated = statuses.error_from_status(status, details, "host:8001")
     assert type(translated) is error
     assert "host:8001" in str(translated)
 
@@ -251,11 +251,11 @@ def test_status_becomes_the_error_that_says_what_to_do(status, details, error):
     ],
 )
 def test_the_pause_that_a_server_asks_for(metadata, seconds):
-    assert wire.parse_retry_after_s(metadata) == seconds
+    assert statuses.parse_retry_after_s(metadata) == seconds
 
 
 def test_a_proxys_page_is_cut():
-    assert len(str(wire.error_from_status("INTERNAL", "<html>" * 1000, "host:1"))) < 500
+    assert len(str(statuses.error_from_status("INTERNAL", "<html>" * 1000, "host:1"))) < 500
 
 
 # --- found by `make fuzz` -------------------------------------------------------------------------------------------
