@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from visard import Client, Options, ServerUnavailable, VisardError
+from visard.boxes import parse_box
 from visard_cli import outputs, report
 from visard_cli.console import (
     CaOption,
@@ -46,8 +47,15 @@ def swap(
     *,
     server: ServerOption = None,
     models: ModelsOption = None,
-    options: Annotated[Options, Fields(without=("output", "landmarks_model", "max_pixels", "persona_key"))],
+    options: Annotated[Options, Fields(without=("output", "landmarks_model", "max_pixels", "persona_key", "boxes"))],
     persona_key: PersonaKeyOption = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LEFT,TOP,RIGHT,BOTTOM",
+            help="Around a face that the detector misses, in pixels of the upright photo; repeatable, for one photo.",
+        ),
+    ] = None,
     crops: Annotated[bool, typer.Option("--crops", help="Save the generated faces alone, 512×512 each.")] = False,
     side_by_side: Annotated[
         bool, typer.Option("--side-by-side", help="Also save before and after in one picture (shows the original!).")
@@ -62,9 +70,12 @@ def swap(
     ] = False,
 ) -> None:
     """Anonymise photos: every face found is swapped, or covered where the swap would not hide it well enough."""
+    boxes = usage(lambda: tuple(map(parse_box, box or ())))
+    if boxes and len(photos) > 1:
+        raise typer.BadParameter("--box belongs to one photo: give one, or use `visard folder --boxes`")
     targets = usage(lambda: outputs.choose_targets(photos, output, crops=crops, side_by_side=side_by_side))
     output_kind: Literal["photo", "crops"] = "crops" if crops else "photo"
-    options = usage(lambda: replace(options, output=output_kind, persona_key=persona_key))
+    options = usage(lambda: replace(options, output=output_kind, persona_key=persona_key, boxes=boxes))
     outputs.make_folder(targets[0].parent)
     for photo, target in zip(photos, targets, strict=True):
         if target.parent == output and photo.suffix != target.suffix and not crops:

@@ -16,6 +16,7 @@ from visard.pipeline import Found, Options
 from visard.result import ApparentGender, FaceResult, Outcome, Result, UnswappedFace
 from visard.wire import Swap
 from visard_errors import (
+    BoxOutsidePhoto,
     CheckpointError,
     CorruptPhoto,
     DataError,
@@ -43,6 +44,7 @@ from visard_errors import (
 __all__ = [
     "ApparentGender",
     "AsyncClient",
+    "BoxOutsidePhoto",
     "CheckpointError",
     "Client",
     "Connection",

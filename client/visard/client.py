@@ -126,7 +126,7 @@ class AsyncClient:
         """Find the faces in one photo, for a choice face by face: the first half of `anonymize_found`.
 
         Args:
-            photo: as for `anonymize`.
+            photo: as for `anonymize`; or what this returned before, to look at other `boxes` without detecting anew.
             options: how to find them.
             gender: also ask the server for the apparent gender of those that are large enough.
 
@@ -138,17 +138,16 @@ class AsyncClient:
             ServerError: the server did not say the apparent gender.
         """
         found: Found = await self._on_thread(partial(find, photo, options or Options()))
-        large = [index for index, face in enumerate(found.faces) if unswappable(face) is None]
-        if not (gender and large):
+        known = zip(found.faces, found.genders, strict=True)
+        choices: list[Choice] = ["leave" if unswappable(face) or before else "opposite" for face, before in known]
+        if not gender or "opposite" not in choices:
             return found
-        choices: list[Choice] = ["leave" if unswappable(face) else "opposite" for face in found.faces]
         prepared: Prepared = await self._on_thread(partial(choose, found, choices))
-        genders = dict(zip(large, await self.genders(prepared.aligned), strict=True))
-        return replace(
-            found,
-            genders=tuple(map(genders.get, range(len(found.faces)))),
-            aligned=dict(zip(large, prepared.aligned, strict=True)),
-        )
+        genders = list(found.genders)
+        for index, seen in zip(prepared.indices, await self.genders(prepared.aligned), strict=True):
+            genders[index] = seen
+        aligned = {**found.aligned, **dict(zip(prepared.indices, prepared.aligned, strict=True))}
+        return replace(found, genders=tuple(genders), aligned=aligned)
 
     async def anonymize_found(self, found: Found, choices: Sequence[Choice], options: Options | None = None) -> Result:
         """Anonymise a photo whose faces were found before, each as the caller chose.

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from typing_extensions import Doc
 
 from visard import scoring
+from visard.boxes import check_boxes, with_boxes
 from visard.declared import check
 from visard.personas import draw
 from visard.policy import SECOND_TRY, FaceOutcome, Reason, Unswapped, withheld
@@ -83,7 +84,9 @@ class Options:
     Where the direction is given nobody asks for a face's apparent gender first, and `min_confidence` has no meaning.
     """
 
-    faces: Annotated[Literal["all", "largest"], Doc("'largest' leaves every other face visible.")] = "all"
+    faces: Annotated[
+        Literal["all", "largest"], Doc("'largest' leaves every other face visible, but not those drawn by hand.")
+    ] = "all"
     direction: DirectionOption = "opposite"
     min_confidence: MinConfidence = 0.5
     unswapped: UnswappedOption = "cover"
@@ -98,10 +101,18 @@ class Options:
     ] = None
     max_pixels: Annotated[int, Interval(ge=1), Doc("A photo with more is refused before it is decoded.")] = MAX_PIXELS
     persona_key: PersonaKey = field(default=None, repr=False)
+    boxes: Annotated[
+        tuple[tuple[float, float, float, float], ...],
+        Doc(
+            "Around faces that the detector misses: left, top, right and bottom in pixels of the upright photo, at "
+            "most 100. Such a face is swapped or covered as any other; a box over a face that was found adds none."
+        ),
+    ] = ()
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
         check(self)
+        object.__setattr__(self, "boxes", check_boxes(self.boxes))
         if self.persona_key is not None and not self.persona_key:
             raise ValueError("persona_key must not be empty: everybody's empty key is the same")
 
@@ -126,7 +137,8 @@ class Found:
 
     Attributes:
         photo: (H, W, 3) uint8 RGB, upright.
-        faces: all of them, largest first, those that are too small to be anonymised among them.
+        faces: all of them, those that are too small to be anonymised among them: the detected ones, largest first,
+            then those that were drawn by hand, in the order of their boxes.
         genders: what the server sees in each face; None where it is too small or nobody asked.
         seconds: wall time of `decode` and `find`.
         aligned: crops that were made already, to ask for the genders: index of a face → (512, 512, 3) uint8 RGB.
@@ -184,7 +196,7 @@ class Prepared:
 
     @property
     def faces_found(self) -> int:
-        """How many faces the detector saw."""
+        """How many faces there are: those that the detector saw, and those that were drawn by hand."""
         return len(self.faces) + len(self.others)
 
     def again(self, results: Mapping[int, FaceResult]) -> Prepared:
@@ -231,21 +243,27 @@ def find(source: Any, options: Options) -> Found:
     """Decode a photo and find its faces; there may be none.
 
     Args:
-        source: a path, the bytes of a file, a PIL image or an (H, W, 3) uint8 RGB array.
+        source: a path, the bytes of a file, a PIL image or an (H, W, 3) uint8 RGB array; or what this returned before,
+            whose detected faces are kept.
         options: how to find them, and what is too large.
 
     Raises:
-        PhotoError: the photo cannot be read; see `visard_preprocess.photo.read_photo`.
+        PhotoError: the photo cannot be read, see `visard_preprocess.photo.read_photo`; or a box leaves it.
     """
     from visard_preprocess.align import finder
     from visard_preprocess.photo import read_photo
 
     watch = Stopwatch()
-    photo = read_photo(source, max_pixels=options.max_pixels)
-    watch.lap("decode")
-    faces = finder(options.landmarks_model).find(photo, options.detector_threshold)
+    if isinstance(source, Found):
+        found = source
+    else:
+        photo = read_photo(source, max_pixels=options.max_pixels)
+        watch.lap("decode")
+        faces = finder(options.landmarks_model).find(photo, options.detector_threshold)
+        found = Found(photo=photo, faces=faces, genders=(None,) * len(faces), seconds={})
+    found = with_boxes(found, options.boxes, options.landmarks_model)
     watch.lap("find")
-    return Found(photo=photo, faces=faces, genders=(None,) * len(faces), seconds=watch.seconds)
+    return replace(found, seconds={**found.seconds, **watch.seconds})
 
 
 def unswappable(face: Face) -> Reason | None:
@@ -282,7 +300,10 @@ def choose(
     if len(choices) != len(found.faces):
         raise ValueError(f"there are {len(found.faces)} faces, not {len(choices)}")
     if not found.faces:
-        raise NoFace("no face was found: use a photo that shows one more clearly, or a lower detector_threshold")
+        raise NoFace(
+            "no face was found: use a photo that shows one more clearly, a lower detector_threshold, or boxes around "
+            "the faces"
+        )
     watch = Stopwatch()
     others: list[UnswappedFace] = []
     directions: dict[int, Direction] = {}
@@ -327,9 +348,15 @@ def prepare(source: Any, options: Options) -> Prepared:
             is withheld for one of them.
     """
     found = find(source, options)
-    wanted = len(found.faces) if options.faces == "all" else 1
-    choices: list[Choice] = [options.direction if index < wanted else "leave" for index in range(len(found.faces))]
-    return choose(found, choices, persona_key=options.persona_key, unswapped=options.unswapped)
+    return choose(found, choices_of(found, options), persona_key=options.persona_key, unswapped=options.unswapped)
+
+
+def choices_of(found: Found, options: Options) -> list[Choice]:
+    """Say what becomes of each face by `faces` and `direction`."""
+    return [
+        options.direction if options.faces == "all" or index == 0 or face.by_hand else "leave"
+        for index, face in enumerate(found.faces)
+    ]
 
 
 def score(prepared: Prepared, swaps: Sequence[Swap]) -> list[FaceResult]:

@@ -46,8 +46,8 @@ class FaceResult:
     """One face and what was generated in its place.
 
     Attributes:
-        index: which of the photo's faces it is, from 0, the largest first.
-        box: (left, top, right, bottom) of the detected face in photo pixels.
+        index: which of the photo's faces it is, from 0: the largest first, those drawn by hand last.
+        box: (left, top, right, bottom) in photo pixels, as it was detected or drawn.
         quad: where the aligned crop lies in the photo.
         aligned: (512, 512, 3) uint8 RGB, the original face, FFHQ-aligned.
         swapped: (512, 512, 3) uint8 RGB, the generated face.
@@ -121,8 +121,8 @@ class UnswappedFace:
     """One face in whose place nothing was generated.
 
     Attributes:
-        index: which of the photo's faces it is, from 0, the largest first.
-        box: (left, top, right, bottom) of the detected face in photo pixels.
+        index: which of the photo's faces it is, from 0: the largest first, those drawn by hand last.
+        box: (left, top, right, bottom) in photo pixels, as it was detected or drawn.
         outcome: `covered`; or `visible`, still there as it was.
         reason: why it was not swapped.
     """
@@ -141,7 +141,7 @@ class UnswappedFace:
 class Result:
     """One anonymised photo.
 
-    Says what became of every face that the detector saw. Whether it saw everybody nobody knows.
+    Says what became of every face that the detector saw, or a person drew. Whether that is everybody nobody knows.
 
     Attributes:
         photo: (H, W, 3) uint8 RGB, the whole photo with the generated faces and the covers; None where crops alone were
@@ -158,12 +158,12 @@ class Result:
 
     @property
     def faces_found(self) -> int:
-        """How many faces the detector saw."""
+        """How many faces there are: those that the detector saw, and those that were drawn by hand."""
         return len(self.faces) + len(self.others)
 
     @property
     def all_faces(self) -> tuple[FaceResult | UnswappedFace, ...]:
-        """Every face that the detector saw, the largest first."""
+        """Every face that the detector saw, the largest first, and then those that were drawn by hand."""
         every: list[FaceResult | UnswappedFace] = [*self.faces, *self.others]
         return tuple(sorted(every, key=lambda face: face.index))
 

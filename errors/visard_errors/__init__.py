@@ -6,6 +6,7 @@ VisardError
 │   ├── UnsupportedFormat   not a still JPEG, PNG or WebP
 │   ├── CorruptPhoto        truncated or damaged
 │   ├── PhotoTooLarge       more pixels or bytes than allowed
+│   ├── BoxOutsidePhoto     a box that was drawn by hand does not lie in the photo
 │   ├── NoFace              nothing to anonymise was found
 │   ├── FaceTooSmall        a face is below the stated minimum, so the photo is withheld
 │   ├── UncertainGender     a face is below `min_confidence` and guessing was refused
@@ -49,6 +50,10 @@ class CorruptPhoto(PhotoError):
 
 class PhotoTooLarge(PhotoError):
     """The photo has more pixels or bytes than allowed; nothing was decoded."""
+
+
+class BoxOutsidePhoto(PhotoError):
+    """A box that was drawn by hand leaves the photo, so it belongs to another photo or to another size of it."""
 
 
 class NoFace(PhotoError):

@@ -24,7 +24,7 @@ from PIL import Image
 
 from visard_errors import CheckpointError
 from visard_preprocess import DETECTOR_THRESHOLD
-from visard_preprocess.detect import Detection, detect
+from visard_preprocess.detect import detect
 from visard_preprocess.geometry import CROP_SIZE, Box, Quad, ffhq_quad, five_point_quad
 from visard_preprocess.upright import (
     PATCH_FACE_PX,
@@ -81,15 +81,17 @@ class Face:
 
     Attributes:
         box: (left, top, right, bottom) in photo pixels, counted from the photo's top left corner; a square from the
-            brows to the chin, upright whatever the face's angle; may leave the photo.
+            brows to the chin, upright whatever the face's angle; may leave the photo. The one that a person drew
+            where it was drawn by hand.
         landmarks: (68, 2) float64, x before y, in pixel-index coordinates of the photo; None where what the predictor
             placed cannot be this face.
-        confidence: 0..1, YuNet's score; of no fixed scale where dlib's HOG alone was asked.
+        confidence: 0..1, YuNet's score; of no fixed scale where dlib's HOG alone was asked; 0 where a person drew it.
         quad: the FFHQ square around the face, by its landmarks or else by its five points.
         points: (5, 2) float64, likewise: eyes, tip of the nose and corners of the mouth as YuNet sees them; None where
             HOG alone was asked.
         confirmed: whether dlib's HOG, shown the face upright, sees it too. It sees whole faces that look roughly at
             the camera: most others are faces nevertheless.
+        by_hand: whether a person drew its box; see `by_hand`.
     """
 
     box: Box
@@ -98,6 +100,7 @@ class Face:
     quad: Quad
     points: NDArray[np.float64] | None = field(default=None, repr=False)
     confirmed: bool = True
+    by_hand: bool = False
 
     @property
     def size_px(self) -> float:
@@ -107,7 +110,7 @@ class Face:
     @property
     def too_small(self) -> bool:
         """Whether the face is below `MIN_FACE_PX`, where landmarks stop being trustworthy."""
-        return self.size_px < MIN_FACE_PX
+        return min(self.size_px, self.box[3] - self.box[1]) < MIN_FACE_PX
 
 
 class FaceFinder:
@@ -133,7 +136,7 @@ class FaceFinder:
             photo: (H, W, 3) uint8 RGB.
             threshold: the score, 0..1, from which on something is a face.
         """
-        return _largest_first(self._face(photo, each) for each in detect(photo, threshold))
+        return _largest_first(self.face_of(photo, pose_of(each), each.score) for each in detect(photo, threshold))
 
     def find_frontal(self, photo: NDArray[np.uint8]) -> tuple[Face, ...]:
         """Find the faces that dlib's HOG sees by itself, the largest first.
@@ -207,9 +210,15 @@ class FaceFinder:
     def _recogniser(self) -> Any:
         return _load(dlib.face_recognition_model_v1, installed_model(_RECOGNISER_FILE))
 
-    def _face(self, photo: NDArray[np.uint8], seen: Detection) -> Face:
-        """Turn one face upright, have HOG look at it, and place its landmarks."""
-        best = self._look(photo, pose_of(seen))
+    def face_of(self, photo: NDArray[np.uint8], pose: Pose, confidence: float) -> Face:
+        """Turn one face upright, have HOG look at it, and place its landmarks.
+
+        Args:
+            photo: (H, W, 3) uint8 RGB.
+            pose: how it seems to lie in the photo.
+            confidence: see `Face`.
+        """
+        best = self._look(photo, pose)
         surely_upright = best.score >= _SURE and not best.pose.turned
         if not surely_upright and best.edge >= MIN_FACE_PX and (again := look_again(photo, best.pose)) is not None:
             for turn in (0.0, -_FAN, _FAN):
@@ -229,7 +238,7 @@ class FaceFinder:
         return Face(
             box=best.box_in_photo,
             landmarks=landmarks if plausible else None,
-            confidence=seen.score,
+            confidence=confidence,
             quad=ffhq_quad(landmarks) if plausible else five_point_quad(best.pose.points),
             points=best.pose.points,
             confirmed=best.confirmed,

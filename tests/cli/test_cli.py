@@ -101,6 +101,31 @@ def test_swap_never_overwrites_its_source(tiny_server, astronaut, tmp_path):
     assert photo.read_bytes() == astronaut.read_bytes()
 
 
+def test_swap_takes_boxes_for_one_photo(tiny_server, astronaut, tmp_path):
+    swap = (
+        "swap",
+        astronaut,
+        "-o",
+        tmp_path / "out.png",
+        "--server",
+        tiny_server.grpc_url,
+        "--detector-threshold",
+        0.95,
+    )
+    run = visard(*swap, "--box", "150,20,300,190", "--box", "20,350,120,460", "--json")
+    assert run.returncode == 0, run.stderr
+    line = json.loads(run.stdout)
+    assert [face["box"] for face in line["faces"] + line["others"]] == [[150, 20, 300, 190], [20, 350, 120, 460]]
+    assert [face["reason"] for face in line["others"]] == ["unclear"]
+    run = visard(*swap, "--box", "150,20,300,1900")
+    assert run.returncode == 3
+    assert "BoxOutsidePhoto" in run.stdout
+    for wrong, words in (((astronaut, "--box", "1,2,30,40"), "one photo"), (("--box", "1,2,30"), "left, top, right")):
+        run = visard(*swap, *wrong)
+        assert run.returncode == 2
+        assert words in " ".join(run.stderr.replace("│", " ").split())
+
+
 def test_swap_refuses_two_photos_of_one_name(tiny_server, astronaut, tmp_path):
     (tmp_path / "a").mkdir()
     photo = tmp_path / "a" / astronaut.name
