@@ -9,14 +9,16 @@ import json
 import sys
 import threading
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from annotated_types import Interval
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+from typing_extensions import Doc
 
 from visard.blocking import Client
 from visard.policy import REASONS
@@ -37,8 +39,11 @@ from visard_errors import DataError
 from visard_folder import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.progress import Task
 
+    from visard_folder import Annotations, People
     from visard_folder.journal import Record
     from visard_folder.run import Engine, Watcher
 
@@ -48,73 +53,116 @@ _DEADLINE_S = 120.0  # for one face: a server on a CPU has a window of them to g
 _EMBEDDED_PATIENCE_S = 30.0  # nobody restarts a server that was started for this run
 _MIN_KEY_BYTES = 16
 
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Folder with photos, in any sub-folders; with --engine ray also a URL, such as s3://bucket/photos.",
+        show_default=False,
+    ),
+]
+TargetArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Empty or new folder for the results, or that of a run to resume; likewise a URL.", show_default=False
+    ),
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RAY_ADDRESS",
+        help="Running Ray cluster that this machine belongs to ('auto' finds it); without it one is started here.",
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeopleOptions:
+    """Who stays visible; exclude each other."""
+
+    keep_people: Annotated[Path | None, Doc("Folder with photos of people whose faces stay visible.")] = None
+    only_people: Annotated[Path | None, Doc("Folder with photos of the only people whose faces are hidden.")] = None
+
+    def __post_init__(self) -> None:
+        """Refuse both at once."""
+        if self.keep_people is not None and self.only_people is not None:
+            raise ValueError("--keep-people and --only-people exclude each other")
+
+    def load(self, detector_threshold: float) -> People | None:
+        """Find the faces on the photos; None where nobody is named."""
+        from visard_folder import load_people
+
+        if self.keep_people is not None:
+            return load_people(self.keep_people, "keep", detector_threshold)
+        if self.only_people is not None:
+            return load_people(self.only_people, "only", detector_threshold)
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotationOptions:
+    """What is carried along."""
+
+    coco: Annotated[list[Path] | None, Doc("COCO file to carry along, with the changed gender; repeatable.")] = None
+    attributes: Annotated[list[Path] | None, Doc("CSV file to carry along, such as CelebA's; repeatable.")] = None
+    gender: Annotated[
+        str | None,
+        Doc("Column or COCO attribute that says the gender; gender, sex or Male are found by themselves."),
+    ] = None
+
+    def annotations(self) -> Annotations:
+        """The same for a job."""
+        from visard_folder import Annotations
+
+        return Annotations(coco=tuple(self.coco or ()), tables=tuple(self.attributes or ()), gender=self.gender)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Who does the work."""
+
+    workers: Annotated[
+        int | None, Interval(ge=1), Doc("Threads for everything but the server's work; the cores by default.")
+    ] = None
+    engine: Annotated[
+        Literal["local", "ray"],
+        Doc("'ray' does the same on a Ray cluster, with --server HOST:PORT,HOST:PORT,… if there are more."),
+    ] = "local"
+
+    def make(self, ray_address: str | None) -> Engine:
+        """The engine itself."""
+        from visard_folder import LocalEngine
+
+        if self.engine == "local":
+            return LocalEngine(workers=self.workers)
+        from visard_folder.ray_engine import RayEngine
+
+        return RayEngine(workers=self.workers, address=ray_address)
+
 
 @derived
 def folder(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="Folder with photos, in any sub-folders; with --engine ray also a URL, such as s3://bucket/photos.",
-            show_default=False,
-        ),
-    ],
-    target: Annotated[
-        str,
-        typer.Argument(
-            help="Empty or new folder for the results, or that of a run to resume; likewise a URL.", show_default=False
-        ),
-    ],
+    source: SourceArgument,
+    target: TargetArgument,
+    *,
     settings: Annotated[Settings, Fields()],
     persona_key: PersonaKeyOption = None,
-    keep_people: Annotated[
-        Path | None, typer.Option(help="Folder with photos of people whose faces stay visible.")
-    ] = None,
-    only_people: Annotated[
-        Path | None, typer.Option(help="Folder with photos of the only people whose faces are hidden.")
-    ] = None,
-    coco: Annotated[
-        list[Path] | None, typer.Option(help="COCO file to carry along, with the changed gender; repeatable.")
-    ] = None,
-    attributes: Annotated[
-        list[Path] | None, typer.Option(help="CSV file to carry along, such as CelebA's; repeatable.")
-    ] = None,
-    gender: Annotated[
-        str | None,
-        typer.Option(
-            help="Column or COCO attribute that says the gender; gender, sex or Male are found by themselves."
-        ),
-    ] = None,
+    people: Annotated[PeopleOptions, Fields()],
+    carried: Annotated[AnnotationOptions, Fields()],
     hash_key_file: Annotated[
         Path | None,
-        typer.Option(help="File with a secret: the manifest gets a keyed hash of every source file. None without it."),
+        Doc("File with a secret: the manifest gets a keyed hash of every source file. None without it."),
     ] = None,
     receipt: Annotated[
         Path | None,
-        typer.Option(
-            help="Private key (`visard receipt keygen`): sign what the run did as TARGET/.visard/receipt.json."
-        ),
+        Doc("Private key (`visard receipt keygen`): sign what the run did as TARGET/.visard/receipt.json."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Do everything again, what is done already too.")] = False,
+    force: Annotated[bool, Doc("Do everything again, what is done already too.")] = False,
     server: ServerOption = None,
     models: ModelsOption = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads for everything but the server's work; the cores by default.")
-    ] = None,
-    engine: Annotated[
-        Literal["local", "ray"],
-        typer.Option(
-            help="'ray' does the same on a Ray cluster, with --server HOST:PORT,HOST:PORT,… if there are more."
-        ),
-    ] = "local",
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            envvar="RAY_ADDRESS",
-            help="Running Ray cluster that this machine belongs to ('auto' finds it); without it one is started here.",
-        ),
-    ] = None,
+    engine: Annotated[EngineOptions, Fields()],
+    ray_address: RayAddressOption = None,
     journal: Annotated[
-        Path | None, typer.Option(help="Folder of this machine for journal and manifest where TARGET is a URL.")
+        Path | None, Doc("Folder of this machine for journal and manifest where TARGET is a URL.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output at the end.")] = False,
 ) -> None:
@@ -122,24 +170,17 @@ def folder(
 
     The run can be interrupted, or killed, at any moment: run the same command again and it resumes.
     """
-    from visard_folder import Annotations, FolderJob, anonymise_folder, load_people
+    from visard_folder import FolderJob, anonymise_folder
 
-    if keep_people is not None and only_people is not None:
-        raise typer.BadParameter("--keep-people and --only-people exclude each other")
-    _check_engine(engine, source, target, server, ray_address, journal)
+    _check_engine(engine.engine, source, target, server, ray_address, journal)
     usage(lambda: settings.options(persona_key=persona_key))
     if receipt is not None:
-        from visard_folder.receipt import load_private_key, write_receipt
+        from visard_folder.receipt import load_private_key
 
         load_private_key(receipt)  # one that cannot sign must be known before the work, not after it
-    people = None
-    if keep_people is not None:
-        people = load_people(keep_people, "keep", settings.detector_threshold)
-    elif only_people is not None:
-        people = load_people(only_people, "only", settings.detector_threshold)
     with ExitStack() as stack:
-        urls = [url.strip() for url in server.split(",")] if server else [None]
-        connections = [connection_to(stack, url, models, deadline_s=_DEADLINE_S) for url in urls]
+        listed = people.load(settings.detector_threshold)
+        connections = [connection_to(stack, url, models, deadline_s=_DEADLINE_S) for url in _servers(server)]
         with Client(connections[0], workers=1) as client:
             provenance = warn_untrained(client)
         job = FolderJob(
@@ -147,44 +188,44 @@ def folder(
             target=target,
             connections=tuple(connections),
             settings=settings,
-            people=people,
+            people=listed,
             key=None if hash_key_file is None else _read_key(hash_key_file),
             persona_key=persona_key,
-            annotations=Annotations(coco=tuple(coco or ()), tables=tuple(attributes or ()), gender=gender),
+            annotations=carried.annotations(),
             force=force,
             patience_s=_EMBEDDED_PATIENCE_S if server is None else None,
             journal_folder=journal,
         )
-        summary = anonymise_folder(job, _engine(engine, workers, ray_address), _shown(stack))
+        summary = anonymise_folder(job, engine.make(ray_address), _shown(stack))
     if receipt is not None:
-        summary["receipt"] = str(Path(summary["manifest"][0]).with_name("receipt.json"))
-        write_receipt(
-            Path(summary["receipt"]),
-            receipt,
-            counts={name: summary[name] for name in ("outcomes", "faces", "reasons", "errors")},
-            settings=asdict(settings),
-            models=provenance,
-            manifests=[Path(path) for path in summary["manifest"]],
-            seconds=summary["seconds"],
-        )
+        summary["receipt"] = _sign(receipt, summary, settings, provenance)
     if as_json:
         sys.stdout.write(json.dumps(summary) + "\n")
     else:
-        out.print(_summary_table(summary))
-        for path in (*summary["manifest"], *summary["annotations"], *([summary["receipt"]] if receipt else [])):
-            err.print(f"Saved: {path}", soft_wrap=True)
+        _say(summary)
     if summary["outcomes"]["withheld"] or summary["outcomes"]["failed"]:
         raise typer.Exit(3)  # as for a single photo that could not be anonymised
 
 
-def _engine(name: str, workers: int | None, ray_address: str | None) -> Engine:
-    from visard_folder import LocalEngine
+def _servers(server: str | None) -> list[str | None]:
+    return [url.strip() for url in server.split(",")] if server else [None]
 
-    if name == "local":
-        return LocalEngine(workers=workers)
-    from visard_folder.ray_engine import RayEngine
 
-    return RayEngine(workers=workers, address=ray_address)
+def _sign(key: Path, summary: Mapping[str, Any], settings: Settings, provenance: Mapping[str, Any]) -> str:
+    """Sign what a run did, beside its manifest; gives the receipt's path."""
+    from visard_folder.receipt import write_receipt
+
+    path = Path(summary["manifest"][0]).with_name("receipt.json")
+    write_receipt(
+        path,
+        key,
+        counts={name: summary[name] for name in ("outcomes", "faces", "reasons", "errors")},
+        settings=asdict(settings),
+        models=provenance,
+        manifests=[Path(path) for path in summary["manifest"]],
+        seconds=summary["seconds"],
+    )
+    return str(path)
 
 
 def _check_engine(
@@ -246,7 +287,14 @@ def _shown(stack: ExitStack) -> Watcher:
     )
 
 
-def _summary_table(summary: dict[str, Any]) -> Table:
+def _say(summary: Mapping[str, Any]) -> None:
+    """Show what a run did, and where everything stands."""
+    out.print(_summary_table(summary))
+    for path in (*summary["manifest"], *summary["annotations"], *filter(None, [summary.get("receipt")])):
+        err.print(f"Saved: {path}", soft_wrap=True)
+
+
+def _summary_table(summary: Mapping[str, Any]) -> Table:
     table = Table("photos", "", title=f"Done in {summary['seconds']:.0f} s", title_justify="left")
     for outcome, count in summary["outcomes"].items():
         table.add_row(outcome, str(count))
