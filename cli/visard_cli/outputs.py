@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from visard_errors import OutputError
+from visard_preprocess.files import folded, folds_case
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,6 +129,20 @@ def _check_apart(photos: list[Path], targets: list[Path], *, crops: bool, side_b
     twice = {path.name for path in written if written.count(path) > 1}
     if twice:
         raise ValueError(f"results of the same name would overwrite each other ({', '.join(sorted(twice))})")
+    alike = Counter(folded(path.name) for path in written)
+    if alike.total() > len(alike) and _folds_case(written[0].parent):
+        names = sorted(path.name for path in written if alike[folded(path.name)] > 1)
+        raise ValueError(f"names that differ by case only are one name there, and would overwrite ({', '.join(names)})")
+
+
+def _folds_case(folder: Path) -> bool:
+    """Whether a folder, which may be new, tells no upper from lower case; it has that from the one it is made in."""
+    try:
+        while not folder.is_dir():
+            folder = folder.parent
+        return folds_case(folder)
+    except OSError:  # nothing can be written there: `make_folder` says so
+        return False
 
 
 def _is_crop_of(photo: Path, target: Path) -> bool:

@@ -33,6 +33,7 @@ from visard_cli.exit_codes import exit_code, exit_help
 
 if TYPE_CHECKING:
     from visard.policy import FaceOutcome
+    from visard.result import Outcome
     from visard_server.triton import TritonServer
 
 EPILOG = f"Example: visard swap family.jpg -o anonymised/ --side-by-side\n\n{exit_help(3, 4, 6, 7, 8)}"
@@ -80,10 +81,8 @@ def swap(
     for photo, target in zip(photos, targets, strict=True):
         if target.parent == output and photo.suffix != target.suffix and not crops:
             err.print(f"{photo.name} is written as {target.name}", soft_wrap=True)
-    failures: list[tuple[Path, Exception]] = []
+    run = _Run(photos, targets, side_by_side=side_by_side, as_json=as_json)
     servers: list[TritonServer] = []  # the embedded one, if any
-    untried = 0
-    faces: Counter[FaceOutcome] = Counter()
     with ExitStack() as stack:
         connection = connection_to(
             stack,
@@ -98,38 +97,63 @@ def swap(
         )
         client = stack.enter_context(Client(connection))
         warn_untrained(client)
-        table = report.scores_table()
         outcomes = stack.enter_context(report.progress_bar(err, len(photos), show=not as_json and len(photos) > 1))
         for outcome in outcomes(client.anonymize_many(photos, options)):
-            source, target = photos[outcome.index], targets[outcome.index]
-            error = outcome.error
-            saved: list[Path] = []
-            if outcome.result is not None:
-                try:
-                    saved = outputs.save_result(outcome.result, source, target, side_by_side=side_by_side)
-                except VisardError as failure:
-                    error = failure
-                else:
-                    faces.update(face.outcome for face in outcome.result.all_faces)
-            if error is not None:
-                failures.append((source, error))
-            if as_json:
-                sys.stdout.write(report.json_line(source, saved, outcome.result, error) + "\n")
-            else:
-                report.add_rows(table, source, outcome.result if error is None else None)
-                for path in saved:
-                    err.print(f"Image saved: {path}", soft_wrap=True)
+            error = run.take(outcome)
             if isinstance(error, ServerUnavailable) and any(each.ended for each in servers):
-                untried = len(photos) - outcome.index - 1  # nobody starts it again: waiting for it is in vain
-                break
-    if not as_json:
-        out.print(table)
-        for source, error in failures:
-            out.print(coloured("red", f"{source.name}: {type(error).__name__}", f": {error}"), soft_wrap=True)
-        err.print(report.faces_line(faces))
-    if failures:
-        done = len(photos) - len(failures) - untried
+                break  # nobody starts it again: waiting for it is in vain
+    run.say()
+    if run.failures:
+        raise typer.Exit(exit_code(run.failures[0][1]))
+
+
+class _Run:
+    """What became of the photos so far."""
+
+    def __init__(self, photos: list[Path], targets: list[Path], *, side_by_side: bool, as_json: bool) -> None:
+        self.photos = photos
+        self.targets = targets
+        self.side_by_side = side_by_side
+        self.as_json = as_json
+        self.tried = 0
+        self.failures: list[tuple[Path, Exception]] = []
+        self.faces: Counter[FaceOutcome] = Counter()
+        self.table = report.scores_table()
+
+    def take(self, outcome: Outcome) -> Exception | None:
+        """Write one photo's result and say so; gives the error that kept it from being written."""
+        self.tried += 1
+        source, target = self.photos[outcome.index], self.targets[outcome.index]
+        error = outcome.error
+        saved: list[Path] = []
+        if outcome.result is not None:
+            try:
+                saved = outputs.save_result(outcome.result, source, target, side_by_side=self.side_by_side)
+            except VisardError as failure:
+                error = failure
+            else:
+                self.faces.update(face.outcome for face in outcome.result.all_faces)
+        if error is not None:
+            self.failures.append((source, error))
+        if self.as_json:
+            sys.stdout.write(report.json_line(source, saved, outcome.result, error) + "\n")
+        else:
+            report.add_rows(self.table, source, outcome.result if error is None else None)
+            for path in saved:
+                err.print(f"Image saved: {path}", soft_wrap=True)
+        return error
+
+    def say(self) -> None:
+        """Sum up."""
+        if not self.as_json:
+            out.print(self.table)
+            for source, error in self.failures:
+                out.print(coloured("red", f"{source.name}: {type(error).__name__}", f": {error}"), soft_wrap=True)
+            err.print(report.faces_line(self.faces))
+        if not self.failures:
+            return
+        untried = len(self.photos) - self.tried
         if untried:
             err.print(coloured("bold red", "The embedded server ended by itself", f", {untried} photos were not tried"))
-        err.print(coloured("bold red", f"{len(failures)} of {len(photos)} photos withheld", f", {done} anonymised"))
-        raise typer.Exit(exit_code(failures[0][1]))
+        counts = f"{len(self.failures)} of {len(self.photos)} photos withheld"
+        err.print(coloured("bold red", counts, f", {self.tried - len(self.failures)} anonymised"))

@@ -14,7 +14,6 @@ import os
 import shutil
 import sqlite3
 import threading
-import unicodedata
 from collections import Counter
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from visard.policy import REASONS, FaceOutcome, Reason
 from visard_errors import OutputError
+from visard_preprocess.files import folded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -229,10 +229,10 @@ class Journal:
         Returns:
             The path that has the name: this one, or an earlier one that would be overwritten.
         """
-        folded = os.fsencode(unicodedata.normalize("NFC", path.casefold()))
+        name = os.fsencode(folded(path))
         with self._lock, output_errors(self.target):
-            self._db.execute("INSERT OR IGNORE INTO claim VALUES (?, ?)", (folded, os.fsencode(path)))
-        owner = self._one("SELECT path FROM claim WHERE folded = ?", folded)
+            self._db.execute("INSERT OR IGNORE INTO claim VALUES (?, ?)", (name, os.fsencode(path)))
+        owner = self._one("SELECT path FROM claim WHERE folded = ?", name)
         return path if owner is None else os.fsdecode(owner[0])
 
     def finish(self) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from visard_errors import UnreadablePhoto
 from visard_folder.journal import output_errors
-from visard_preprocess.files import replace_atomically
+from visard_preprocess.files import folds_case, replace_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,13 +96,3 @@ def failed(record: Record, message: str) -> Record:
     """The record of a photo that was done and could not be written."""
     faces = tuple(replace(face, outcome="withheld") for face in record.faces)
     return replace(record, outcome="failed", faces=faces, error=UnreadablePhoto.__name__, message=message)
-
-
-def folds_case(folder: Path) -> bool:
-    """Whether a folder takes two names that differ by case only for one."""
-    probe = folder / "Case"
-    probe.touch()
-    try:
-        return (folder / "cASE").exists()
-    finally:
-        probe.unlink()

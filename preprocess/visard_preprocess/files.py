@@ -1,12 +1,14 @@
-"""Writes files atomically: under a temporary name first, then renamed."""
+"""Writes files atomically: under a temporary name first, then renamed. And what names a folder can tell apart."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -46,3 +48,19 @@ def replace_atomically(path: Path, write: Callable[[Path], T], *, drafts: Path |
             draft.unlink(missing_ok=True)
         raise
     return done
+
+
+def folds_case(folder: Path) -> bool:
+    """Whether a folder takes two names that differ by case only for one.
+
+    Raises:
+        OSError: nothing can be written into it, which is how this is found out.
+    """
+    with TemporaryDirectory(prefix=".visard-", dir=folder) as probe:
+        (Path(probe) / "Case").touch()
+        return (Path(probe) / "cASE").exists()
+
+
+def folded(name: str) -> str:
+    """What all names have in common that such a folder takes for one; these compose letters and accents too."""
+    return unicodedata.normalize("NFC", name.casefold())

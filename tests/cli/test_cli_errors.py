@@ -10,6 +10,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import psutil
@@ -102,6 +103,28 @@ def test_names_that_only_look_alike_stay(tmp_path):
     targets = choose_targets(photos, tmp_path / "out", crops=False, side_by_side=True)
     names = ["a.jpg", "a.png", "b_before_after.jpg", "IMG.2024.jpg", "IMG.2025.jpg", "c.JPEG"]
     assert [target.name for target in targets] == names
+
+
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        (["x/A.jpg", "y/a.jpg"], {}),
+        (["x/e\u0301.jpg", "y/É.JPG"], {}),  # an accent of its own, and a letter with it
+        (["x/a_BEFORE_after.jpg", "y/A.jpg"], {"side_by_side": True}),
+    ],
+)
+def test_names_that_a_folder_takes_for_one_are_refused_there_alone(tmp_path, monkeypatch, names, options):
+    photos = [tmp_path / name for name in names]
+    choose = partial(
+        choose_targets, photos, tmp_path / "new" / "out", **{"crops": False, "side_by_side": False} | options
+    )
+    assert [target.name for target in choose()] == [photo.name for photo in photos]  # here they are two
+    assert list(tmp_path.iterdir()) == []
+    asked = []
+    monkeypatch.setattr("visard_cli.outputs.folds_case", lambda folder: asked.append(folder) or True)
+    with pytest.raises(ValueError, match="differ by case only"):
+        choose()
+    assert asked == [tmp_path]  # the folder in which the new ones will be made
 
 
 def test_two_reports_under_one_name_are_refused(tmp_path):

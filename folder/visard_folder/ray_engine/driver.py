@@ -28,7 +28,7 @@ from visard_folder.pool import Pool
 from visard_folder.ray_engine.actor import Actor, Answer
 from visard_folder.ray_engine.cluster import cluster
 from visard_folder.stores import is_url
-from visard_folder.write import folds_case
+from visard_preprocess.files import folds_case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
