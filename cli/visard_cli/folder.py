@@ -66,6 +66,14 @@ TargetArgument = Annotated[
         help="Empty or new folder for the results, or that of a run to resume; likewise a URL.", show_default=False
     ),
 ]
+HashKeyOption = Annotated[
+    Path | None,
+    Doc("File with a secret: the manifest gets a keyed hash of every source file. None without it."),
+]
+ReceiptOption = Annotated[
+    Path | None,
+    Doc("Private key (`visard receipt keygen`): sign what the run did as TARGET/.visard/receipt.json."),
+]
 RayAddressOption = Annotated[
     str | None,
     typer.Option(
@@ -148,14 +156,8 @@ def folder(
     persona_key: PersonaKeyOption = None,
     people: Annotated[PeopleOptions, Fields()],
     carried: Annotated[AnnotationOptions, Fields()],
-    hash_key_file: Annotated[
-        Path | None,
-        Doc("File with a secret: the manifest gets a keyed hash of every source file. None without it."),
-    ] = None,
-    receipt: Annotated[
-        Path | None,
-        Doc("Private key (`visard receipt keygen`): sign what the run did as TARGET/.visard/receipt.json."),
-    ] = None,
+    hash_key_file: HashKeyOption = None,
+    receipt: ReceiptOption = None,
     force: Annotated[bool, Doc("Do everything again, what is done already too.")] = False,
     server: ServerOption = None,
     models: ModelsOption = None,

@@ -38,6 +38,14 @@ if TYPE_CHECKING:
 
 EPILOG = f"Example: visard swap family.jpg -o anonymised/ --side-by-side\n\n{exit_help(3, 4, 6, 7, 8)}"
 
+BoxOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="LEFT,TOP,RIGHT,BOTTOM",
+        help="Around a face that the detector misses, in pixels of the upright photo; repeatable, for one photo.",
+    ),
+]
+
 
 @derived
 def swap(
@@ -50,13 +58,7 @@ def swap(
     models: ModelsOption = None,
     options: Annotated[Options, Fields(without=("output", "landmarks_model", "max_pixels", "persona_key", "boxes"))],
     persona_key: PersonaKeyOption = None,
-    box: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="LEFT,TOP,RIGHT,BOTTOM",
-            help="Around a face that the detector misses, in pixels of the upright photo; repeatable, for one photo.",
-        ),
-    ] = None,
+    box: BoxOption = None,
     crops: Annotated[bool, typer.Option("--crops", help="Save the generated faces alone, 512×512 each.")] = False,
     side_by_side: Annotated[
         bool, typer.Option("--side-by-side", help="Also save before and after in one picture (shows the original!).")
