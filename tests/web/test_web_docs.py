@@ -71,7 +71,7 @@ def test_shell_lines_parse(command):
 
 
 def test_the_guide_has_what_is_tested():
-    assert len(CURLS) == 8
+    assert len(CURLS) == 9
     assert len(COMMANDS) == 3
 
 

@@ -47,6 +47,8 @@ def http(url):
         ("/v1/anonymize?direction=to_male&persona_key=k", "persona_key: there are faces, direction"),
         ("/v1/anonymize?zoom=2", "zoom: there are faces, direction"),
         ("/v1/faces?genders=false", "genders: did you mean gender?"),
+        ("/v1/faces?boxes=1,2,30,40", "boxes: did you mean box?"),
+        ("/v1/anonymize?choices=0:cover", "choices: did you mean choice?"),
         ("/v1/faces?" + "x" * 500, "there are gender"),
     ],
 )
@@ -178,6 +180,55 @@ def test_options_are_the_sdks(http, tiny_server, photo):
     assert [(face["outcome"], face["reason"]) for face in answer["others"]] == [("covered", "uncertain")]
     fast = post(http, "/v1/anonymize?identity=false", photo, Accept="application/json").json()
     assert [face["identity_distance"] for face in fast["faces"]] == [None]
+
+
+BLIND = "detector_threshold=0.95"  # at which the detector does not see the astronaut
+HEAD, WALL = "150,20,300,190", "20,350,120,460"
+
+
+def test_boxes_by_hand_are_faces_like_others(http, tiny_server, photo):
+    assert_problem(post(http, f"/v1/anonymize?{BLIND}", photo), 422, "NoFace")
+    asked = f"{BLIND}&box={WALL}&box={HEAD}"
+    found = post(http, f"/v1/faces?{asked}", photo).json()["faces"]
+    assert [(face["index"], face["box"], face["reason"], face["by_hand"]) for face in found] == [
+        (0, [20, 350, 120, 460], "unclear", True),
+        (1, [150, 20, 300, 190], None, True),
+    ]
+    assert found[1]["gender"]["label"] in ("female", "male")
+    answer = post(http, f"/v1/anonymize?{asked}", photo, Accept="application/json")
+    counts = {name: answer.headers[f"visard-faces-{name}"] for name in ("found", "swapped", "covered", "visible")}
+    assert counts == {"found": "2", "swapped": "1", "covered": "1", "visible": "0"}
+    assert [face["box"] for face in answer.json()["faces"]] == [[150, 20, 300, 190]]
+    assert [(face["box"], face["reason"]) for face in answer.json()["others"]] == [([20, 350, 120, 460], "unclear")]
+    (detected,) = post(http, f"/v1/faces?box={HEAD}", photo).json()["faces"]  # the same face is not there twice
+    assert not detected["by_hand"]
+
+
+def test_each_face_as_it_was_chosen(http, photo):
+    asked = f"/v1/anonymize?box={WALL}&choice=0:to_female&choice=1:leave"
+    body = post(http, asked, photo, Accept="application/json").json()
+    assert [(face["index"], face["target"], face["gender"]) for face in body["faces"]] == [(0, "female", None)]
+    assert [(face["index"], face["outcome"], face["reason"]) for face in body["others"]] == [(1, "visible", "chosen")]
+    body = post(http, "/v1/anonymize?choice=0:cover", photo, Accept="application/json").json()
+    assert [(face["outcome"], face["reason"]) for face in body["others"]] == [("covered", "chosen")]
+
+
+@pytest.mark.parametrize(
+    ("query", "error", "words"),
+    [
+        ("box=1,2,3", "InvalidRequest", "box: boxes must have left, top, right and bottom"),
+        ("box=30,2,3,40", "InvalidRequest", "at least one pixel"),
+        ("box=0.1,0.1,0.4,0.5", "InvalidRequest", "in pixels of the upright photo"),
+        ("box=" + "1" * 81, "InvalidRequest", "at most 80 characters"),
+        ("&".join(["box=1,2,30,40"] * 101), "InvalidRequest", "at most 100"),
+        ("box=1,2,30,513", "BoxOutsidePhoto", "512×512"),
+        ("choice=1:cover", "InvalidRequest", "there is no face 1: there are 1"),
+        ("choice=0:coverr", "InvalidRequest", "choice"),
+        ("choice=0:cover&choice=0:leave", "InvalidRequest", "two for one face"),
+    ],
+)
+def test_boxes_and_choices_that_cannot_be_used(http, photo, query, error, words):
+    assert words in assert_problem(post(http, f"/v1/anonymize?{query}", photo), 422, error)["detail"]
 
 
 def test_faces_are_found_and_nothing_else(http, photo):

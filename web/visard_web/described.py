@@ -84,4 +84,14 @@ PHOTO_BODY = {
     },
 }
 
+COUNTS = {
+    f"Visard-Faces-{name}": {"schema": {"type": "integer"}, "description": description}
+    for name, description in {
+        "Found": "How many there are: those that the detector saw, and those drawn by hand",
+        "Swapped": "Of these, swapped",
+        "Covered": "Of these, covered",
+        "Visible": "Of these, still visible",
+    }.items()
+}
+
 PICTURES = {f"image/{name}": {"schema": _BINARY} for name in ("jpeg", "png", "webp")}

@@ -18,6 +18,7 @@ def faces_found(found: Found) -> list[dict[str, Any]]:
             "box": [round(float(edge), 1) for edge in face.box],
             "too_small": face.too_small,
             "reason": unswappable(face),
+            "by_hand": face.by_hand,
             "gender": None if gender is None else {"label": gender.label, "confidence": round(gender.confidence, 4)},
         }
         for index, (face, gender) in enumerate(zip(found.faces, found.genders, strict=True))

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from visard.boxes import Box, check_boxes, parse_box
 from visard.declared import declared, words
-from visard.pipeline import Options, PersonaKey
+from visard.pipeline import Choice, Options, PersonaKey
 from visard.policy import FaceOutcome, Reason
 from visard.result import ImageFormat, Result
-from visard_web.described import PHOTO_BODY, PICTURES, problems
+from visard_web.described import COUNTS, PHOTO_BODY, PICTURES, problems
 from visard_web.faces import faces_found
 from visard_web.picture import Large
 from visard_web.problems import LONGEST_NAME, Problem
@@ -42,11 +43,12 @@ class FoundFace(BaseModel):
     box: tuple[float, float, float, float] = Field(description="left, top, right, bottom in pixels of the photo")
     too_small: bool = Field(description="whether it is too small to be swapped")
     reason: Reason | None = Field(None, description="why it cannot be swapped, only covered; null where it can")
-    gender: Gender | None = Field(description="null where it is too small, or nobody asked")
+    by_hand: bool = Field(False, description="whether it is a box that was sent with the photo")
+    gender: Gender | None = Field(description="null where it cannot be swapped, or nobody asked")
 
 
 class FoundFaces(BaseModel):
-    """The faces in a photo, largest first."""
+    """The faces in a photo: those that were detected, largest first, then those drawn by hand."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -59,6 +61,7 @@ class FoundFaces(BaseModel):
                         "box": [176.5, 77.0, 266.5, 167.0],
                         "too_small": False,
                         "reason": None,
+                        "by_hand": False,
                         "gender": {"label": "female", "confidence": 0.98},
                     }
                 ],
@@ -135,25 +138,73 @@ class Anonymized(BaseModel):
 
 # Named one by one: an option that comes to `visard.Options` is the operator's until it is let in here.
 _CALLERS = ("faces", "direction", "min_confidence", "unswapped", "output", "identity", "detector_threshold")
+_FINDERS = ("detector_threshold",)
+
+_LONGEST_BOX = 80  # characters
 
 
-def choices(**query: Any) -> dict[str, Any]:
-    """Take the caller's options out of the query; `visard.Options` declares them, the signature below lists them."""
-    return query
+def _boxes(
+    box: Annotated[
+        list[Annotated[str, Field(max_length=_LONGEST_BOX)]],
+        Query(
+            description="Around a face that the detector misses: left,top,right,bottom in pixels of the upright photo. "
+            "Once for each such face, at most 100 times. It is swapped or covered as any other.",
+            examples=[["310,42,398,151"]],
+        ),
+    ] = [],  # noqa: B006 - the framework copies it
+) -> tuple[Box, ...]:
+    """Take the boxes by hand out of the query.
+
+    Raises:
+        Problem: 422, one is none, or there are too many.
+    """
+    try:
+        return check_boxes(map(parse_box, box))
+    except ValueError as error:
+        raise Problem(422, "InvalidRequest", f"box: {error}") from None
 
 
-choices.__signature__ = Signature(  # type: ignore[attr-defined]
-    [
-        Parameter(
-            option.name,
-            Parameter.KEYWORD_ONLY,
-            default=option.default,
-            annotation=Annotated[option.type, option.range, Query(description=option.words)],
-        )
-        for option in declared(Options)
-        if option.name in _CALLERS
-    ]
-)
+def _chosen(
+    choice: Annotated[
+        list[Annotated[str, Field(pattern=f"^[0-9]{{1,4}}:({'|'.join(get_args(Choice))})$")]],
+        Query(
+            description="What becomes of one face: its `index`, as /v1/faces gives it for the same photo, boxes and "
+            "detector_threshold, a colon, and the choice. Of the others `faces` and `direction` decide.",
+            examples=[["1:leave"]],
+        ),
+    ] = [],  # noqa: B006 - the framework copies it
+) -> dict[int, Choice]:
+    """Take the choices for single faces out of the query.
+
+    Raises:
+        Problem: 422, there are two for one face.
+    """
+    made = {int(index): cast("Choice", word) for index, word in (each.split(":") for each in choice)}
+    if len(made) < len(choice):
+        raise Problem(422, "InvalidRequest", "choice: there are two for one face")
+    return made
+
+
+def _query(names: tuple[str, ...]) -> Any:
+    """Make what takes options out of the query: `visard.Options` declares them, the signature lists them."""
+
+    def taken(**query: Any) -> dict[str, Any]:
+        return query
+
+    taken.__signature__ = Signature(  # type: ignore[attr-defined]
+        [
+            Parameter(
+                option.name,
+                Parameter.KEYWORD_ONLY,
+                default=option.default,
+                annotation=Annotated[option.type, option.range, Query(description=option.words)],
+            )
+            for option in declared(Options)
+            if option.name in names
+        ]
+    )
+    return Depends(taken)
+
 
 # A header: an address gets logged by every proxy on the way.
 PersonaKeyHeader = Annotated[str | None, Header(alias=_KEY_HEADER, min_length=1, description=words(PersonaKey))]
@@ -180,25 +231,47 @@ def only(*parameters: str) -> Any:
 def router(state: AppState) -> APIRouter:
     """Make the routes."""
     routes = APIRouter(prefix="/v1", tags=["photos"])
-    errors = problems(400, 401, 403, 408, 413, 415, 421, 422, 429, 502, 503, 504)
+    _add_faces(routes, state)
+    _add_anonymize(routes, state)
+    return routes
 
+
+_ERRORS = problems(400, 401, 403, 408, 413, 415, 421, 422, 429, 502, 503, 504)
+
+
+def _add_faces(routes: APIRouter, state: AppState) -> None:
     @routes.post(
         "/faces",
         summary="Find the faces in a photo",
-        dependencies=[only("gender")],
+        dependencies=[only("gender", "box", *_FINDERS)],
         openapi_extra={"requestBody": PHOTO_BODY},
-        responses=errors,
+        responses=_ERRORS,
     )
     async def faces(
         request: Request,
+        query: Annotated[dict[str, Any], _query(_FINDERS)],
+        boxes: Annotated[tuple[Box, ...], Depends(_boxes)],
         gender: Annotated[bool, Query(description="also say the apparent gender of each face")] = True,
     ) -> FoundFaces:
         async with state.limiter.place():
             fields = await state.read_fields(request, raw=True)
-            found = await state.find(request, fields["photo"], gender=gender)
+            found = await state.find(request, fields["photo"], state.options(**query, boxes=boxes), gender=gender)
         height, width = found.photo.shape[:2]
         return FoundFaces(width=width, height=height, faces=[FoundFace(**face) for face in faces_found(found)])
 
+
+_ANONYMIZED = {
+    200: {
+        "description": "The anonymised photo",
+        "content": {**PICTURES, "application/json": {"schema": {"$ref": "#/components/schemas/Anonymized"}}},
+        "headers": COUNTS,
+    },
+    **_ERRORS,
+    **problems(406),
+}
+
+
+def _add_anonymize(routes: APIRouter, state: AppState) -> None:
     @routes.post(
         "/anonymize",
         summary="Anonymise the faces in a photo",
@@ -207,27 +280,16 @@ def router(state: AppState) -> APIRouter:
             "asks; with output=crops always with JSON. The picture has no metadata of the "
             "original; it is marked as algorithmically generated."
         ),
-        dependencies=[only(*_CALLERS, "format")],
+        dependencies=[only(*_CALLERS, "format", "box", "choice")],
         openapi_extra={"requestBody": PHOTO_BODY},
         response_class=Large,
-        responses={
-            200: {
-                "description": "The anonymised photo",
-                "content": {**PICTURES, "application/json": {"schema": {"$ref": "#/components/schemas/Anonymized"}}},
-                "headers": {
-                    "Visard-Faces-Found": {"schema": {"type": "integer"}, "description": "How many the detector saw"},
-                    "Visard-Faces-Swapped": {"schema": {"type": "integer"}, "description": "Of these, swapped"},
-                    "Visard-Faces-Covered": {"schema": {"type": "integer"}, "description": "Of these, covered"},
-                    "Visard-Faces-Visible": {"schema": {"type": "integer"}, "description": "Of these, still visible"},
-                },
-            },
-            **errors,
-            **problems(406),
-        },
+        responses=_ANONYMIZED,
     )
     async def anonymize(
         request: Request,
-        query: Annotated[dict[str, Any], Depends(choices)],
+        query: Annotated[dict[str, Any], _query(_CALLERS)],
+        boxes: Annotated[tuple[Box, ...], Depends(_boxes)],
+        chosen: Annotated[dict[int, Choice], Depends(_chosen)],
         format: Annotated[
             ImageFormat | None, Query(description="Of the picture; by default what Accept prefers, or JPEG.")
         ] = None,
@@ -235,10 +297,10 @@ def router(state: AppState) -> APIRouter:
     ) -> Large:
         media_type, format = _negotiate(request.headers.get("accept", ""), query["output"], format)
         key = None if persona_key is None else persona_key.encode("latin-1")  # the bytes that were sent
-        options = state.options(**query, persona_key=key)
+        options = state.options(**query, boxes=boxes, persona_key=key)
         async with state.limiter.place():
             fields = await state.read_fields(request, raw=True)
-            result = await state.anonymize(request, fields["photo"], options)
+            result = await state.anonymize(request, fields["photo"], options, chosen)
             if media_type == "application/json":
                 encode = partial(_as_json, result, format)
             else:
@@ -248,8 +310,6 @@ def router(state: AppState) -> APIRouter:
         for outcome in get_args(FaceOutcome):
             answer.headers[f"Visard-Faces-{outcome.capitalize()}"] = str(result.count(outcome))
         return answer
-
-    return routes
 
 
 def _negotiate(accept: str, output: Literal["photo", "crops"], format: ImageFormat | None) -> tuple[str, ImageFormat]:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from visard import Options, VisardError
+from visard.pipeline import choices_of
 from visard_web.body import FORM, FORM_OVERHEAD, media_type, parse_form, read_body
 from visard_web.problems import LONGEST_NAME, ClientDisconnected, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
     from typing import Any
 
     from starlette.requests import Request
@@ -90,13 +91,37 @@ class AppState:
             )
         return fields
 
-    async def find(self, request: Request, photo: bytes, *, gender: bool = True) -> Found:
+    async def find(
+        self, request: Request, photo: bytes | Found, options: Options | None = None, *, gender: bool = True
+    ) -> Found:
         """Find the faces in a photo; see `visard.AsyncClient.find`."""
-        return await self._in_turn(request, lambda: self.client.find(photo, self.options(), gender=gender))
+        return await self._in_turn(request, lambda: self.client.find(photo, options or self.options(), gender=gender))
 
-    async def anonymize(self, request: Request, photo: bytes, options: Options) -> Result:
-        """Anonymise a photo and count its faces; see `visard.AsyncClient.anonymize`."""
-        return await self._counted(request, lambda: self.client.anonymize(photo, options))
+    async def anonymize(self, request: Request, photo: bytes, options: Options, chosen: Mapping[int, Choice]) -> Result:
+        """Anonymise a photo and count its faces; see `visard.AsyncClient.anonymize`.
+
+        Args:
+            request: of the caller.
+            photo: the bytes of a file.
+            options: what to do with it.
+            chosen: index of a face → what becomes of it, whatever the options say.
+
+        Raises:
+            Problem: 422, there is no face of such an index.
+        """
+
+        async def work() -> Result:
+            if not chosen:
+                return await self.client.anonymize(photo, options)
+            found = await self.client.find(photo, options, gender=False)
+            choices = choices_of(found, options)
+            for index, choice in chosen.items():
+                if index >= len(choices):
+                    raise Problem(422, "InvalidRequest", f"there is no face {index}: there are {len(choices)}")
+                choices[index] = choice
+            return await self.client.anonymize_found(found, choices, options)
+
+        return await self._counted(request, work)
 
     async def anonymize_found(self, request: Request, found: Found, choices: Sequence[Choice]) -> Result:
         """Swap faces as they were chosen and count them; see `visard.AsyncClient.anonymize_found`.
