@@ -70,6 +70,10 @@ HashKeyOption = Annotated[
     Path | None,
     Doc("File with a secret: the manifest gets a keyed hash of every source file. None without it."),
 ]
+BoxesOption = Annotated[
+    Path | None,
+    Doc("CSV file (file,left,top,right,bottom) with boxes around faces that the detector misses, in pixels."),
+]
 ReceiptOption = Annotated[
     Path | None,
     Doc("Private key (`visard receipt keygen`): sign what the run did as TARGET/.visard/receipt.json."),
@@ -155,6 +159,7 @@ def folder(
     settings: Annotated[Settings, Fields()],
     persona_key: PersonaKeyOption = None,
     people: Annotated[PeopleOptions, Fields()],
+    boxes: BoxesOption = None,
     carried: Annotated[AnnotationOptions, Fields()],
     hash_key_file: HashKeyOption = None,
     receipt: ReceiptOption = None,
@@ -172,7 +177,7 @@ def folder(
 
     The run can be interrupted, or killed, at any moment: run the same command again and it resumes.
     """
-    from visard_folder import FolderJob, anonymise_folder
+    from visard_folder import FolderJob, anonymise_folder, load_boxes
 
     _check_engine(engine.engine, source, target, server, ray_address, journal)
     usage(lambda: settings.options(persona_key=persona_key))
@@ -180,6 +185,7 @@ def folder(
         from visard_folder.receipt import load_private_key
 
         load_private_key(receipt)  # one that cannot sign must be known before the work, not after it
+    drawn = None if boxes is None else load_boxes(boxes)
     with ExitStack() as stack:
         listed = people.load(settings.detector_threshold)
         connections = [connection_to(stack, url, models, deadline_s=_DEADLINE_S) for url in _servers(server)]
@@ -191,6 +197,7 @@ def folder(
             connections=tuple(connections),
             settings=settings,
             people=listed,
+            boxes=drawn,
             key=None if hash_key_file is None else _read_key(hash_key_file),
             persona_key=persona_key,
             annotations=carried.annotations(),
@@ -205,7 +212,7 @@ def folder(
         sys.stdout.write(json.dumps(summary) + "\n")
     else:
         _say(summary)
-    if summary["outcomes"]["withheld"] or summary["outcomes"]["failed"]:
+    if summary["outcomes"]["withheld"] or summary["outcomes"]["failed"] or summary["boxes_unused"]:
         raise typer.Exit(3)  # as for a single photo that could not be anonymised
 
 

@@ -1,12 +1,13 @@
 """Whole folders: anonymise a data set, keep its tree and its annotations, and record what became of every photo.
 
-The files in the order of the data: `job` (what to do), `run` (from the start to the end), `places` (a folder, or one of
-`stores`), `walk` (find and read), `photo` (one photo, through the SDK's steps and `people`; `leaks` proves the result),
-`write` and `journal` (what became of each), `manifest` and `annotations` (the end). Who does it: `local_engine` on this
-machine, `ray_engine` on a cluster; both ask the servers through `pool`.
+The files in the order of the data: `job` (what to do; `boxes` by hand for its photos), `run` (from the start to the
+end), `places` (a folder, or one of `stores`), `walk` (find and read), `photo` (one photo, through the SDK's steps and
+`people`; `leaks` proves the result), `write` and `journal` (what became of each), `manifest` and `annotations` (the
+end). Who does it: `local_engine` on this machine, `ray_engine` on a cluster; both ask the servers through `pool`.
 """
 
 from visard_folder.annotations import Annotations
+from visard_folder.boxes import load_boxes
 from visard_folder.job import FolderJob
 from visard_folder.journal import FaceRecord, Journal, Record
 from visard_folder.local_engine import LocalEngine
@@ -25,5 +26,6 @@ __all__ = [
     "Settings",
     "Watcher",
     "anonymise_folder",
+    "load_boxes",
     "load_people",
 ]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from visard_errors import DataError
 from visard_folder.journal import FaceRecord
+from visard_folder.tables import open_table
 from visard_preprocess.files import replace_atomically
 
 if TYPE_CHECKING:
@@ -195,18 +196,9 @@ class _Table:
         return kept, left_out
 
     def _rows(self) -> Iterator[dict[str, str]]:
-        try:
-            with self.path.open(encoding="utf-8-sig", newline="") as file:
-                rows = csv.DictReader(file, strict=True)
-                self._columns = list(rows.fieldnames or [])
-                if not self._columns:
-                    raise DataError(f"'{self.path}' is empty: it needs a header and a row per photo")
-                for number, row in enumerate(rows, 2):
-                    if None in row or None in row.values():
-                        raise DataError(f"'{self.path}', row {number} has another number of cells than the header")
-                    yield row
-        except (OSError, ValueError, csv.Error) as error:
-            raise DataError(f"'{self.path}' is not a CSV file in UTF-8 ({error})") from None
+        with open_table(self.path) as (self._columns, rows):
+            for _, row in rows:
+                yield row
 
 
 def _attributes(annotation: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from visard_folder.annotations import Annotations
+from visard_folder.journal import printable
 from visard_folder.photo import Settings, steps
 
 if TYPE_CHECKING:
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from visard.boxes import Box
     from visard.connection import Connection
+    from visard_folder.boxes import Boxes
     from visard_folder.people import People
     from visard_folder.photo import Steps
     from visard_folder.pool import Models
@@ -36,6 +39,8 @@ class FolderJob:
         key: for the HMAC of each source file; no hashes without it.
         persona_key: see `visard.Options`. With the same key, a resumed run, or `force`, gives the same pictures.
             It is stored nowhere.
+        boxes: around faces that the detector misses, see `visard_folder.boxes.load_boxes`. Photos whose boxes changed
+            are done again; without any table (None), what earlier runs made with theirs stays.
         annotations: to carry along when all photos are done.
         force: do everything again, with other settings if they are others.
         patience_s: how long to wait while all servers are away; for ever where it is None.
@@ -49,6 +54,7 @@ class FolderJob:
     people: People | None = field(default=None, repr=False)
     key: bytes | None = field(default=None, repr=False)
     persona_key: str | bytes | None = field(default=None, repr=False)
+    boxes: Boxes | None = None
     annotations: Annotations = field(default_factory=Annotations)
     force: bool = False
     patience_s: float | None = None
@@ -61,13 +67,25 @@ class FolderJob:
 
     def steps(self, read: Callable[[], bytes], path: str) -> Steps:
         """Begin one of its photos; see `visard_folder.photo.steps`."""
-        return steps(read, path, self.settings, people=self.people, key=self.key, persona_key=self.persona_key)
+        return steps(
+            read,
+            path,
+            self.settings,
+            people=self.people,
+            boxes=self.boxes_of(path) or (),
+            key=self.key,
+            persona_key=self.persona_key,
+        )
+
+    def boxes_of(self, path: str) -> tuple[Box, ...] | None:
+        """Those of one photo; None where no photo has any."""
+        return None if self.boxes is None else self.boxes.get(printable(path), ())
 
     def results_depend_on(self, models: Models) -> dict[str, Any]:
         """What the journal keeps, so that one folder holds one kind of results.
 
         Of people and key it shows no more than that they are the same. Who becomes whom is left out: that is a draw,
-        and its key is stored nowhere.
+        and its key is stored nowhere. So are boxes, which the record of each photo has.
         """
         people, key = self.people, self.key
         return {

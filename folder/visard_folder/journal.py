@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from visard.boxes import Box
     from visard.result import Gender
 
 FOLDER = ".visard"  # in the output; nothing in it is meant to be published with the photos
@@ -65,7 +66,7 @@ class FaceRecord:
     """What became of one face.
 
     Attributes:
-        box: (left, top, right, bottom) of the detected face in photo pixels, rounded to whole pixels.
+        box: (left, top, right, bottom) in photo pixels, as it was detected or drawn, rounded to whole pixels.
         outcome: what the written photo shows in its place; `withheld` where none is written.
         reason: why it was not swapped well enough; None where it was, or was not tried.
         target: the apparent gender that the generator was asked for; None where the face was not sent.
@@ -99,13 +100,14 @@ class Record:
         hash: HMAC-SHA256 of the source file with the user's key, in hex; None without a key.
         width: of the upright photo in pixels; None where it could not be decoded.
         height: likewise.
-        faces_found: how many faces the detector saw.
-        faces: what became of each, the largest first.
+        faces_found: how many faces the detector saw, or boxes showed.
+        faces: what became of each: the largest first, those drawn by hand last.
         size_bytes: of the written file; None where none was written.
         seconds: wall time per stage (`read`, `decode`, `find`, `align`, `people`, `swap`, `score`, `blend`, `encode`,
             `write`), those that took place.
         error: name of the error's class where nothing was written; None otherwise.
         message: its words.
+        boxes: by hand, as they were given.
     """
 
     path: str
@@ -119,6 +121,7 @@ class Record:
     seconds: dict[str, float] = field(default_factory=dict)
     error: str | None = None
     message: str | None = None
+    boxes: tuple[Box, ...] = ()
 
     @property
     def written(self) -> bool:
@@ -198,17 +201,25 @@ class Journal:
         row = self._one("SELECT body FROM photo WHERE path = ?", os.fsencode(path))
         return None if row is None else _record(path, row[0])
 
-    def is_done(self, path: str, stamp: Stamp | None = None) -> bool:
+    def is_done(self, path: str, stamp: Stamp | None = None, boxes: tuple[Box, ...] | None = None) -> bool:
         """Whether there is nothing left to do for a photo.
 
-        There is where it is not known, where its source has changed since, where its file is gone or has another size,
-        and where it had failed: the cause of that may be gone. After `force`, everything counts as not known.
+        There is where it is not known, where its source or its boxes have changed since, where its file is gone or has
+        another size, and where it had failed: the cause of that may be gone. After `force`, everything counts as not
+        known.
+
+        Args:
+            path: of the photo.
+            stamp: of its source file.
+            boxes: by hand; None where it does not matter which they were.
         """
         row = self._one(
             "SELECT outcome, size_bytes, source_bytes, source_mtime_ns FROM photo WHERE path = ? AND current",
             os.fsencode(path),
         )
         if row is None or row[0] == "failed" or (stamp is not None and stamp != row[2:]):
+            return False
+        if boxes is not None and (record := self.get(path)) is not None and record.boxes != boxes:
             return False
         return row[0] not in WRITTEN or bool(self.size_bytes(path) == row[1])
 
@@ -327,7 +338,8 @@ def _locked(path: Path) -> Iterator[None]:
 def _record(path: str, body: str) -> Record:
     values = json.loads(body)
     faces = tuple(FaceRecord(**face | {"box": tuple(face["box"])}) for face in values["faces"])
-    return Record(**values | {"path": path, "faces": faces})
+    boxes = tuple(tuple(box) for box in values.get("boxes", ()))
+    return Record(**values | {"path": path, "faces": faces, "boxes": boxes})
 
 
 def _brief(value: Any) -> str:

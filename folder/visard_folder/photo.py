@@ -156,6 +156,7 @@ def steps(
     settings: Settings,
     *,
     people: People | None = None,
+    boxes: tuple[Box, ...] = (),
     key: bytes | None = None,
     persona_key: str | bytes | None = None,
 ) -> Steps:
@@ -166,6 +167,7 @@ def steps(
         path: for the record.
         settings: what to do.
         people: who stays visible, where not everybody is hidden.
+        boxes: around faces that the detector misses; these do not stay visible, whoever it is.
         key: for the HMAC of the file; no hash without it.
         persona_key: see `visard.Options`. No record holds it.
 
@@ -178,7 +180,7 @@ def steps(
     Raises:
         VisardError: what is wrong with every photo, such as a model that is not installed.
     """
-    work = _Photo(path, settings, people, persona_key)
+    work = _Photo(path, settings.options(persona_key=persona_key, boxes=boxes), settings.no_face, people)
     try:
         data = read()
         if key is not None:
@@ -200,10 +202,10 @@ def steps(
 class _Photo:
     """One photo under way: what is known about it so far."""
 
-    def __init__(self, path: str, settings: Settings, people: People | None, persona_key: str | bytes | None) -> None:
+    def __init__(self, path: str, options: Options, no_face: str, people: People | None) -> None:
         self.path = path
-        self.options = settings.options(persona_key=persona_key)
-        self.no_face = settings.no_face
+        self.options = options
+        self.no_face = no_face
         self.people = people
         self.hash: str | None = None
         self.found: Found | None = None
@@ -251,7 +253,7 @@ class _Photo:
         if self.people is not None:
             found = self._cut_out(found)
             for index, crop in found.aligned.items():
-                if self.people.stays_visible(descriptor(crop, options)):
+                if not found.faces[index].by_hand and self.people.stays_visible(descriptor(crop, options)):
                     choices[index] = "leave"
             self.watch.lap("people")
         prepared = choose(found, choices, persona_key=options.persona_key, unswapped=options.unswapped)
@@ -287,6 +289,7 @@ class _Photo:
         height, width = (None, None) if self.found is None else self.found.photo.shape[:2]
         return Record(
             path=self.path,
+            boxes=self.options.boxes,
             outcome=outcome,
             hash=self.hash,
             width=width,

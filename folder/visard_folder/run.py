@@ -14,7 +14,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from visard_folder.journal import Journal, Record, Stamp, output_errors
+from visard_folder.boxes import unused
+from visard_folder.journal import Journal, Record, Stamp, output_errors, printable
 from visard_folder.local_engine import LocalEngine
 from visard_folder.manifest import write_manifest
 from visard_folder.places import check_places, find_files, open_journal, publish
@@ -73,11 +74,13 @@ class Run:
         self.journal = journal
         self.watcher = watcher
         self.done_before = 0
+        self._unmet = dict(job.boxes or {})
 
     def photos(self) -> Generator[Found, None, None]:
         """Find what is left to do."""
         for found in find_files(self.job.source):
-            if self.journal.is_done(found.path, found.stamp):
+            self._unmet.pop(printable(found.path), None)
+            if self.journal.is_done(found.path, found.stamp, self.job.boxes_of(found.path)):
                 self.done_before += 1
                 self.watcher.photo(None)
             else:
@@ -112,9 +115,12 @@ class Run:
             manifest = write_manifest(self.journal, self.watcher.notice)
             annotations = self.job.annotations.carry(self.journal, self.watcher.notice)
         publish(self.job, self.journal, [*manifest, *annotations])
+        if self._unmet:
+            self.watcher.notice(unused(self._unmet))
         return {
             **self.journal.summary(),
             "done_before": self.done_before,
+            "boxes_unused": list(self._unmet),
             "manifest": [str(path) for path in manifest],
             "annotations": [str(path) for path in annotations],
         }
@@ -129,7 +135,8 @@ def anonymise_folder(job: FolderJob, engine: Engine | None = None, watcher: Watc
         watcher: gets the progress.
 
     Returns:
-        `Journal.summary`, `done_before` (photos of earlier runs), `manifest` and `annotations` (paths) and `seconds`.
+        `Journal.summary`, `done_before` (photos of earlier runs), `boxes_unused` (files with boxes that are not there),
+        `manifest` and `annotations` (paths) and `seconds`.
 
     Raises:
         MissingExtra: the engine, or what reads this kind of URL, is not installed.

@@ -77,7 +77,7 @@ def test_table_without_a_gender_is_carried_as_it_is(annotated, tmp_path):
     [
         ("file,gender\na.jpg,7\n", {}, "which gender"),
         ("file,gender\na.jpg,0\nb.jpg,1\n", {}, "which gender"),
-        ("file,gender\na.jpg\n", {}, "row 2"),
+        ("file,gender\na.jpg\n", {}, "line 2"),
         ("file,x\na.jpg,1\n", {"gender": "Male"}, "Male"),
         ("", {}, "empty"),
         ("file,\xff", {}, "UTF-8"),

@@ -52,6 +52,12 @@ def test_journal_knows_what_is_left_to_do(tmp_path):
         assert journal.is_done("a.jpg", (9, 100))
         assert journal.is_done("withheld.jpg", (9, 100))
         assert not journal.is_done("a.jpg", (9, 101))  # the source has changed
+        journal.add(record("drawn.jpg", "withheld", boxes=((1.0, 2.0, 30.5, 40.0),)), (9, 100))
+        assert journal.is_done("drawn.jpg", (9, 100), ((1.0, 2.0, 30.5, 40.0),))
+        assert journal.is_done("drawn.jpg", (9, 100))  # without boxes those of before count
+        assert not journal.is_done("drawn.jpg", (9, 100), ())
+        assert not journal.is_done("withheld.jpg", (9, 100), ((1.0, 2.0, 30.5, 40.0),))
+        assert journal.is_done("withheld.jpg", (9, 100), ())
         assert not journal.is_done("gone.jpg", (9, 100))
         assert not journal.is_done("failed.jpg", (9, 100))
         assert not journal.is_done("new.jpg", (9, 100))

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from visard.connection import Connection
 from visard_cli.app import app
 from visard_errors import DataError, OutputError
-from visard_folder import FolderJob, LocalEngine, Watcher, anonymise_folder
+from visard_folder import FolderJob, LocalEngine, Settings, Watcher, anonymise_folder
 from visard_folder.ray_engine import RayEngine
 from visard_folder.ray_engine.cluster import start_local
 from visard_folder.walk import Found, walk
@@ -123,15 +123,19 @@ def inferences(server):
     return float(line.rpartition(" ")[2])
 
 
-def test_a_key_gives_the_same_personas_as_locally(cluster, writing_server, astronaut, tmp_path):
+def test_a_key_gives_the_same_personas_as_locally_and_boxes_the_same_faces(
+    cluster, writing_server, astronaut, tmp_path
+):
     source, key = tmp_path / "in", "a key that nobody guesses"
     source.mkdir()
     face_photo(astronaut).save(source / "a.png")
-    run(source, tmp_path / "local", writing_server, engine=LocalEngine(), persona_key=key)
-    run(source, tmp_path / "ray", writing_server, persona_key=key)
+    options = {"settings": Settings(detector_threshold=0.95), "boxes": {"a.png": ((60.0, 20.0, 210.0, 190.0),)}}
+    run(source, tmp_path / "local", writing_server, engine=LocalEngine(), persona_key=key, **options)
+    summary = run(source, tmp_path / "ray", writing_server, persona_key=key, **options)
+    assert summary["faces"]["swapped"] == 1  # in the box: at this threshold nobody is detected
     assert outputs(tmp_path / "ray") == outputs(tmp_path / "local")
     assert not [path for path in cluster.rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
-    run(source, tmp_path / "none", writing_server)
+    run(source, tmp_path / "none", writing_server, **options)
     assert outputs(tmp_path / "none") != outputs(tmp_path / "local")
 
 
