@@ -271,9 +271,9 @@ class TritonServer:
                 self._thread.join()
                 raise self._failure()
             with suppress(InferenceServerException, OSError):
+                for port in ports:  # opened one after the other
+                    socket.create_connection((self._host, port), timeout=1).close()
                 if all(model.ready for model in self.models()):
-                    for port in ports[1:]:  # opened after gRPC, milliseconds later
-                        socket.create_connection((self._host, port), timeout=1).close()
                     return
             time.sleep(_POLL_S)
         raise ServerError(

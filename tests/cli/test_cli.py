@@ -216,6 +216,27 @@ def test_serve_until_interrupted(exported):
     assert visard("check", "--server", address).returncode == 4
 
 
+@pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupting_it_while_it_is_loaded_is_quiet(sign, code):
+    halting = (
+        "import runpy, sys, time\n"
+        "class Halt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer':\n"
+        "            print('loading', flush=True)\n"
+        "            time.sleep(600)\n"
+        "sys.meta_path.insert(0, Halt())\n"
+        "runpy.run_module('visard_cli', run_name='__main__')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", halting], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(sign)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (code, "")
+
+
 def test_interrupting_a_run_ends_everything(slow_server, astronaut, tmp_path):
     command = [sys.executable, "-m", "visard_cli", "swap", str(astronaut), "-o", str(tmp_path / "o.png")]
     with held(slow_server.repository) as begun:

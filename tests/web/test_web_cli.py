@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from visard_testing.command_line import visard
@@ -23,6 +27,23 @@ def test_ctrl_c_ends_it_at_once(tiny_server):
         _, log = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in log
+
+
+def loading(process):
+    """Whether a process started by `multiprocessing` has begun to load what it needs."""
+    started = "spawn_main" in " ".join(process.cmdline())
+    return started and "numpy" in Path(f"/proc/{process.pid}/maps").read_text()
+
+
+def test_ctrl_c_reaches_every_process_and_ends_them_quietly():
+    """A terminal sends it to all of them, also to one that is still loading its libraries."""
+    command = [sys.executable, "-m", "visard_cli", "web", "--port", "0", "--server", "127.0.0.1:9"]
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    wait_until(lambda: any(map(loading, process.children())))
+    os.killpg(process.pid, signal.SIGINT)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in log.decode()
 
 
 def test_sigterm_lets_requests_end(slow_server, astronaut):
