@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,37 +14,28 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from annotated_types import Interval
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 from typing_extensions import Doc
 
 from visard.blocking import Client
-from visard.policy import REASONS
 from visard_cli.console import (
     ModelsOption,
     PersonaKeyOption,
     ServerOption,
-    coloured,
     connection_to,
-    err,
-    out,
     usage,
     warn_untrained,
 )
 from visard_cli.derived import Fields, derived
 from visard_cli.exit_codes import exit_help
+from visard_cli.folder_summary import progress, show_summary
 from visard_errors import DataError
 from visard_folder import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rich.progress import Task
-
     from visard_folder import Annotations, People
-    from visard_folder.journal import Record
-    from visard_folder.run import Engine, Watcher
+    from visard_folder.run import Engine
 
 EPILOG = f"Example: visard folder photos/ anonymised/ --unswapped withhold\n\n{exit_help(3, 4, 5, 6, 7, 8)}"
 
@@ -169,7 +159,7 @@ def folder(
     engine: Annotated[EngineOptions, Fields()],
     ray_address: RayAddressOption = None,
     journal: Annotated[
-        Path | None, Doc("Folder of this machine for journal and manifest where TARGET is a URL.")
+        Path | None, Doc("Folder of this machine for journal, manifest and report where TARGET is a URL.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output at the end.")] = False,
 ) -> None:
@@ -205,13 +195,13 @@ def folder(
             patience_s=_EMBEDDED_PATIENCE_S if server is None else None,
             journal_folder=journal,
         )
-        summary = anonymise_folder(job, engine.make(ray_address), _shown(stack))
+        summary = anonymise_folder(job, engine.make(ray_address), progress(stack))
     if receipt is not None:
-        summary["receipt"] = _sign(receipt, summary, settings, provenance)
+        summary |= _sign(receipt, summary, settings, provenance)
     if as_json:
         sys.stdout.write(json.dumps(summary) + "\n")
     else:
-        _say(summary)
+        show_summary(summary)
     if summary["outcomes"]["withheld"] or summary["outcomes"]["failed"] or summary["boxes_unused"]:
         raise typer.Exit(3)  # as for a single photo that could not be anonymised
 
@@ -220,21 +210,23 @@ def _servers(server: str | None) -> list[str | None]:
     return [url.strip() for url in server.split(",")] if server else [None]
 
 
-def _sign(key: Path, summary: Mapping[str, Any], settings: Settings, provenance: Mapping[str, Any]) -> str:
-    """Sign what a run did, beside its manifest; gives the receipt's path."""
-    from visard_folder.receipt import write_receipt
+def _sign(key: Path, summary: Mapping[str, Any], settings: Settings, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Sign what a run did, beside its manifest, unless that is signed; gives the receipt's path, and which it was."""
+    from visard_folder.receipt import is_signed, write_receipt
 
-    path = Path(summary["manifest"][0]).with_name("receipt.json")
-    write_receipt(
-        path,
-        key,
-        counts={name: summary[name] for name in ("outcomes", "faces", "reasons", "errors")},
-        settings=asdict(settings),
-        models=provenance,
-        manifests=[Path(path) for path in summary["manifest"]],
-        seconds=summary["seconds"],
-    )
-    return str(path)
+    manifests = [Path(path) for path in summary["manifest"]]
+    path = manifests[0].with_name("receipt.json")
+    if signed := not is_signed(path, key, manifests):
+        write_receipt(
+            path,
+            key,
+            counts={name: summary[name] for name in ("outcomes", "faces", "reasons", "errors")},
+            settings=asdict(settings),
+            models=provenance,
+            manifests=manifests,
+            seconds=summary["seconds"],
+        )
+    return {"receipt": str(path), "signed": signed}
 
 
 def _check_engine(
@@ -265,59 +257,3 @@ def _read_key(path: Path) -> bytes:
             "`openssl rand -hex 32` for example. Who can guess it can tell whose photo is in the set"
         )
     return key
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0.0:.1f} photos/s")
-
-
-def _shown(stack: ExitStack) -> Watcher:
-    """Show a bar with what is done, what was not written, the rate and the time left."""
-    from visard_folder.run import Watcher
-
-    columns = (TextColumn("Anonymising"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    progress = stack.enter_context(Progress(*columns, TextColumn("{task.fields[trouble]}"), console=err))
-    task = progress.add_task("photos", total=None, trouble="")
-    troubles = 0
-    counting = threading.Lock()
-
-    def photo(record: Record | None) -> None:
-        nonlocal troubles
-        with counting:
-            if record is not None and record.outcome in ("withheld", "failed"):
-                troubles += 1
-            progress.update(task, advance=1, trouble=f"{troubles} not written" if troubles else "")
-
-    return Watcher(
-        photo=photo,
-        total=lambda total: progress.update(task, total=total),
-        notice=lambda text: err.print(text, style="yellow", soft_wrap=True),
-    )
-
-
-def _say(summary: Mapping[str, Any]) -> None:
-    """Show what a run did, and where everything stands."""
-    out.print(_summary_table(summary))
-    for path in (*summary["manifest"], *summary["annotations"], *filter(None, [summary.get("receipt")])):
-        err.print(f"Saved: {path}", soft_wrap=True)
-
-
-def _summary_table(summary: Mapping[str, Any]) -> Table:
-    table = Table("photos", "", title=f"Done in {summary['seconds']:.0f} s", title_justify="left")
-    for outcome, count in summary["outcomes"].items():
-        table.add_row(outcome, str(count))
-    table.add_section()
-    for outcome, count in summary["faces"].items():
-        if count:
-            loud = outcome == "visible"
-            table.add_row(coloured("bold red", "faces VISIBLE") if loud else f"faces {outcome}", str(count))
-    for reason, count in summary["reasons"].items():
-        if count:
-            table.add_row(f"  {REASONS[reason]}", str(count))
-    table.add_section()
-    for error, count in summary["errors"].items():
-        table.add_row(coloured("yellow", error), str(count))
-    if summary["done_before"]:
-        table.add_row("done by an earlier run", str(summary["done_before"]))
-    return table

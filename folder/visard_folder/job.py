@@ -44,7 +44,7 @@ class FolderJob:
         annotations: to carry along when all photos are done.
         force: do everything again, with other settings if they are others.
         patience_s: how long to wait while all servers are away; for ever where it is None.
-        journal_folder: on this machine; takes journal and manifest where the target is a URL.
+        journal_folder: on this machine; takes journal, manifest and report where the target is a URL.
     """
 
     source: str | os.PathLike[str]

@@ -16,7 +16,7 @@ import sqlite3
 import threading
 from collections import Counter
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from visard.policy import REASONS, FaceOutcome, Reason
@@ -161,6 +161,7 @@ class Journal:
                 for statement in _SCHEMA:
                     self._db.execute(statement)
             self._settle(settings, force=force)
+            self._reported = bool(self.reports())
             self._undo = undo.pop_all()
 
     def __enter__(self) -> Self:
@@ -191,6 +192,10 @@ class Journal:
         Raises:
             OutputError: it cannot be written.
         """
+        if self._reported:
+            self._reported = False
+            with self._lock, output_errors(self.target):
+                self._db.execute("DELETE FROM run WHERE name = 'reported'")
         body = json.dumps(asdict(record) | {"path": None}, separators=(",", ":"))
         row = (os.fsencode(record.path), record.outcome, record.size_bytes, *(stamp or (None, None)), body)
         with self._lock, output_errors(self.target):
@@ -246,12 +251,36 @@ class Journal:
         owner = self._one("SELECT path FROM claim WHERE folded = ?", name)
         return path if owner is None else os.fsdecode(owner[0])
 
-    def finish(self) -> None:
-        """After a whole run: drop what `force` found no source for any more, its files too."""
+    def failed_as_before(self, record: Record) -> bool:
+        """Whether this is the record of a photo that was tried again and failed again, for the same reason."""
+        row = self._one("SELECT body FROM photo WHERE path = ? AND current", os.fsencode(record.path))
+        before = None if row is None else _record(record.path, row[0])
+        return before is not None and before.outcome == "failed" and before == replace(record, seconds=before.seconds)
+
+    def finish(self) -> int:
+        """After a whole run: drop what `force` found no source for any more, its files too.
+
+        Returns:
+            How many photos were dropped.
+        """
         with self._lock, output_errors(self.target):
             for (path,) in self._db.execute("SELECT path FROM photo WHERE NOT current"):
                 self.remove(os.fsdecode(path))
-            self._db.execute("DELETE FROM photo WHERE NOT current")
+            return self._db.execute("DELETE FROM photo WHERE NOT current").rowcount
+
+    def reports(self) -> dict[str, list[Path]]:
+        """The files that tell all that is in it, by their kind; none where one is missing or older than a record."""
+        row = self._one("SELECT value FROM run WHERE name = 'reported'")
+        found = {} if row is None else json.loads(row[0])
+        reports = {kind: [self.folder / name for name in names] for kind, names in found.items()}
+        return reports if all(path.is_file() for paths in reports.values() for path in paths) else {}
+
+    def reported(self, reports: Mapping[str, list[Path]]) -> None:
+        """Remember that these files, which stand beside it, tell all that is in it."""
+        names = {kind: [path.name for path in paths] for kind, paths in reports.items()}
+        with self._lock, output_errors(self.target):
+            self._db.execute("REPLACE INTO run VALUES ('reported', ?)", (json.dumps(names),))
+        self._reported = True
 
     def records(self) -> Iterator[Record]:
         """Every record, sorted by the bytes of its path; one at a time is held in memory."""
@@ -298,6 +327,7 @@ class Journal:
             self._db.execute("BEGIN")
             if force:
                 self._db.execute("UPDATE photo SET current = 0")
+                self._db.execute("DELETE FROM run WHERE name = 'reported'")
             self._db.execute("REPLACE INTO run VALUES ('settings', ?)", (json.dumps(wanted),))
 
     def _one(self, query: str, *values: bytes) -> Any:

@@ -87,6 +87,19 @@ def writer(target: Place, ledger: Ledger) -> Callable[[Product, Found], Record]:
     return Writer(ledger).store
 
 
+def results(target: Place) -> tuple[Callable[[str], bytes], str | None]:
+    """What reads a result by its relative path, and the way from files beside the journal to it.
+
+    Returns:
+        A function that raises `PhotoError` where there is no result; the way ends with a slash and is None for a URL,
+        to which no page may link.
+    """
+    if is_url(target):
+        store = Store(os.fspath(target))
+        return (lambda path: store.read(store.at(path))), None
+    return (lambda path: Found(path=path, file=str(Path(target) / path)).read()), "../"
+
+
 def publish(job: FolderJob, journal: Journal, files: list[Path]) -> None:
     """Bring what lies beside the journal into the target, where that is a store.
 

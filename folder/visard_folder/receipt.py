@@ -118,6 +118,27 @@ def write_receipt(
     return receipt
 
 
+def is_signed(path: Path, key: Path, manifests: Sequence[Path]) -> bool:
+    """Whether a receipt is there already that this key signed and that binds exactly these manifests.
+
+    Args:
+        path: of the receipt.
+        key: PEM file of the Ed25519 private key.
+        manifests: the files that list every photo.
+
+    Raises:
+        DataError: the key or a manifest cannot be read.
+    """
+    public_key, digests = (
+        load_private_key(key).public_key(),
+        {manifest.name: _digest(manifest) for manifest in manifests},
+    )
+    try:
+        return bool(_verified(path, public_key, key)["manifests"] == digests)
+    except DataError:
+        return False
+
+
 def verify_receipt(path: Path, key: Path, folder: Path | None = None) -> dict[str, Any]:
     """Check a receipt's signature, and on request the manifests it binds.
 
@@ -132,7 +153,14 @@ def verify_receipt(path: Path, key: Path, folder: Path | None = None) -> dict[st
     Raises:
         DataError: it does not hold, and why.
     """
-    public_key = load_public_key(key)
+    receipt = _verified(path, load_public_key(key), key)
+    if folder is not None:
+        _check_manifests(receipt["manifests"], folder)
+    return receipt
+
+
+def _verified(path: Path, public_key: Ed25519PublicKey, key: Path) -> dict[str, Any]:
+    """Read a receipt and check its signature; `key` is named where that does not hold."""
     receipt = _parse(path)
     try:
         signature = base64.b64decode(receipt["signature"], validate=True)
@@ -148,8 +176,6 @@ def verify_receipt(path: Path, key: Path, folder: Path | None = None) -> dict[st
         raise DataError(f"'{path}' was changed after it was signed, or signed with another key than '{key}'") from None
     if receipt.get("format") != FORMAT:
         raise DataError(f"'{path}' is signed, but of format {receipt.get('format')!r}; this version reads {FORMAT!r}")
-    if folder is not None:
-        _check_manifests(receipt["manifests"], folder)
     return receipt
 
 

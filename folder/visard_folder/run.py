@@ -1,6 +1,6 @@
 """One run over a folder, with either engine: what is left to do, who does it, and the outcome.
 
-    walk ─► what the journal does not know as done ─► engine ─► journal ─► manifest, annotations
+    walk ─► what the journal does not know as done ─► engine ─► journal ─► manifest, report, annotations
 
 A run can be killed at any moment; the same call resumes it. It waits for servers that are lost; a full disk ends
 the run. `visard_folder.photo` decides what becomes of one photo.
@@ -18,12 +18,14 @@ from visard_folder.boxes import unused
 from visard_folder.journal import Journal, Record, Stamp, output_errors, printable
 from visard_folder.local_engine import LocalEngine
 from visard_folder.manifest import write_manifest
-from visard_folder.places import check_places, find_files, open_journal, publish
+from visard_folder.places import check_places, find_files, open_journal, publish, results
 from visard_folder.pool import Models, agreed_models
+from visard_folder.report import write_report
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Generator
+    from pathlib import Path
 
     from visard_folder.job import FolderJob
     from visard_folder.walk import Found
@@ -66,6 +68,7 @@ class Run:
         journal: of the target, open.
         watcher: gets the progress.
         done_before: photos of earlier runs that `photos` has met so far.
+        changed: whether anything was done that the journal did not say before.
     """
 
     def __init__(self, job: FolderJob, models: Models, journal: Journal, watcher: Watcher) -> None:
@@ -75,6 +78,7 @@ class Run:
         self.watcher = watcher
         self.done_before = 0
         self._unmet = dict(job.boxes or {})
+        self.changed = False
 
     def photos(self) -> Generator[Found, None, None]:
         """Find what is left to do."""
@@ -101,29 +105,52 @@ class Run:
         Raises:
             OutputError: it cannot be written.
         """
-        self.journal.add(record, stamp)
+        if not self.journal.failed_as_before(record):
+            self.changed = True
+            self.journal.add(record, stamp)
         self.watcher.photo(record)
 
     def finish(self) -> dict[str, Any]:
-        """End the whole run: drop what has gone, write manifest and annotations, and sum up; see `anonymise_folder`.
+        """End the whole run: drop what has gone, write manifest, report and annotations, and sum up.
+
+        Manifest and report stay as they are where they tell all already.
+
+        Returns:
+            See `anonymise_folder`.
 
         Raises:
             OutputError: something cannot be written.
         """
-        self.journal.finish()
+        if self.journal.finish():
+            self.changed = True
         with output_errors(self.journal.target):
-            manifest = write_manifest(self.journal, self.watcher.notice)
+            reports = self.journal.reports() or self._report()
             annotations = self.job.annotations.carry(self.journal, self.watcher.notice)
-        publish(self.job, self.journal, [*manifest, *annotations])
+        publish(self.job, self.journal, annotations)
         if self._unmet:
             self.watcher.notice(unused(self._unmet))
         return {
             **self.journal.summary(),
+            "changed": self.changed,
             "done_before": self.done_before,
             "boxes_unused": list(self._unmet),
-            "manifest": [str(path) for path in manifest],
+            **{kind: [str(path) for path in paths] for kind, paths in reports.items()},
             "annotations": [str(path) for path in annotations],
         }
+
+    def _report(self) -> dict[str, list[Path]]:
+        left_out: list[str] = []
+        read, link = results(self.job.target)
+        reports = {
+            "manifest": write_manifest(self.journal, left_out.append),
+            "report": write_report(self.journal, read, link, left_out.append),
+        }
+        publish(self.job, self.journal, [path for paths in reports.values() for path in paths])
+        for words in left_out:
+            self.watcher.notice(words)
+        if not left_out:  # what is missing is made by the next run, if it can
+            self.journal.reported(reports)
+        return reports
 
 
 def anonymise_folder(job: FolderJob, engine: Engine | None = None, watcher: Watcher | None = None) -> dict[str, Any]:
@@ -135,8 +162,8 @@ def anonymise_folder(job: FolderJob, engine: Engine | None = None, watcher: Watc
         watcher: gets the progress.
 
     Returns:
-        `Journal.summary`, `done_before` (photos of earlier runs), `boxes_unused` (files with boxes that are not there),
-        `manifest` and `annotations` (paths) and `seconds`.
+        `Journal.summary`, `changed` (whether anything was done), `done_before` (photos of earlier runs), `boxes_unused`
+        (files with boxes that are not there), `manifest`, `report` and `annotations` (paths) and `seconds`.
 
     Raises:
         MissingExtra: the engine, or what reads this kind of URL, is not installed.

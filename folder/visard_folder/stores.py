@@ -89,6 +89,10 @@ class Store:
                     yield Found(path=path, file=key, stamp=_stamp(info), problem=_problem(self._root, key, path))
             folders += reversed(inner)
 
+    def at(self, path: str) -> Found:
+        """Name the file at a path, to read it."""
+        return Found(path=path, file=f"{self._root}/{path}")
+
     def read(self, found: Found) -> bytes:
         """Read a file; see `visard_folder.walk.Found.read`."""
         from visard_folder.photo import NotAPhoto

@@ -597,3 +597,64 @@ def test_a_run_is_signed(tiny_server, astronaut, tmp_path):
     receipt = verify_receipt(target / ".visard" / "receipt.json", public, target)
     assert receipt["counts"]["outcomes"]["anonymised"] == 1
     assert receipt["settings"]["unswapped"] == "cover"
+
+
+def kept(target):
+    """What lies beside the journal, to the byte, and what is visible."""
+    files = [path for path in (target / ".visard").iterdir() if path.suffix in (".csv", ".parquet", ".html", ".json")]
+    assert len(files) == 5
+    return {path.name: path.read_bytes() for path in files} | outputs(target)
+
+
+def test_a_run_without_work_says_so_and_changes_nothing(tiny_server, astronaut, tmp_path):
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    face_photo(astronaut).save(source / "a.jpg")
+    (source / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")  # tried again, and fails again
+    private, public = make_keys(tmp_path / "visard")
+    arguments = ("folder", source, target, "--server", tiny_server.grpc_url)
+    first = visard(*arguments, "--receipt", private)
+    assert (first.returncode, "Nothing to do" in first.stdout) == (3, False)
+    before = kept(target)
+    again = visard(*arguments, "--receipt", private)
+    assert again.returncode == 3
+    assert "Nothing to do: an earlier run did 1 file, and nothing has changed since." in again.stdout
+    assert "1 that had failed was tried again and failed again. The receipt stays as it is." in again.stdout
+    assert kept(target) == before
+    summary = json.loads(visard(*arguments, "--receipt", private, "--json").stdout)
+    assert (summary["changed"], summary["signed"]) == (False, False)
+
+    # What is missing, or signed by somebody else, is made again.
+    (target / ".visard" / "report.html").unlink()
+    other, _ = make_keys(tmp_path / "other")
+    assert json.loads(visard(*arguments, "--receipt", other, "--json").stdout)["signed"]
+    assert kept(target).keys() == before.keys()
+    face_photo(astronaut, brightness=0.5).save(source / "b.jpg")
+    summary = json.loads(visard(*arguments, "--receipt", private, "--json").stdout)
+    assert (summary["changed"], summary["signed"]) == (True, True)
+    assert verify_receipt(target / ".visard" / "receipt.json", public, target)["counts"]["outcomes"]["anonymised"] == 2
+    assert "b.jpg" in (target / ".visard" / "report.html").read_text(encoding="utf-8")
+
+
+def test_names_and_reasons_stand_at_the_end(tiny_server, astronaut, tmp_path):
+    """Bounded, and as they are on a terminal that is neither colourful nor able to show them."""
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    small = Image.open(astronaut).resize((200, 200), Image.Resampling.LANCZOS)
+    small.save(source / "too [bold]small[red] \n\x1b[2J\u202e写.png")
+    for index in range(10):
+        Image.new("RGB", (64, 64)).save(source / f"nobody{index}.png")
+    Image.new("RGB", (64, 64)).save(os.fsencode(source / "!") + b"\xff.png")
+    command = ("folder", source, target, "--server", tiny_server.grpc_url)
+    run = visard(*command, env={"PYTHONIOENCODING": "ascii:backslashreplace", "COLUMNS": "40"})
+    assert run.returncode == 3
+    assert (
+        "Faces covered: 1\n  too [bold]small[red] \\n\\x1b[2J\\u202e\\u5199.png: too small to be swapped\n"
+        in run.stdout
+    )
+    assert "Photos withheld: 11\n  !\\xff.png: no face was found" in run.stdout
+    assert run.stdout.count("  nobody") == 7  # eight names in all
+    assert "  and 3 more\n" in run.stdout
+    assert "\x1b" not in run.stdout
+    with (target / ".visard" / "to_check.csv").open(encoding="utf-8", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 12

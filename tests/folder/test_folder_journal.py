@@ -42,6 +42,32 @@ def test_journal_remembers_exactly(tmp_path):
         assert journal.settings() == {"unswapped": "withhold"}
 
 
+def test_journal_knows_whether_its_reports_tell_all(tmp_path):
+    reports = {"manifest": [tmp_path / ".visard" / "m.csv"]}
+    with Journal(tmp_path, {}) as journal:
+        journal.add(record("a.jpg", "failed", seconds={"read": 0.1}))
+        assert journal.reports() == {}  # as after a run that was killed before its end
+        reports["manifest"][0].touch()
+        journal.reported(reports)
+        assert journal.reports() == reports
+    with Journal(tmp_path, {}) as journal:
+        assert journal.reports() == reports
+        assert journal.failed_as_before(record("a.jpg", "failed", seconds={"read": 0.2}))
+        assert not journal.failed_as_before(record("a.jpg", "failed", message="another"))
+        assert not journal.failed_as_before(record("a.jpg"))
+        assert not journal.failed_as_before(record("b.jpg", "failed"))
+        journal.add(record("b.jpg"))
+        assert journal.reports() == {}
+        journal.reported(reports)
+        reports["manifest"][0].unlink()
+        assert journal.reports() == {}
+        reports["manifest"][0].touch()
+    with Journal(tmp_path, {}, force=True) as journal:
+        assert journal.reports() == {}
+        assert not journal.failed_as_before(record("a.jpg", "failed"))  # it has to be done, and known, again
+        assert journal.finish() == 2
+
+
 def test_journal_knows_what_is_left_to_do(tmp_path):
     with Journal(tmp_path, {}) as journal:
         (tmp_path / "a.jpg").write_bytes(b"12345")

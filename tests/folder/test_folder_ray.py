@@ -109,8 +109,14 @@ def run(source, target, *servers, engine=RayEngine(workers=2), watcher=None, **o
     return anonymise_folder(job, engine, watcher)
 
 
+def reports(target):
+    """What a person is to look at, to the byte."""
+    return [(target / ".visard" / name).read_bytes() for name in ("to_check.csv", "report.html")]
+
+
 def assert_same(target, local):
     assert outputs(target) == outputs(local)
+    assert reports(target) == reports(local)
     assert manifest(target) == manifest(local)
     assert list((target / ".visard" / "drafts").iterdir()) == []
 
@@ -239,6 +245,12 @@ def test_s3_on_both_sides(cluster, photos, local, tiny_server, bucket, tmp_path)
         bucket.cat_file("visard-test/out/.visard/manifest.csv")
         == (tmp_path / "state/.visard/manifest.csv").read_bytes()
     )
+
+    # The page stands beside the manifest, here and there, with the pictures of what was written.
+    page = (tmp_path / "state/.visard/report.html").read_bytes()
+    assert bucket.cat_file("visard-test/out/.visard/report.html") == page
+    assert page.count(b"data:image/webp") == len(expected)
+    assert b'href="../' not in page  # no browser reaches a store so
 
     # What stands there is not done again, what is gone or has changed is.
     bucket.rm_file("visard-test/out/0.jpg")
