@@ -68,6 +68,9 @@ ReceiptOption = Annotated[
     Path | None,
     Doc("Private key (`visard receipt keygen`): sign what the run did as TARGET/.visard/receipt.json."),
 ]
+JournalOption = Annotated[
+    Path | None, Doc("Folder of this machine for journal, manifest and report where TARGET is a URL.")
+]
 RayAddressOption = Annotated[
     str | None,
     typer.Option(
@@ -158,9 +161,7 @@ def folder(
     models: ModelsOption = None,
     engine: Annotated[EngineOptions, Fields()],
     ray_address: RayAddressOption = None,
-    journal: Annotated[
-        Path | None, Doc("Folder of this machine for journal, manifest and report where TARGET is a URL.")
-    ] = None,
+    journal: JournalOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output at the end.")] = False,
 ) -> None:
     """Anonymise a folder of photos into another one, and record what became of each.
