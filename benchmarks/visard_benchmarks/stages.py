@@ -34,10 +34,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
+import onnx.parser
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -65,6 +64,7 @@ GOAL_OF_SLOWEST_STAGE = 0.9
 MATRIX = 1536  # rows and columns: 7 GFLOP, and three of them outgrow the second-level cache
 MANY_FACES_S = 3.0  # a face takes tens of milliseconds on the server: a shorter time would count too few
 COPY_BYTES = 64 * 2**20  # outgrows the caches
+OPTIONS = Options(faces="largest", identity=False)
 
 
 @dataclass(kw_only=True)
@@ -105,15 +105,11 @@ def copy_bytes_per_s(seconds: float) -> float:
 
 def gemm_flops_per_s(seconds: float) -> float:
     """FLOPs per second of large float32 matrix products in onnxruntime, a thread and a session per core."""
-    square = [MATRIX, MATRIX]
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["a", "b"], ["c"])],
-        "gemm",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, square) for name in ("a", "b")],
-        [helper.make_tensor_value_info("c", TensorProto.FLOAT, square)],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.checker.check_model(model)
+    square = f"float[{MATRIX}, {MATRIX}]"
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 10, opset_import: ["" : 18]>
+        gemm ({square} a, {square} b) => ({square} c) {{ c = MatMul(a, b) }}
+    """)
 
     def make() -> Callable[[], Any]:
         options = onnxruntime.SessionOptions()
@@ -164,99 +160,95 @@ def as_jpeg(photo: Path) -> bytes:
     return buffer.getvalue()
 
 
-def measure(
-    jpeg: bytes,
-    repository: Path,
-    flops: int,
-    demo_url: str,
-    identity_url: str,
-    seconds: float,
-    repeats: int,
-    callers: int,
-) -> tuple[dict[str, Stage], dict[str, list[float]], dict[str, list[float]]]:
-    """Measure stages, ceilings and the whole in turns.
+class Bench:
+    """One photo with a face, the servers that it goes to, and what was measured so far.
 
     Args:
-        jpeg: a photo with a face.
+        jpeg: the photo.
         repository: the models that `demo_url` serves.
-        flops: of the graphs that the face goes through.
         demo_url: host:port of a server with the models.
         identity_url: host:port of a server with the identity.
         seconds: of each measurement.
-        repeats: how often all take turns.
         callers: faces under way at once on the wire.
 
-    Returns:
-        Stages by name, end-to-end and chain rates by name with one entry per repeat, and the machine's two peaks.
+    Attributes:
+        stages: by name.
+        chain: photos or faces per second end to end and of the parts of it, by name, one entry per repeat.
+        peaks: the machine's two, likewise.
+        flops: of the graphs that the face goes through.
     """
-    options = Options(faces="largest", identity=False)
-    prepared = prepare(jpeg, options)
-    photo, quad, aligned = prepared.photo, prepared.faces[0].quad, prepared.aligned[:1]
-    with Client(demo_url) as client:
-        (swap,) = client.swap(aligned)
-    faces = [FaceSwap(quad=quad, aligned=aligned[0], swapped=swap.swapped)]
-    square_bytes = min(quad.side**2 * 3, photo.nbytes)  # of the photo under the face
-    graphs, detector = bare_graphs(repository, aligned), per_thread(lambda: detector_alone(photo))
-    stages = {
-        name: Stage(name=name, ceiling=ceiling)
-        for name, ceiling in {
-            "decode": "libjpeg alone",
-            "detect": "YuNet alone",
-            "align": "memory: read square, write crop",
-            "wire, gRPC": "memory: image there and back",
-            "wire, shared memory": "memory: image there and back",
-            "graph": "FLOPs at the GEMM peak",
-            "score": "memory: read both faces",
-            "blend": "memory: copy photo, pass over square",
-        }.items()
-    }
-    chain: dict[str, list[float]] = {}
-    peaks: dict[str, list[float]] = {"copy_gb_per_s": [], "gemm_gflops_per_s": []}
 
-    def rate(work: Callable[[], Any]) -> float:
-        return rate_of(work, seconds)
+    def __init__(
+        self, jpeg: bytes, repository: Path, demo_url: str, identity_url: str, *, seconds: float, callers: int
+    ) -> None:
+        self.stages: dict[str, Stage] = {}
+        self.chain: dict[str, list[float]] = {}
+        self.peaks: dict[str, list[float]] = {"copy_gb_per_s": [], "gemm_gflops_per_s": []}
+        self.prepared = prepare(jpeg, OPTIONS)
+        self._aligned = self.prepared.aligned[:1]
+        self.flops = graph_flops(repository, self._aligned)
+        self._jpeg, self._demo_url, self._identity_url = jpeg, demo_url, identity_url
+        self._seconds, self._callers = seconds, callers
+        with Client(demo_url) as client:
+            (self._swap,) = client.swap(self._aligned)
+        self._graphs = bare_graphs(repository, self._aligned)
+        self._detector = per_thread(lambda: detector_alone(self.prepared.photo))
 
-    def note(name: str, rate: float, ceiling: float) -> None:
-        stages[name].rates.append(rate)
-        stages[name].ceilings.append(ceiling)
-        print(f"  {name:20} {rate:10.1f}/s   ceiling {ceiling:10.1f}/s   {rate / ceiling:6.1%}", flush=True)
-
-    def chained(name: str, rate: float) -> None:
-        chain.setdefault(name, []).append(rate)
-        print(f"  {name:20} {rate:10.1f}/s", flush=True)
-
-    for repeat in range(repeats):
-        print(f"repeat {repeat + 1}/{repeats}", flush=True)
-        copy = copy_bytes_per_s(seconds)
-        gemm = gemm_flops_per_s(seconds)
-        peaks["copy_gb_per_s"].append(copy / 1e9)
-        peaks["gemm_gflops_per_s"].append(gemm / 1e9)
-        note("decode", rate(lambda: read_photo(jpeg)), rate(lambda: Image.open(BytesIO(jpeg)).load()))
-        note("detect", rate(lambda: finder().find(photo)), rate(detector))
+    def measure_stages(self) -> None:
+        """Measure each stage and its ceiling once."""
+        jpeg, photo, quad, aligned = self._jpeg, self.prepared.photo, self.prepared.faces[0].quad, self._aligned
+        faces = [FaceSwap(quad=quad, aligned=aligned[0], swapped=self._swap.swapped)]
+        square_bytes = min(quad.side**2 * 3, photo.nbytes)  # of the photo under the face
+        copy, gemm = copy_bytes_per_s(self._seconds), gemm_flops_per_s(self._seconds)
+        self.peaks["copy_gb_per_s"].append(copy / 1e9)
+        self.peaks["gemm_gflops_per_s"].append(gemm / 1e9)
+        rate, note = self._rate, self._note
+        note("decode", "libjpeg alone", rate(lambda: read_photo(jpeg)), rate(lambda: Image.open(BytesIO(jpeg)).load()))
+        note("detect", "YuNet alone", rate(lambda: finder().find(photo)), rate(self._detector))
         # A copy reads and writes each byte, so two passes over bytes count as one byte copied.
-        note("align", rate(lambda: crop(photo, quad)), copy / ((square_bytes + IMAGE_BYTES) / 2))
+        crop_ceiling = copy / ((square_bytes + IMAGE_BYTES) / 2)
+        note("align", "memory: read square, write crop", rate(lambda: crop(photo, quad)), crop_ceiling)
         for name, shared in (("wire, gRPC", False), ("wire, shared memory", True)):
-            connection = Connection(url=identity_url, max_in_flight=callers, shared_memory=shared)
-            wire = drive_triton(connection, MODEL, aligned, callers, seconds).images_per_s
-            note(name, wire, copy / (2 * IMAGE_BYTES))
-        note("graph", rate(graphs), gemm / flops)
-        note("score", rate(lambda: similarity(aligned[0], swap.swapped)), copy / IMAGE_BYTES)
-        note("blend", rate(lambda: compose(photo, faces)), copy / (photo.nbytes + square_bytes))
+            connection = Connection(url=self._identity_url, max_in_flight=self._callers, shared_memory=shared)
+            wire = drive_triton(connection, MODEL, aligned, self._callers, self._seconds).images_per_s
+            note(name, "memory: image there and back", wire, copy / (2 * IMAGE_BYTES))
+        note("graph", "FLOPs at the GEMM peak", rate(self._graphs), gemm / self.flops)
+        scored = rate(lambda: similarity(aligned[0], self._swap.swapped))
+        note("score", "memory: read both faces", scored, copy / IMAGE_BYTES)
+        blended = rate(lambda: compose(photo, faces))
+        note("blend", "memory: copy photo, pass over square", blended, copy / (photo.nbytes + square_bytes))
 
+    def measure_chain(self) -> None:
+        """Measure the parts of the chain once, then all of it."""
+        jpeg, prepared, swap, options = self._jpeg, self.prepared, self._swap, OPTIONS
+        rate, chained = self._rate, self._chained
+        connection = Connection(url=self._demo_url, max_in_flight=self._callers)
+        long_s = max(self._seconds, MANY_FACES_S)
         chained("before the server", rate(lambda: prepare(jpeg, options)))
-        connection, long_s = Connection(url=demo_url, max_in_flight=callers), max(seconds, MANY_FACES_S)
-        chained("server", drive_triton(connection, "anonymizer", aligned, callers, long_s).images_per_s)
+        chained("server", drive_triton(connection, "anonymizer", self._aligned, self._callers, long_s).images_per_s)
         chained("after the server", rate(lambda: finish(prepared, score(prepared, [swap]), options, {})))
         chained("anonymize_many", end_to_end(jpeg, connection, long_s))
-        chained("visard folder", folder_rate(jpeg, connection, round(chain["anonymize_many"][-1] * long_s) + 1))
-    return stages, chain, peaks
+        chained("visard folder", folder_rate(jpeg, connection, round(self.chain["anonymize_many"][-1] * long_s) + 1))
+
+    def _rate(self, work: Callable[[], Any]) -> float:
+        return rate_of(work, self._seconds)
+
+    def _note(self, name: str, held_against: str, rate: float, ceiling: float) -> None:
+        stage = self.stages.setdefault(name, Stage(name=name, ceiling=held_against))
+        stage.rates.append(rate)
+        stage.ceilings.append(ceiling)
+        print(f"  {name:20} {rate:10.1f}/s   ceiling {ceiling:10.1f}/s   {rate / ceiling:6.1%}", flush=True)
+
+    def _chained(self, name: str, rate: float) -> None:
+        self.chain.setdefault(name, []).append(rate)
+        print(f"  {name:20} {rate:10.1f}/s", flush=True)
 
 
 def end_to_end(jpeg: bytes, connection: Connection, seconds: float) -> float:
     """Photos per second through the SDK."""
     done = 0
     with Client(connection) as client:
-        client.anonymize(jpeg, Options(faces="largest", identity=False))
+        client.anonymize(jpeg, OPTIONS)
 
         def photos() -> Any:
             while time.perf_counter() < stop:
@@ -264,7 +256,7 @@ def end_to_end(jpeg: bytes, connection: Connection, seconds: float) -> float:
 
         start = time.perf_counter()
         stop = start + seconds
-        for outcome in client.anonymize_many(photos(), Options(faces="largest", identity=False)):
+        for outcome in client.anonymize_many(photos(), OPTIONS):
             if outcome.error is not None:
                 raise outcome.error
             done += 1
@@ -299,59 +291,65 @@ def main() -> None:
 
     machine = environment()
     repository = arguments.models or demo_models()
-    jpeg = as_jpeg(arguments.photo)
-    prepared = prepare(jpeg, Options(faces="largest", identity=False))
-    flops = graph_flops(repository, prepared.aligned[:1])
     with tempfile.TemporaryDirectory() as folder:
         _, identities = identity_models(Path(folder))
         with TritonServer(repository) as demo, TritonServer(identities, shared_memory=True) as identity:
-            urls, how = (demo.grpc_url, identity.grpc_url), (arguments.seconds, arguments.repeats, arguments.in_flight)
-            stages, chain, peaks = measure(jpeg, repository, flops, *urls, *how)
+            how = {"seconds": arguments.seconds, "callers": arguments.in_flight}
+            bench = Bench(as_jpeg(arguments.photo), repository, demo.grpc_url, identity.grpc_url, **how)
+            for repeat in range(arguments.repeats):
+                print(f"repeat {repeat + 1}/{arguments.repeats}", flush=True)
+                bench.measure_stages()
+                bench.measure_chain()
+    show(bench)
+    print(json.dumps({**summary(bench), "environment": machine}))
 
-    height, width = prepared.photo.shape[:2]
-    table = Table(title=f"{width}×{height} photo, {flops / 1e9:.2f} GFLOP per face, {CORES} cores")
+
+def summary(bench: Bench) -> dict[str, Any]:
+    """The figures by which runs are compared, medians of the repeats."""
+    peaks = {name: round(statistics.median(values), 2) for name, values in bench.peaks.items()}
+    chain = {name: round(statistics.median(rates), 2) for name, rates in bench.chain.items()}
+    whole, folder_run = chain.pop("anonymize_many"), chain.pop("visard folder")
+    slowest, together = ceiling_of_stages(list(chain.values()))
+    return {
+        "stages": {
+            stage.name: {
+                "per_s": round(stage.rate, 2),
+                "ceiling_per_s": round(statistics.median(stage.ceilings), 2),
+                "share": round(stage.share, 4),
+                "ceiling": stage.ceiling,
+            }
+            for stage in bench.stages.values()
+        },
+        "peaks": peaks,
+        "flops_per_face": bench.flops,
+        "chain_per_s": chain,
+        "anonymize_many_per_s": whole,
+        "folder_per_s": folder_run,
+        "of_slowest_stage": round(whole / slowest, 4),
+        "of_shared_cores": round(whole / together, 4),
+    }
+
+
+def show(bench: Bench) -> None:
+    """Print the table and what it means."""
+    found = summary(bench)
+    height, width = bench.prepared.photo.shape[:2]
+    table = Table(title=f"{width}×{height} photo, {bench.flops / 1e9:.2f} GFLOP per face, {CORES} cores")
     for heading in ("stage", "per second", "ceiling", "share", "held against"):
         table.add_column(heading, justify="left" if heading in ("stage", "held against") else "right")
-    for stage in stages.values():
-        ceiling = statistics.median(stage.ceilings)
-        table.add_row(stage.name, f"{stage.rate:,.1f}", f"{ceiling:,.1f}", f"{stage.share:.1%}", stage.ceiling)
+    for name, stage in found["stages"].items():
+        rates = f"{stage['per_s']:,.1f}", f"{stage['ceiling_per_s']:,.1f}", f"{stage['share']:.1%}"
+        table.add_row(name, *rates, stage["ceiling"])
     Console(width=120).print(table)
-
-    medians = {name: statistics.median(rates) for name, rates in chain.items()}
-    whole, folder_run = medians.pop("anonymize_many"), medians.pop("visard folder")
-    slowest, together = ceiling_of_stages(list(medians.values()))
-    verdict = "met" if whole / slowest >= GOAL_OF_SLOWEST_STAGE else "missed"
-    print(f"memory {statistics.median(peaks['copy_gb_per_s']):.1f} GB/s copied", end="   ")
-    print(f"matrix products {statistics.median(peaks['gemm_gflops_per_s']):.0f} GFLOP/s")
-    print("   ".join(f"{name} {rate:.1f}/s" for name, rate in medians.items()))
-    print(f"anonymize_many {whole:.1f}/s: {whole / slowest:.1%} of the slowest stage's own rate (goal 90 %: {verdict})")
-    print(f"stages that share the cores could reach {together:.1f}/s together: {whole / together:.1%} of it")
-    print(
-        f"visard folder {folder_run:.1f}/s: {folder_run / whole:.1%} of anonymize_many, which neither proves nor writes"
-    )
-    print(
-        json.dumps(
-            {
-                "stages": {
-                    stage.name: {
-                        "per_s": round(stage.rate, 2),
-                        "ceiling_per_s": round(statistics.median(stage.ceilings), 2),
-                        "share": round(stage.share, 4),
-                        "ceiling": stage.ceiling,
-                    }
-                    for stage in stages.values()
-                },
-                "peaks": {name: round(statistics.median(values), 2) for name, values in peaks.items()},
-                "flops_per_face": flops,
-                "chain_per_s": {name: round(rate, 2) for name, rate in medians.items()},
-                "anonymize_many_per_s": round(whole, 2),
-                "folder_per_s": round(folder_run, 2),
-                "of_slowest_stage": round(whole / slowest, 4),
-                "of_shared_cores": round(whole / together, 4),
-                "environment": machine,
-            }
-        )
-    )
+    whole, folder_run, share = found["anonymize_many_per_s"], found["folder_per_s"], found["of_slowest_stage"]
+    verdict = "met" if share >= GOAL_OF_SLOWEST_STAGE else "missed"
+    print(f"memory {found['peaks']['copy_gb_per_s']:.1f} GB/s copied", end="   ")
+    print(f"matrix products {found['peaks']['gemm_gflops_per_s']:.0f} GFLOP/s")
+    print("   ".join(f"{name} {rate:.1f}/s" for name, rate in found["chain_per_s"].items()))
+    print(f"anonymize_many {whole:.1f}/s: {share:.1%} of the slowest stage's own rate (goal 90 %: {verdict})")
+    shared = found["of_shared_cores"]
+    print(f"stages that share the cores could reach {whole / shared:.1f}/s together: {shared:.1%} of it")
+    print(f"visard folder {folder_run:.1f}/s: {folder_run / whole:.1%} of anonymize_many, which writes nothing")
 
 
 if __name__ == "__main__":

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
+import re
 import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visard import Connection
+from visard_testing.processes import Processes
+from visard_testing.waiting import wait_until
 from visard_web.serve import listen, make_server
 from visard_web.settings import Settings
 
@@ -57,33 +58,20 @@ def web_server(triton_url: str, *, deadline_s: float = 30.0, **settings: object)
 @contextmanager
 def web_process(
     *arguments: str, env: dict[str, str] | None = None, cwd: str | None = None
-) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run `visard web` on a free port as a process of its own.
+) -> Iterator[tuple[Processes, str]]:
+    """Run `visard web` on a free port as a process of its own, in a session of its own.
 
     Yields:
-        The process, whose standard error is a pipe and whose `said` is what came until now, and the server's address.
+        The process, which writes nothing to standard output, and its address, such as http://127.0.0.1:40123
+
+    Raises:
+        RuntimeError: it did not start, for want of `visard[web]` for one.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "visard_cli", "web", "--port", "0", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **(env or {})},
-        cwd=cwd,
-    )
-    said = []
-    try:
-        for line in process.stderr:  # type: ignore[union-attr]
-            said.append(line)
-            if "startup complete" in line:
-                break
-        address = next((line.split()[2].rstrip("/") for line in said if line.startswith("Visard's page:")), None)
-        process.said = "".join(said)  # type: ignore[attr-defined]
-        assert address is not None, process.said  # type: ignore[attr-defined]
-        yield process, address
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=60)
-        elif process.stderr is not None:
-            process.stderr.close()
+    command = [sys.executable, "-m", "visard_cli", "web", "--port", "0", *arguments]
+    environment = {"COLUMNS": "200", "NO_COLOR": "1", **(env or {})}
+    with Processes(command, Path(cwd or "."), environment) as web:
+        wait_until(lambda: "startup complete" in web.said() or web.ended(), START_S)
+        address = re.search(r"Visard's page: (\S+)/", web.said())
+        if address is None or web.ended():
+            raise RuntimeError(f"`visard web` did not start: {' '.join(web.said().split()) or 'it said nothing'}")
+        yield web, address[1]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from visard_benchmarks.environment import environment
 from visard_benchmarks.gpu.variants import VARIANTS, Job, Variant
 from visard_benchmarks.load.report import console
 
-RUN_JOB = [sys.executable, "-m", "visard_benchmarks.gpu.variants"]
+RUN_JOB = [sys.executable, "-m", "visard_benchmarks.gpu.job"]
 
 DRY_RUN = """
 **********************************************************************************
@@ -48,9 +49,7 @@ def run_job(job: Job, timeout_s: float) -> tuple[list[dict[str, Any]], str]:
     Returns:
         What it reported, as far as it came, and why it did not come further; empty where it did.
     """
-    file = job.out.with_suffix(".job")
-    job.write(file)
-    command = [*RUN_JOB, str(file)]
+    command = [*RUN_JOB, pickle.dumps(job).hex()]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", cwd=job.work
     )

@@ -8,10 +8,9 @@ from __future__ import annotations
 import importlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 WARM_UP_RUNS = 3
@@ -68,39 +67,26 @@ def measure_peaks(device: str, seconds: float) -> dict[str, float]:
     Copies count each byte once; a copy within the device reads and writes it.
     """
     import torch
+    from torch.utils.benchmark import Timer
+
+    def rate(statement: str, **names: object) -> float:  # the timer waits for the device
+        return 1 / float(Timer(statement, globals=names).blocked_autorange(min_run_time=seconds).median)
 
     size = 8192 if device == "cuda" else 256
     peaks = {}
-    for name, dtype in (
-        ("fp32", torch.float32),
-        ("tf32", torch.float32),
-        ("bf16", torch.bfloat16),
-        ("fp16", torch.half),
-    ):
+    dtypes = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.half}
+    for name, dtype in dtypes.items():
         torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         out = torch.empty_like(a)
-        rate = measure(_Calls(partial(torch.mm, a, b, out=out), device), seconds)
-        peaks[f"{name}_tflops"] = 2 * size**3 * rate.batches_per_second / 1e12
+        peaks[f"{name}_tflops"] = 2 * size**3 * rate("mm(a, b, out=out)", mm=torch.mm, a=a, b=b, out=out) / 1e12
     n_bytes = COPY_BYTES if device == "cuda" else COPY_BYTES // 16
     here, there = (torch.empty(n_bytes, dtype=torch.uint8, device=device) for _ in range(2))
     host = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=device == "cuda")
     for name, target, source in (("h2d", there, host), ("d2h", host, here), ("d2d", there, here)):
-        copy = _Calls(partial(target.copy_, source, non_blocking=True), device)
-        peaks[f"{name}_gb_per_s"] = n_bytes * measure(copy, seconds).batches_per_second / 1e9
+        copies = rate("target.copy_(source, non_blocking=True)", target=target, source=source)
+        peaks[f"{name}_gb_per_s"] = n_bytes * copies / 1e9
     return peaks
-
-
-class _Calls:
-    def __init__(self, call: Callable[[], object], device: str) -> None:
-        self._call = call
-        self._device = device
-
-    def run(self) -> None:
-        self._call()
-
-    def wait(self) -> None:
-        synchronize(self._device)
 
 
 def synchronize(device: str) -> None:

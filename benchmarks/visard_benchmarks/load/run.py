@@ -32,7 +32,6 @@ from visard_benchmarks.load.loops import Load, Senders
 from visard_benchmarks.load.report import CLOSED, OPEN, Key
 from visard_benchmarks.load.server import Counters, read_counters
 from visard_benchmarks.load.transports import FaceTransport, PhotoTransport, RestTransport, Transport
-from visard_benchmarks.load.web import NoWebServer, web_api
 from visard_benchmarks.rates import CORES, bare_rate
 from visard_errors import VisardError
 from visard_server.embedded import SAMPLE_PHOTO
@@ -180,7 +179,6 @@ class Run:
 def _with_deadline(transport: Transport, deadline_s: float) -> Transport:
     if isinstance(transport, RestTransport):
         return replace(transport, deadline_s=deadline_s)
-    assert isinstance(transport, FaceTransport | PhotoTransport)
     return replace(transport, connection=replace(transport.connection, deadline_s=deadline_s))
 
 
@@ -202,15 +200,18 @@ def open_transports(
                     add(FaceTransport(name=name, connection=replace(direct, shared_memory=True), faces=faces))
                 elif name == "gateway":
                     if target.embedded is None:
-                        raise NoWebServer("it stands in front of an embedded server only; name yours in --server")
+                        raise RuntimeError("it stands in front of an embedded server only; name yours in --server")
                     gateway = stack.enter_context(_gateway(target.embedded))
                     add(FaceTransport(name=name, connection=gateway, faces=faces))
                 elif name == "sdk":
                     add(PhotoTransport(name=name, connection=direct, photo=photo))
                 elif name == "rest":
-                    url = stack.enter_context(web_api(target.grpc_url))
+                    from visard_testing.web_server import web_process
+
+                    # without a limit per caller, because one caller stands for many here
+                    _, url = stack.enter_context(web_process("--server", target.grpc_url, "--rate", "none"))
                     add(RestTransport(name=name, url=url, photo=photo, deadline_s=PATIENCE_S))
-            except (NoWebServer, OSError, RuntimeError) as error:
+            except (ImportError, OSError, RuntimeError) as error:
                 say(f"{name} is left out: {error}")
         yield transports
 

@@ -6,15 +6,16 @@
     SDK             one photo through the SDK, which decodes it, finds its faces, aligns, scores and blends them
     REST            the same photo as a file through the REST API, the picture and its scores back
 
-A transport is a value that can be handed to another process; opening it gives a function that sends.
+A transport is a value that can be handed to another process; `opened` connects and gives a function that sends. Where
+it is `patient`, what was refused is tried again, as the SDK does by default. In an open loop every request is sent
+once: what is sent again would not be in the offered rate.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,32 +29,8 @@ _TARGETS: dict[Direction, int] = {"to_female": 0, "to_male": 1}  # positions in 
 _UNBOUNDED = 1024  # requests under way: more than any server here takes before it refuses
 
 
-class Transport(Protocol):
-    """One way to the models."""
-
-    @property
-    def name(self) -> str:
-        """How reports call it."""
-
-    def opened(self, *, patient: bool) -> AbstractAsyncContextManager[Send]:
-        """Connect; gives the function that sends.
-
-        Args:
-            patient: try again what was refused, as the SDK does by default. In an open loop every request is sent once:
-                what is sent again would not be in the offered rate.
-        """
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _SdkTransport:
-    """A transport that the SDK has."""
-
-    name: str
-    connection: Connection
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FaceTransport(_SdkTransport):
+class FaceTransport:
     """Aligned faces, one per request.
 
     Attributes:
@@ -63,6 +40,8 @@ class FaceTransport(_SdkTransport):
         direction: as for the SDK.
     """
 
+    name: str
+    connection: Connection
     faces: NDArray[np.uint8] = field(repr=False)
     direction: Direction = "opposite"
 
@@ -79,9 +58,11 @@ class FaceTransport(_SdkTransport):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PhotoTransport(_SdkTransport):
+class PhotoTransport:
     """Whole photos through the SDK."""
 
+    name: str
+    connection: Connection
     photo: bytes = field(repr=False)
 
     @asynccontextmanager
@@ -129,6 +110,9 @@ class RestTransport:
                 return not answer.json()["others"]
 
             yield send
+
+
+Transport = FaceTransport | PhotoTransport | RestTransport
 
 
 class RequestFailed(Exception):

@@ -48,10 +48,10 @@ from visard_benchmarks.environment import environment
 from visard_benchmarks.identity import MODEL, identity_models
 from visard_benchmarks.peers.environments import PEERS, RIVALS, SERVERS, Peer, find_python, how_to_install, install
 from visard_benchmarks.peers.servers.graph import Graph
-from visard_benchmarks.processes import Processes
 from visard_benchmarks.rates import bare_rate
 from visard_server.embedded import SAMPLE_PHOTO, demo_models
 from visard_testing.nginx_gateway import free_ports
+from visard_testing.processes import Processes
 
 Workload = Literal["identity", "photos"]
 P99_MS: dict[Workload, float] = {"identity": 50.0, "photos": 1000.0}

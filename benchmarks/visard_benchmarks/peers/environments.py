@@ -7,11 +7,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
-
-from packaging.requirements import Requirement
 
 SERVERS = Path(__file__).resolve().parent / "servers"
 
@@ -59,24 +56,13 @@ def find_python(peer: Peer, environments: Path | None) -> Path | None:
     """The interpreter to run a peer with: its own environment's, or this one where it has all that is needed."""
     if environments is not None and (python := environments / peer.environment / "bin" / "python").exists():
         return python
-    return Path(sys.executable) if all(map(is_installed, map(Requirement, requirements(peer)))) else None
+    return Path(sys.executable) if is_installed(requirements(peer)) else None
 
 
-def is_installed(requirement: Requirement) -> bool:
-    """Whether this interpreter has a package in a fitting version, with what its extras need (but not theirs)."""
-    try:
-        if metadata.version(requirement.name) not in requirement.specifier:
-            return False
-    except metadata.PackageNotFoundError:
-        return False
-    needs = [Requirement(text) for text in metadata.requires(requirement.name) or ()] if requirement.extras else []
-    return all(
-        is_installed(need)
-        for need in needs
-        if need.marker is not None
-        and not need.marker.evaluate({"extra": ""})
-        and any(need.marker.evaluate({"extra": extra}) for extra in requirement.extras)
-    )
+def is_installed(needs: Sequence[str]) -> bool:
+    """Whether this interpreter has packages in fitting versions, and all that they need in turn: pip would add none."""
+    pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--quiet", "--disable-pip-version-check"]
+    return subprocess.run([*pip, *needs], capture_output=True, check=False).returncode == 0
 
 
 def how_to_install(peer: Peer, environments: Path | None) -> str:

@@ -19,7 +19,7 @@ from types import TracebackType
 
 import psutil
 
-_MARK = "VISARD_BENCHMARK"
+_MARK = "VISARD_MARK"
 _GRACE_S = 8.0
 
 
@@ -30,13 +30,16 @@ class Processes:
         command: program and arguments.
         folder: working directory.
         environment: variables on top of this process's own.
+
+    Attributes:
+        popen: the command itself.
     """
 
     def __init__(self, command: Sequence[str], folder: Path, environment: dict[str, str] | None = None) -> None:
         self._mark = f"{_MARK}={secrets.token_hex(16)}"
         name, _, value = self._mark.partition("=")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the block
-        self._process = subprocess.Popen(
+        self.popen = subprocess.Popen(
             [*_end_with_parent(), *command],
             cwd=folder,
             env={**os.environ, **(environment or {}), name: value},
@@ -53,23 +56,30 @@ class Processes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._process.terminate()
+            self.popen.terminate()
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_GRACE_S)
+                self.popen.wait(_GRACE_S)
         finally:
             end_marked(self._mark)
-            self._process.wait()
+            self.popen.wait()
             self._log.close()
 
     def ended(self) -> bool:
         """Whether the command itself is over."""
-        return self._process.poll() is not None
+        return self.popen.poll() is not None
 
-    def last_words(self, n_bytes: int = 2000) -> str:
-        """The end of what the processes wrote."""
-        size = self._log.seek(0, os.SEEK_END)
-        self._log.seek(max(0, size - n_bytes))
-        return self._log.read().decode("utf-8", "replace")
+    def wait(self, seconds: float = 60) -> int:
+        """Wait for the command's end; gives its exit code. Raises subprocess.TimeoutExpired."""
+        return self.popen.wait(seconds)
+
+    def said(self) -> str:
+        """What the processes have written until now."""
+        log = self._log.fileno()  # read without a seek: they write where its position is
+        return os.pread(log, os.fstat(log).st_size, 0).decode("utf-8", "replace")
+
+    def last_words(self, letters: int = 2000) -> str:
+        """The end of it."""
+        return self.said()[-letters:]
 
     def cpu_seconds(self) -> float:
         """Processor time of all processes that live."""
