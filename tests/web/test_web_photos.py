@@ -85,14 +85,6 @@ def test_upload_is_refused(http, photo, fields, expected):
     assert error(http.post("/page/photos", files=files, data=data)) == expected
 
 
-def test_a_photo_without_faces_is_not_kept(http):
-    buffer = io.BytesIO()
-    Image.new("RGB", (200, 200)).save(buffer, "PNG")
-    before = http.get("/metrics").text.split("visard_kept_photos ")[1].split()[0]
-    assert error(upload(http, buffer.getvalue())) == (422, "NoFace")
-    assert http.get("/metrics").text.split("visard_kept_photos ")[1].split()[0] == before
-
-
 def test_each_face_as_it_was_chosen(http, two_faces, tiny_server):
     name = upload(http, two_faces).json()["id"]
     answer = choose(http, name, "to_female", "leave").json()

@@ -14,9 +14,10 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, ValidationError
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from visard import NoFace, VisardError
+from visard import VisardError
 from visard.pipeline import Choice, blend, min_face_px
 from visard.result import ImageFormat
+from visard_web.again import alone, taken_over, that_may_do
 from visard_web.body import media_type, read_body
 from visard_web.faces import faces_found
 from visard_web.picture import Large
@@ -25,6 +26,7 @@ from visard_web.problems import Problem, unusable
 if TYPE_CHECKING:
     from visard import Found, Result
     from visard_web.state import AppState
+    from visard_web.store import Kept
 
 STATIC = Path(__file__).parent / "static"
 
@@ -50,9 +52,24 @@ class Names(BaseModel):
     ids: list[str] = []
 
 
+class Boxes(BaseModel):
+    """All boxes by hand of one photo, in its pixels: left, top, right, bottom."""
+
+    boxes: list[tuple[float, float, float, float]] = []
+
+
 def router(state: AppState) -> APIRouter:
     """Make the page's routes."""
     routes = APIRouter(include_in_schema=False)
+    _add_page(routes, state)
+    _add_photos(routes, state)
+    _add_results(routes, state)
+    _add_pictures(routes, state)
+    return routes
+
+
+def _add_page(routes: APIRouter, state: AppState) -> None:
+    """The page itself, and what the server says of itself."""
 
     @routes.get("/")
     async def index() -> FileResponse:
@@ -76,6 +93,10 @@ def router(state: AppState) -> APIRouter:
             }
         )
 
+
+def _add_photos(routes: APIRouter, state: AppState) -> None:
+    """Photos come, get boxes by hand, and are forgotten."""
+
     @routes.post("/page/photos")
     async def add(request: Request) -> JSONResponse:
         async with state.limiter.place():
@@ -83,8 +104,6 @@ def router(state: AppState) -> APIRouter:
             if fields.get("consent") != b"yes":
                 raise Problem(403, "NoConsent", "confirm first that you may change the photo of these people")
             found = await state.find(request, fields["photo"])
-            if not found.faces:
-                raise NoFace("no face was found: choose a photo that shows one more clearly")
             height, width = found.photo.shape[:2]
             return JSONResponse(
                 {
@@ -98,20 +117,72 @@ def router(state: AppState) -> APIRouter:
                 status_code=201,
             )
 
+    @routes.post("/page/photos/{name}/boxes")
+    async def draw(request: Request, name: str) -> JSONResponse:
+        async with state.limiter.place():
+            kept = state.store.get(name)
+            asked = await _read_json(request, Boxes, state)
+            try:
+                options = state.options(boxes=asked.boxes)
+            except ValueError as error:
+                raise Problem(422, "InvalidRequest", str(error)) from None
+            kept.found = await state.find(request, kept.found, options)
+            kept.result = None  # its faces may have other numbers now
+            state.store.make_room()
+            return JSONResponse({"faces": faces_found(kept.found)})
+
+    @routes.delete("/page/photos/{name}")
+    async def forget(name: str) -> Response:
+        state.store.forget([name])
+        return Response(status_code=204)
+
+    @routes.delete("/page/photos")
+    async def forget_all(request: Request) -> Response:
+        state.store.forget((await _read_json(request, Names, state)).ids)
+        return Response(status_code=204)
+
+
+def _add_results(routes: APIRouter, state: AppState) -> None:
+    """Photos are anonymised."""
+
     @routes.post("/page/photos/{name}/anonymize")
     async def anonymize(request: Request, name: str) -> JSONResponse:
         async with state.limiter.place():
             kept = state.store.get(name)
             asked = await _read_json(request, Choices, state)
-            choices: list[Choice] = ["opposite"] * len(kept.found.faces)
+            found = kept.found
+            choices: list[Choice] = ["opposite"] * len(found.faces)
             for face in asked.faces:
                 if face.index >= len(choices):
                     raise Problem(422, "InvalidRequest", f"there is no face {face.index}")
                 choices[face.index] = face.direction
-            result = await state.anonymize_found(request, kept.found, choices)
-            kept.result = result
-            state.store.make_room()
-            return JSONResponse({"faces": _outcomes(kept.found, result)})
+            result = await state.anonymize_found(request, found, choices)
+            kept.choices = tuple(choices)
+            return _answer(kept, found, result)
+
+    @routes.post("/page/photos/{name}/again")
+    async def again(request: Request, name: str) -> JSONResponse:
+        async with state.limiter.place():
+            kept = state.store.get(name)
+            found, result = kept.found, kept.result
+            if result is None:
+                raise _not_anonymized()
+            if indices := that_may_do(result):
+                choices = [kept.choices[index] for index in indices]
+                another = await state.anonymize_found(request, alone(found, indices), choices)
+                result = taken_over(result, another, indices)
+            return _answer(kept, found, result)
+
+    def _answer(kept: Kept, found: Found, result: Result) -> JSONResponse:
+        if kept.found is not found:
+            raise Problem(409, "Changed", "the faces of this photo were marked anew meanwhile: anonymise it again")
+        kept.result = result
+        state.store.make_room()
+        return JSONResponse({"faces": _outcomes(found, result)})
+
+
+def _add_pictures(routes: APIRouter, state: AppState) -> None:
+    """Photos and faces, before and after."""
 
     @routes.get("/page/photos/{name}/before")
     async def before(name: str, format: ImageFormat = "jpeg") -> Large:
@@ -147,24 +218,12 @@ def router(state: AppState) -> APIRouter:
             raise _not_anonymized()
         return await _picture(state, face.encode, "png")
 
-    @routes.delete("/page/photos/{name}")
-    async def forget(name: str) -> Response:
-        state.store.forget([name])
-        return Response(status_code=204)
-
-    @routes.delete("/page/photos")
-    async def forget_all(request: Request) -> Response:
-        state.store.forget((await _read_json(request, Names, state)).ids)
-        return Response(status_code=204)
-
-    return routes
-
 
 _SUFFIX: dict[ImageFormat, str] = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 
 
 def _outcomes(found: Found, result: Result) -> list[dict[str, Any]]:
-    """Say what became of each face, largest first; the scores of those that were swapped."""
+    """Say what became of each face, in their order; the scores of those that were swapped."""
     described = faces_found(found)
     outcomes = [face.to_dict() | {"same_person": face.same_person} for face in result.faces]
     outcomes += [face.to_dict() | {"gender": described[face.index]["gender"]} for face in result.others]

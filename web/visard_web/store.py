@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from visard import Found, Result
+    from visard.pipeline import Choice
 
 _NAME_BYTES = 24
 
@@ -29,12 +30,14 @@ class Kept:
     Attributes:
         found: the photo and its faces.
         expires: when it is forgotten, by the store's clock.
-            result: crops and scores, without the blended photo, which is made of both when it is asked for.
+        result: crops and scores, without the blended photo, which is made of both when it is asked for.
+        choices: that led to it.
     """
 
     found: Found = field(repr=False)
     expires: float
     result: Result | None = field(default=None, repr=False)
+    choices: tuple[Choice, ...] = ()
 
     @property
     def size(self) -> int:

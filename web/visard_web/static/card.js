@@ -2,7 +2,8 @@
 // waiting → sending → choosing → swapping → compared; `failed` from anywhere, and from compared back to choosing.
 
 import { Problem, photoPath, request, sendPhoto } from "./api.js";
-import { drawBoxes, faceChoice, faceResult, judge } from "./faces.js";
+import { bindDrawing } from "./draw.js";
+import { drawBoxes, faceChoice, faceResult, judge, mayChange } from "./faces.js";
 import { announce, count, element, minutes, parts, stamp } from "./words.js";
 
 let made = 0;
@@ -12,6 +13,8 @@ export class Card {
   #about;
   #photo; // what the server said about the photo, once it has it
   #choices = [];
+  #drawing;
+  #drawn = Promise.resolve(); // one change of the boxes at a time, and before what is done with them
   #runs = 0;
   #canAbort = true;
   #gone = false;
@@ -30,7 +33,7 @@ export class Card {
     this.number = ++made;
     this.element = stamp("photo-card");
     this.part = parts(this.element);
-    const { title, forget, retry, choices, again, split, downloads, before } = this.part;
+    const { title, forget, retry, choices, again, persona, split, downloads, before } = this.part;
     title.textContent = this.name;
     title.id = `photo-${this.number}`;
     this.element.setAttribute("aria-labelledby", title.id);
@@ -48,6 +51,8 @@ export class Card {
       this.#anonymize();
     });
     choices.addEventListener("change", () => this.#choicesChanged());
+    this.#drawing = bindDrawing(this.element, (share) => this.#add(share));
+    persona.addEventListener("click", () => this.#ask("/again", {}, "Trying another persona…", "compared"));
     again.addEventListener("click", () => {
       this.#show("choosing");
       this.part.found.focus();
@@ -126,19 +131,40 @@ export class Card {
   }
 
   #found() {
-    const { saved, found, faces: list, photo, before, boxes } = this.part;
+    const { saved, found, photo, before } = this.part;
     const { id, message, width, height, faces } = this.#photo;
     saved.textContent = message;
     saved.hidden = false;
-    found.textContent = `${count(faces.length, "face")} found`;
     photo.hidden = false;
     photo.style.setProperty("--width", width);
     photo.style.setProperty("--height", height);
     this.#load(before, photoPath(id, "/before?format=jpeg")); // upright as the boxes count it
+    this.#choices = [];
+    this.#listFaces();
+    this.part.noted.textContent = "";
+    this.#drawing.open(faces.length === 0);
+    this.#show("choosing");
+    announce(`${this.name}: ${message}. ${found.textContent}.`);
+  }
+
+  /** Show the faces and a choice for each; what was chosen before stays. */
+  #listFaces() {
+    const { found, nobody, go, faces: list, boxes } = this.part;
+    const { id, width, height, faces } = this.#photo;
+    const marked = faces.filter((face) => face.by_hand).length;
+    const seen = faces.length - marked;
+    found.textContent =
+      (seen ? `${count(seen, "face")} found` : "No face found") + (marked ? `, ${marked} marked by you` : "");
+    nobody.hidden = faces.length > 0;
+    go.hidden = faces.length === 0;
     drawBoxes(boxes, faces, { width, height });
+    const before = new Map(this.#choices.map(({ box, direction }) => [String(box), direction()]));
+    const run = `run=${++this.#runs}`; // the numbers may be those of other faces now
     this.#choices = faces.map((face, i) => {
       const choice = faceChoice(face, `photo-${this.number}-face-${face.index}`, this.#about.min_face_px);
-      this.#load(choice.crop, photoPath(id, `/faces/${face.index}`));
+      if (before.has(String(face.box))) choice.choose(before.get(String(face.box)));
+      choice.remove.addEventListener("click", () => this.#remove(face));
+      this.#load(choice.crop, photoPath(id, `/faces/${face.index}?${run}`));
       const pointOut = (on) => boxes.children[i].classList.toggle("pointed-out", on);
       for (const [event, on] of Object.entries({
         mouseenter: true,
@@ -148,12 +174,48 @@ export class Card {
       })) {
         choice.fieldset.addEventListener(event, () => pointOut(on));
       }
-      return { index: face.index, ...choice };
+      return { index: face.index, box: face.box, ...choice };
     });
     list.replaceChildren(...this.#choices.map((choice) => choice.fieldset));
     this.#choicesChanged();
-    this.#show("choosing");
-    announce(`${this.name}: ${message}. ${found.textContent}.`);
+  }
+
+  /** Add a box, given in per cent of the photo, in whole pixels. */
+  #add({ left, top, width, height }) {
+    const { width: w, height: h } = this.#photo;
+    const x = Math.min(Math.floor((left / 100) * w), w - 1);
+    const y = Math.min(Math.floor((top / 100) * h), h - 1);
+    const right = Math.min(Math.max(Math.round(((left + width) / 100) * w), x + 1), w);
+    const bottom = Math.min(Math.max(Math.round(((top + height) / 100) * h), y + 1), h);
+    this.#setBoxes((boxes) => [...boxes, [x, y, right, bottom]]);
+  }
+
+  #remove(face) {
+    this.part.draw.focus(); // what has the focus is going to be gone
+    this.#setBoxes((boxes) => boxes.filter((box) => String(box) !== String(face.box)));
+  }
+
+  /** Tell the server which boxes there are by hand, and show the faces that it makes of them. */
+  #setBoxes(change) {
+    this.#drawn = this.#drawn.then(async () => {
+      const before = this.#photo.faces;
+      const boxes = change(before.filter((face) => face.by_hand).map((face) => face.box));
+      try {
+        const answer = await request(photoPath(this.id, "/boxes"), {
+          method: "POST",
+          json: { boxes },
+          signal: this.#abort.signal,
+        });
+        const { faces } = await answer.json();
+        this.#photo.faces = faces;
+        this.#listFaces();
+        const { noted } = this.part;
+        noted.textContent = whatChanged(before, faces);
+        announce(`${this.name}: ${noted.textContent}`);
+      } catch (error) {
+        this.#fail(error, "choosing");
+      }
+    });
   }
 
   #choicesChanged() {
@@ -166,30 +228,38 @@ export class Card {
   }
 
   async #anonymize() {
+    await this.#drawn;
+    if (this.element.dataset.stage !== "choosing") return; // the photo was forgotten meanwhile
     const faces = this.#choices.map(({ index, direction }) => ({ index, direction: direction() }));
     if (faces.every(({ direction }) => direction === "leave"))
       return this.#report(new Problem("All faces are to stay visible. Choose at least one to swap or to cover."));
-    this.#show("swapping", "Anonymising the photo…");
+    await this.#ask("/anonymize", { faces }, "Anonymising the photo…", "choosing");
+  }
+
+  /** Have the photo anonymised and show what became of it; `stage` is where to go back to if it fails. */
+  async #ask(what, json, doing, stage) {
+    this.#show("swapping", doing);
     this.part.progress.removeAttribute("value");
     this.part.doing.focus();
     try {
       const signal = this.#abort.signal;
-      const path = photoPath(this.id, "/anonymize");
-      const response = await request(path, { method: "POST", json: { faces }, signal });
+      const response = await request(photoPath(this.id, what), { method: "POST", json, signal });
       this.#compare(await response.json());
     } catch (error) {
       const here = this.#hasFocus();
-      this.#fail(error, "choosing");
-      if (here) this.part.anonymize.focus();
+      this.#fail(error, stage);
+      if (here) this.part[stage === "choosing" ? "anonymize" : "persona"].focus();
     }
   }
 
   #compare(result) {
-    const { verdict, warnings, results, after, split } = this.part;
+    const { verdict, warnings, remedy, why, results, after, split } = this.part;
     const run = `run=${++this.#runs}`; // another address for each run: a browser may show an old picture from memory
     const judgement = judge(result);
     verdict.textContent = judgement.verdict;
     warnings.replaceChildren(...judgement.warnings.map((text) => element("p", "notice warn", text)));
+    why.textContent = mayChange(result);
+    remedy.hidden = !why.textContent;
     after.alt = `${this.name}, with other faces`;
     this.#load(after, photoPath(this.id, `/after?format=jpeg&${run}`));
     results.replaceChildren(
@@ -205,7 +275,7 @@ export class Card {
     const here = this.#hasFocus();
     this.#show("compared");
     if (here) verdict.focus(); // somebody busy with another photo is only told
-    announce([`${this.name}: ${judgement.verdict}.`, ...judgement.warnings].join(" "));
+    announce([`${this.name}: ${judgement.verdict}.`, ...judgement.warnings, why.textContent].join(" ").trim());
   }
 
   async #download(format) {
@@ -288,6 +358,13 @@ function doingTo(directions) {
   if (swaps) parts.push(`swap ${count(swaps, "face")}`);
   if (covers) parts.push(`cover ${count(covers, "face")}`);
   return sentence(parts.join(", ") || "anonymise").slice(0, -1);
+}
+
+/** What another set of boxes has made of the faces. */
+function whatChanged(before, faces) {
+  if (faces.length < before.length) return "The box was removed.";
+  if (faces.length === before.length) return "There is a face in this place already.";
+  return `Face ${faces.length} was added: it will be ${faces.at(-1).reason ? "covered" : "swapped"}.`;
 }
 
 const forgottenBecause = (error, { keeps_for_s }) =>

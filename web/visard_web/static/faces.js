@@ -8,10 +8,12 @@ const UNCERTAIN_BELOW = 0.8; // confidence under which the page advises to choos
 /** A frame and a number for each face, in per cent of the photo, so that they follow it through every size. */
 export function drawBoxes(layer, faces, { width, height }) {
   layer.replaceChildren(
-    ...faces.map(({ index, box }) => {
+    ...faces.map(({ index, box, by_hand }) => {
       const [left, right] = [box[0], box[2]].map((x) => (Math.min(Math.max(x, 0), width) / width) * 100);
       const [top, bottom] = [box[1], box[3]].map((y) => (Math.min(Math.max(y, 0), height) / height) * 100);
-      const frame = element("div", top < TAG_PERCENT ? "box tag-inside" : "box");
+      const frame = element("div", "box");
+      frame.classList.toggle("tag-inside", top < TAG_PERCENT);
+      frame.classList.toggle("by-hand", by_hand);
       Object.assign(frame.style, {
         left: `${left}%`,
         top: `${top}%`,
@@ -28,12 +30,14 @@ export function drawBoxes(layer, faces, { width, height }) {
  * A fieldset in which a person decides about one face.
  *
  * @param {string} group a name that no other face of the page has
- * @returns {{fieldset: HTMLFieldSetElement, crop: HTMLImageElement, direction: () => string}}
+ * @returns {{fieldset: HTMLFieldSetElement, crop: HTMLImageElement, remove: HTMLButtonElement,
+ *   direction: () => string, choose: (direction: string) => void}} `remove` is there for a box by hand
  */
 export function faceChoice(face, group, minFacePx) {
   const fieldset = stamp("face-choice");
-  const { crop, opinion, directions } = parts(fieldset);
-  fieldset.querySelector("legend").textContent = `Face ${face.index + 1}`;
+  const { crop, opinion, directions, remove } = parts(fieldset);
+  fieldset.querySelector("legend").textContent = `Face ${face.index + 1}${face.by_hand ? ", marked by you" : ""}`;
+  remove.hidden = !face.by_hand;
   crop.alt = `Face ${face.index + 1}, cut out`;
   opinion.id = `${group}-opinion`;
   fieldset.setAttribute("aria-describedby", opinion.id);
@@ -57,7 +61,9 @@ export function faceChoice(face, group, minFacePx) {
   return {
     fieldset,
     crop,
+    remove,
     direction: () => directions.querySelector("input:checked").value,
+    choose: (direction) => (directions.querySelector(`[value=${direction}]`).checked = true),
   };
 }
 
@@ -87,6 +93,16 @@ const WHY = {
   not_flipped: "no swap looked like the other gender",
   still_recognised: "a recogniser still matched its swap",
 };
+
+/** What to say of faces that are covered because of their swaps, where another persona may help; empty without any. */
+export function mayChange({ faces }) {
+  const numbers = faces
+    .filter(({ outcome, reason }) => outcome === "covered" && ["not_flipped", "still_recognised"].includes(reason))
+    .map(({ index }) => index + 1);
+  if (!numbers.length) return "";
+  const which = numbers.length === 1 ? `Face ${numbers[0]} is` : `Faces ${numbers.join(", ")} are`;
+  return `${which} covered: the personas that were tried did not change ${numbers.length === 1 ? "it" : "them"} enough.`;
+}
 
 function marksOf(face) {
   const { label, confidence } = face.swapped_gender;
