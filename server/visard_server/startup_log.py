@@ -10,6 +10,7 @@ NO_GPU = "no GPUs are available"
 _FAILED_TO_LOAD = re.compile(r"failed to load '([^']+)' version \d+: (.*)\"$", re.MULTILINE)
 _POLL_FAILED = re.compile(r"Poll failed for model directory '([^']+)': (.*)\"$", re.MULTILINE)
 _BAD_CONFIG = re.compile(r"Error parsing text-format \S+ (.*)$", re.MULTILINE)
+_UNREAD_CONFIG = "failed to read text proto"
 _UNFIT_ENSEMBLE = re.compile(r"\"Invalid argument: ensemble (\S+) (contains .*)\"$", re.MULTILINE)
 _TRACEBACK = r"\n\nAt:"  # Triton writes a model's traceback, with its line breaks escaped, behind the message
 
@@ -17,12 +18,13 @@ _TRACEBACK = r"\n\nAt:"  # Triton writes a model's traceback, with its line brea
 def failed_models(log: str) -> dict[str, str]:
     """Find in a server's log which models did not load and why; ensembles only where no part of them is named."""
     found = [*_FAILED_TO_LOAD.findall(log), *_POLL_FAILED.findall(log)] or _UNFIT_ENSEMBLE.findall(log)
+    details = iter(_BAD_CONFIG.findall(log))
     reasons = {}
     for model, reason in found:
         reason = reason.split(_TRACEBACK)[0]
         reasons[model] = re.sub(r"^(Internal|Invalid argument|Not found|Unsupported): (\w+Exception: )?", "", reason)
-    for details in _BAD_CONFIG.findall(log):
-        reasons = {model: f"{reason} ({details})" for model, reason in reasons.items()}
+        if _UNREAD_CONFIG in reason:
+            reasons[model] += f" ({next(details, 'see the log')})"
     return reasons
 
 

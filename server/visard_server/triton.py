@@ -14,6 +14,7 @@ the model repository, where that can be written.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import secrets
 import signal
@@ -26,11 +27,10 @@ from collections import deque
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
-
-from tritonclient.grpc import InferenceServerClient
-from tritonclient.utils import InferenceServerException
 
 from visard_errors import RepositoryError, ServerError
 from visard_server.startup_log import NO_GPU, PORT_TAKEN, failed_models, last_words
@@ -51,8 +51,6 @@ _PORT_ATTEMPTS = 3  # a free port can be taken by someone else before Triton ope
 _RESTRICTED = "model-config,model-repository,statistics,trace,logging"
 _SHARED_MEMORY = "shared-memory"
 _ADMIN_HEADER = "visard-admin"
-
-_NO_PROXY = [("grpc.enable_http_proxy", 0)]  # it is on this machine, whatever the environment says of others
 
 _LAUNCHER = Path(__file__).with_name("_launch.py")
 
@@ -179,24 +177,34 @@ class TritonServer:
         return self._process is not None and self._process.poll() is not None
 
     def models(self) -> list[ServedModel]:
-        """List the models, by name. Raises `tritonclient`'s error when the server does not answer."""
-        with InferenceServerClient(self.grpc_url, channel_args=_NO_PROXY) as client:
-            index = client.get_model_repository_index(headers=self.admin_headers, client_timeout=5)
-        return sorted(
-            (
-                ServedModel(name=model.name, version=model.version, ready=model.state == "READY")
-                for model in index.models
-            ),
-            key=lambda model: model.name,
+        """List the models, by name. Raises OSError or `http.client.HTTPException` when the server does not answer.
+
+        Over plain HTTP, because Triton's gRPC client writes a traceback where Ctrl-C meets it while it is made. No
+        proxy of the environment is asked.
+        """
+        http = HTTPConnection(self._host, self._http_port, timeout=5)
+        try:
+            http.request("POST", "/v2/repository/index", headers={_ADMIN_HEADER: self._key})
+            answer = http.getresponse()
+            if answer.status != HTTPStatus.OK:
+                raise ConnectionError(f"the server does not list its models: {answer.status} {answer.reason}")
+            index = json.load(answer)
+        finally:
+            http.close()
+        models = (  # one that was not loaded has a name alone
+            ServedModel(name=each["name"], version=each.get("version", ""), ready=each.get("state") == "READY")
+            for each in index
         )
+        return sorted(models, key=lambda model: model.name)
 
     def _start_once(self, wheel: Wheel, ports: tuple[int, int, int]) -> None:
         host = _in_url(self._host)
         self.grpc_url = f"{host}:{ports[0]}"
         self.http_url = f"http://{host}:{ports[1]}"
         self.metrics_url = f"http://{host}:{ports[2]}/metrics"
-        key = secrets.token_urlsafe(24)
-        self.admin_headers = {f"triton-grpc-protocol-{_ADMIN_HEADER}": key}
+        self._http_port = ports[1]
+        self._key = secrets.token_urlsafe(24)
+        self.admin_headers = {f"triton-grpc-protocol-{_ADMIN_HEADER}": self._key}
         with ExitStack() as undo:  # in reverse order, here when the start fails, else in `stop`
             folder = programs_folder(wheel, undo)
             segments = folder.name  # as unique as the folder
@@ -214,8 +222,8 @@ class TritonServer:
                 "http-port": ports[1],
                 "metrics-address": listening,
                 "metrics-port": ports[2],
-                "grpc-restricted-protocol": f"{self._restricted}:{_ADMIN_HEADER}={key}",
-                "http-restricted-api": f"{_RESTRICTED},{_SHARED_MEMORY}:{_ADMIN_HEADER}={key}",
+                "grpc-restricted-protocol": f"{self._restricted}:{_ADMIN_HEADER}={self._key}",
+                "http-restricted-api": f"{_RESTRICTED},{_SHARED_MEMORY}:{_ADMIN_HEADER}={self._key}",
                 "backend-config": f"python,shm-region-prefix-name={segments}",
             }
             self._tail: deque[str] = deque(maxlen=_LOG_LINES)
@@ -270,7 +278,7 @@ class TritonServer:
                 _kill(process)  # the models, which would keep the log open for another second
                 self._thread.join()
                 raise self._failure()
-            with suppress(InferenceServerException, OSError):
+            with suppress(HTTPException, OSError):
                 for port in ports:  # opened one after the other
                     socket.create_connection((self._host, port), timeout=1).close()
                 if all(model.ready for model in self.models()):

@@ -493,21 +493,27 @@ def test_a_port_lost_while_the_models_load_is_replaced(tmp_path, monkeypatch):
             assert [model.ready for model in server.models()] == [True]
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "reason"),
-    [
-        ("gender_classifier/1/model.onnx", "junk", r"model 'gender_classifier'.*Protobuf parsing failed"),
-        ("generator_to_male/config.pbtxt", "pixels: 3", r"model 'generator_to_male'.*no field named \"pixels\""),
-        ("provenance/1/model.py", "def broken(", r"model 'provenance'.*SyntaxError: '\(' was never closed"),
-    ],
-)
-def test_a_model_that_does_not_load_is_named_with_its_reason(tmp_path, file, content, reason):
-    repository = tiny_repository(tmp_path / "models", only={file.split("/")[0]})
-    (repository / file).write_text(content, encoding="utf-8")
-    with pytest.raises(RepositoryError, match=reason) as refused:
+def test_every_model_that_does_not_load_is_named_with_its_own_reason(tmp_path):
+    broken = {
+        "gender_classifier/1/model.onnx": ("junk", "Protobuf parsing failed"),
+        "generator_to_female/config.pbtxt": ("colour: 3", 'no field named "colour"'),
+        "generator_to_male/config.pbtxt": ("pixels: 3", 'no field named "pixels"'),
+        "provenance/1/model.py": ("def broken(", "SyntaxError: '(' was never closed"),
+    }
+    repository = tiny_repository(tmp_path / "models", only={file.split("/")[0] for file in broken})
+    for file, (content, _) in broken.items():
+        (repository / file).write_text(content, encoding="utf-8")
+    with pytest.raises(RepositoryError) as refused:
         TritonServer(repository).start()
-    assert "\\n" not in str(refused.value)
-    assert "export it again" in str(refused.value)
+    message, _, advice = str(refused.value).partition("What to do: ")
+    said = dict(re.findall(r"model '(\w+)' does not load: (.*?)(?=; model|\. $)", message))
+    assert said.keys() == {file.split("/")[0] for file in broken}
+    for file, (_, reason) in broken.items():
+        others = [other for _, other in broken.values() if other != reason]
+        assert reason in said[file.split("/")[0]]
+        assert not any(other in said[file.split("/")[0]] for other in others)
+    assert "\\n" not in message
+    assert "export it again" in advice
 
 
 def test_an_ensemble_without_its_parts_is_named(tmp_path):
@@ -700,20 +706,24 @@ def test_wait_says_when_the_server_ended_by_itself(tmp_path):
 PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY")
 
 
-@pytest.mark.parametrize("variable", PROXIES)
-def test_a_proxy_is_not_asked_for_a_server_on_this_machine(tmp_path, monkeypatch, variable):
+def test_no_proxy_is_asked_for_a_server_on_this_machine(tmp_path, monkeypatch):
     with socket.socket() as proxy:  # takes connections and never answers
         proxy.bind(("127.0.0.1", 0))
         proxy.listen()
         for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
             monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        for variable in PROXIES:
+            monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.getsockname()[1]}")
         repository = tiny_repository(tmp_path / "models", only={"provenance"})
         with TritonServer(repository, host="0.0.0.0", startup_timeout_s=60) as server:
             port = server.grpc_url.rpartition(":")[2]
-            for host in ("127.0.0.1", "localhost", "0.0.0.0"):
-                with Client(f"{host}:{port}") as client:
-                    assert client.models()
+            for variable in PROXIES:
+                for host in ("127.0.0.1", "localhost", "0.0.0.0"):
+                    with monkeypatch.context() as alone:
+                        for other in set(PROXIES) - {variable}:
+                            alone.delenv(other)
+                        with Client(f"{host}:{port}") as client:
+                            assert client.models()
         proxy.setblocking(False)
         with pytest.raises(BlockingIOError):  # nobody came
             proxy.accept()
