@@ -1,4 +1,4 @@
-"""What several test files share: photographs and one running server with tiny models."""
+"""What several test files share: photographs, an exported repository, and running servers with tiny models."""
 
 from __future__ import annotations
 
@@ -24,6 +24,26 @@ def shared_photos():
         pytest.skip("the photographs beside the project are not here")
     with (SHARED_PHOTOS / "manifest.csv").open(encoding="utf-8") as file:
         return {row["file"]: {**row, "path": str(SHARED_PHOTOS / row["file"])} for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="session")
+def small_paths(tmp_path_factory):
+    """Small checkpoints with random weights."""
+    from visard_testing.small_models import small_checkpoints
+
+    return small_checkpoints(tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory, small_paths):
+    """A repository in FP16 as `visard export` makes it of them; to be read only."""
+    from visard_testing.command_line import visard
+
+    target = tmp_path_factory.mktemp("exported") / "models"
+    directions = ("--to-male", small_paths.to_male, "--to-female", small_paths.to_female)
+    run = visard("export", target, "--classifier", small_paths.classifier, *directions, "--precision", "fp16")
+    assert run.returncode == 0, run.stderr
+    return target
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import typer
 
 from visard_cli import report
 from visard_cli.console import err, out, progress_line, say
+from visard_cli.derived import Fields, derived
 from visard_cli.exit_codes import exit_help
 from visard_errors.extras import needs
+from visard_export.options import ExportOptions
 
 EPILOG = (
     "Example: visard export models/ --classifier gender.pth --to-male to_male_net_G.pth "
@@ -20,6 +22,7 @@ EPILOG = (
 )
 
 
+@derived
 def export(
     target: Annotated[Path, typer.Argument(help="Folder for the model repository.", show_default=False)],
     classifier: Annotated[Path, typer.Option(help="ResNet-18 checkpoint (.pth, .safetensors).", show_default=False)],
@@ -33,17 +36,7 @@ def export(
     to_female: Annotated[
         Path, typer.Option(help="The same persona generator, or the other pix2pixHD.", show_default=False)
     ],
-    precision: Annotated[
-        Literal["fp32", "fp16"], typer.Option(help="fp16 keeps instance norm statistics in float32.")
-    ] = "fp32",
-    profile: Annotated[
-        Literal["cpu", "gpu", "tensorrt"],
-        typer.Option(help="Where it will be served; 'tensorrt' builds engines for the GPU of this machine, now."),
-    ] = "cpu",
-    encoded: Annotated[
-        bool,
-        typer.Option("--encoded", help="Also let faces travel as JPEG; Triton's Python needs Pillow then."),
-    ] = False,
+    options: Annotated[ExportOptions, Fields()],
     face_photos: Annotated[
         list[Path] | None,
         typer.Option("--faces", help="Photos whose faces the exports are verified on; the sample photo by default."),
@@ -63,10 +56,8 @@ def export(
             classifier=classifier,
             to_male=to_male,
             to_female=to_female,
-            precision=precision,
-            profile=profile,
-            encoded=encoded,
             faces=verification,
+            options=options,
             report=progress_line(status),
         )
     say(f"Model repository ready: {target}")

@@ -20,13 +20,12 @@ from visard_export.checkpoints import Checkpoint, load_classifier, load_generato
 from visard_export.graphs import build_graph
 from visard_export.networks.persona import Direction
 from visard_export.onnx import OPSET, export_onnx
-from visard_export.precision import Precision
+from visard_export.options import ExportOptions, Precision, Profile
 from visard_export.provenance import Provenance
 from visard_export.repository import (
     ENGINE_FILE,
     EXPORTED_MODELS,
     MODEL_FILE,
-    Profile,
     add_version,
     assemble,
     max_batch_size,
@@ -45,9 +44,7 @@ def export_repository(
     to_male: Path,
     to_female: Path,
     faces: NDArray[np.uint8],
-    precision: Precision = "fp32",
-    profile: Profile = "cpu",
-    encoded: bool = False,
+    options: ExportOptions,
     report: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Make a model repository out of three weights files.
@@ -58,9 +55,7 @@ def export_repository(
         to_male: a pix2pixHD generator that draws apparently male faces.
         to_female: the other one.
         faces: (N, 512, 512, 3) uint8 RGB, aligned faces on which the exports are verified.
-        precision: of the networks inside the graphs.
-        profile: `cpu`, `gpu` (onnxruntime with TensorRT inside) or `tensorrt` (engines built on this machine).
-        encoded: with the models for faces that travel as files; Triton's Python then needs Pillow.
+        options: what is made of them.
         report: takes a line of progress.
 
     Raises:
@@ -68,7 +63,7 @@ def export_repository(
         ExportError: an export is out of tolerance, or TensorRT is requested and absent.
         RepositoryError: the target cannot be written or is something else.
     """
-    if profile == "tensorrt":
+    if options.profile == "tensorrt":
         tensorrt.require()
     with staging(target, report) as stage:
         loaded = {
@@ -80,8 +75,8 @@ def export_repository(
             report(f"exporting {model} from {loaded[model].file_name}")
             folder = stage / "versions" / model
             folder.mkdir(parents=True)
-            _export(model, loaded[model], folder, faces, precision, profile)
-        assemble(stage / "versions", stage / "repository", profile=profile, encoded=encoded)
+            _export(model, loaded[model], folder, faces, options.precision, options.profile)
+        assemble(stage / "versions", stage / "repository", profile=options.profile, encoded=options.encoded)
         publish(stage / "repository", target)
     report(f"model repository ready: {target}")
 

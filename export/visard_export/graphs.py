@@ -16,8 +16,9 @@ from visard_export.networks.architectures import CLASSIFIER_SIZE, IMAGE_SIZE
 from visard_export.networks.persona import Direction, PersonaGenerator
 from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18
+from visard_export.options import Precision
 from visard_export.persona_graph import PersonaGraph
-from visard_export.precision import Precision, dtype_of, in_precision
+from visard_export.precision import dtype_of, in_precision
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)

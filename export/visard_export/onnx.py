@@ -17,7 +17,8 @@ import torch
 from visard_errors import ExportError
 from visard_export.graphs import ClassifierGraph, Graph
 from visard_export.networks.architectures import IMAGE_SIZE
-from visard_export.precision import Precision, dtype_of
+from visard_export.options import Precision
+from visard_export.precision import dtype_of
 
 # What torch's exporter speaks natively, so nothing is converted; it has all that is needed (GridSample is in since 16,
 # today's Resize since 18), and onnxruntime >= 1.14 and TensorRT >= 10 read it.

@@ -31,7 +31,8 @@ from visard_export.networks.persona import (
     PersonaGenerator,
     decode_sheet,
 )
-from visard_export.precision import Precision, dtype_of, in_precision
+from visard_export.options import Precision
+from visard_export.precision import dtype_of, in_precision
 
 # The part of the crop in which a face can lie: left, top, right, bottom; multiples of 8. Outside it nothing changes.
 WINDOW = (48, 64, 464, 504)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
 
 import torch
 from torch import nn
 
-Precision = Literal["fp32", "fp16"]
+from visard_export.options import Precision
 
 
 def in_precision(network: nn.Module, precision: Precision) -> nn.Module:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from visard_export.checkpoints import Architecture
 from visard_export.onnx import PrecisionHistogram
-from visard_export.precision import Precision
+from visard_export.options import Precision
 from visard_export.repository import PROVENANCE_FILE
 from visard_export.verify import Parity
 

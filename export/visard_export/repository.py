@@ -13,14 +13,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from visard_errors import RepositoryError
-
-Profile = Literal["cpu", "gpu", "tensorrt"]
+from visard_export.options import Profile
 
 EXPORTED_MODELS = ("gender_classifier", "generator_to_male", "generator_to_female")
 ENCODED_MODELS = (

@@ -20,7 +20,7 @@ from torch import nn
 from visard_errors import ExportError
 from visard_export.graphs import ClassifierGraph, Graph
 from visard_export.networks.architectures import IMAGE_SIZE
-from visard_export.precision import Precision
+from visard_export.options import Precision
 
 BATCH = 2  # faces at a time: proves the free batch size, and the published generator's activations still fit
 

@@ -54,15 +54,16 @@ def demo_models(report_line: Callable[[str], None] = lambda line: None) -> Path:
     digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sorted(sources)))
     folder = user_cache_path("visard") / f"demo-models-{digest.hexdigest()[:12]}"
     if not folder.is_dir():
-        export_demo_models(folder, report=report_line)
+        export_demo_models(folder, report_line)
     return folder
 
 
-def export_demo_models(folder: Path, **settings: Any) -> None:
-    """Export the demo weights; `settings` are `export_repository`'s."""
+def export_demo_models(folder: Path, report_line: Callable[[str], None]) -> None:
+    """Export the demo weights."""
     with needs("export", "making the demo models"):
         from visard_export.demo import demo_checkpoints
         from visard_export.export import export_repository
+        from visard_export.options import ExportOptions
 
     paths = demo_checkpoints()
     export_repository(
@@ -71,7 +72,8 @@ def export_demo_models(folder: Path, **settings: Any) -> None:
         to_male=paths.to_male,
         to_female=paths.to_female,
         faces=aligned_faces(SAMPLE_PHOTO),
-        **settings,
+        options=ExportOptions(),
+        report=report_line,
     )
 
 

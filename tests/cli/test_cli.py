@@ -17,7 +17,6 @@ from visard_cli.app import app
 from visard_cli.exit_codes import EXIT_CODES
 from visard_errors import PhotoError, VisardError
 from visard_testing.command_line import visard
-from visard_testing.small_models import small_checkpoints
 from visard_testing.tiny_models import held
 from visard_testing.waiting import wait_until
 
@@ -25,27 +24,6 @@ from visard_testing.waiting import wait_until
 def size_of(path):
     with Image.open(path) as image:
         return image.size
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """A repository as `visard export` makes it, from small checkpoints."""
-    folder = tmp_path_factory.mktemp("exported")
-    checkpoints = small_checkpoints(folder)
-    run = visard(
-        "export",
-        folder / "models",
-        *(
-            "--classifier",
-            checkpoints.classifier,
-            "--to-male",
-            checkpoints.to_male,
-            "--to-female",
-            checkpoints.to_female,
-        ),
-    )
-    assert run.returncode == 0, run.stderr
-    return folder / "models"
 
 
 def test_swap_one_photo_into_a_file(tiny_server, astronaut, tmp_path):

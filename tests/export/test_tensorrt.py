@@ -13,6 +13,7 @@ from visard_export.export import export_repository
 from visard_export.graphs import ClassifierGraph
 from visard_export.networks.resnet18 import ResNet18
 from visard_export.onnx import export_onnx
+from visard_export.options import ExportOptions
 from visard_export.tensorrt import build_engine
 from visard_testing.small_models import SMALL_CLASSIFIER, aligned_faces, small_checkpoints
 
@@ -38,7 +39,7 @@ def test_absence_is_said_before_any_work(tmp_path):
             to_male=paths.to_male,
             to_female=paths.to_female,
             faces=aligned_faces(),
-            profile="tensorrt",
+            options=ExportOptions(profile="tensorrt"),
             report=lines.append,
         )
     assert not lines

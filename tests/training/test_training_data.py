@@ -20,6 +20,7 @@ from visard_errors import CheckpointError, DataError, OutputError
 from visard_preprocess.align import finder
 from visard_preprocess.files import write_atomically
 from visard_training.data.faces import Photo, hold_out, prepare_faces, read_faces, read_source
+from visard_training.data.options import PrepareOptions
 from visard_training.runs import progress
 from visard_training.runs.state import generator, load_state, save_state
 
@@ -46,7 +47,7 @@ def source(astronaut, tmp_path_factory):
 @pytest.fixture(scope="module")
 def prepared(source, tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
-    return prepare_faces(source, cache, workers=1)
+    return prepare_faces(source, cache, PrepareOptions(workers=1))
 
 
 def aligned(sample):
@@ -84,7 +85,9 @@ def test_a_second_call_aligns_only_what_is_left(source, prepared, tmp_path):
     kept = [line for line in entries if "mirrored" not in line]
     cut_short = next(line for line in entries if "mirrored" in line)[:40]
     (cache / "journal.jsonl").write_text("\n".join([*kept, cut_short]))
-    assert prepare_faces(source, cache, workers=1) == prepare_faces(source, cache, workers=1)
+    assert prepare_faces(source, cache, PrepareOptions(workers=1)) == prepare_faces(
+        source, cache, PrepareOptions(workers=1)
+    )
     # One was aligned again, the others were taken from the journal: their pictures are not even there.
     assert [path.name.partition("-")[0] for path in (cache / "images").iterdir()] == ["mirrored"]
     assert sorted(map(json.loads, entries), key=str) == sorted(

@@ -29,6 +29,7 @@ def prepare(job: Job) -> None:
     from visard_export.export import export_repository
     from visard_export.graphs import build_graph
     from visard_export.networks.architectures import Pix2PixHDArchitecture, ResNet18Architecture
+    from visard_export.options import ExportOptions
     from visard_server.embedded import SAMPLE_PHOTO, aligned_faces
 
     if job.tiny:
@@ -45,8 +46,7 @@ def prepare(job: Job) -> None:
         to_male=paths.to_male,
         to_female=paths.to_female,
         faces=faces[:2],
-        precision="fp16",
-        profile="cpu" if job.device == "cpu" else "gpu",
+        options=ExportOptions(precision="fp16", profile="cpu" if job.device == "cpu" else "gpu"),
         report=print,
     )
     network = load_generator(paths.to_male).network()

@@ -53,11 +53,12 @@ def _prepared(source: Path, folder: Path) -> Path:
     """The cache itself, or the one that is made of a source."""
     with needs("train", "training"):
         from visard_training.data.faces import FACES_FILE, prepare_faces
+        from visard_training.data.options import PrepareOptions
 
     if (source / FACES_FILE).is_file():
         return source
     cache = folder / source.resolve().stem
-    print_preparation(prepare_faces(source, cache))
+    print_preparation(prepare_faces(source, cache, PrepareOptions()))
     return cache
 
 

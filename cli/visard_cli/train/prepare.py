@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from visard_cli.console import say
-from visard_cli.derived import derived
+from visard_cli.derived import Fields, derived
 from visard_cli.exit_codes import exit_help
 from visard_errors.extras import needs
+from visard_training.data.options import PrepareOptions
 
 if TYPE_CHECKING:
     from visard_training.data.faces import Preparation
@@ -29,17 +30,13 @@ def prepare(
         ),
     ],
     cache: Annotated[Path, typer.Argument(help="Folder to fill. It will hold pictures of people.", show_default=False)],
-    validation_share: Annotated[
-        float, typer.Option(min=0.0, max=0.5, help="Share of the people of each gender to hold out.")
-    ] = 0.1,
-    seed: Annotated[int, typer.Option(help="Decides who is held out.")] = 0,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
+    options: Annotated[PrepareOptions, Fields()],
 ) -> None:
     """Align photographs once, for every training after it. Broken ones and those without a face are counted."""
     with needs("train", "training"):
         from visard_training.data.faces import prepare_faces
 
-    report = prepare_faces(source, cache, validation_share=validation_share, seed=seed, workers=workers)
+    report = prepare_faces(source, cache, options)
     print_preparation(report)
 
 

@@ -37,6 +37,7 @@ from visard_preprocess.align import finder
 from visard_preprocess.files import write_atomically
 from visard_preprocess.geometry import CROP_SIZE, Quad, crop
 from visard_preprocess.photo import read_photo
+from visard_training.data.options import PrepareOptions
 from visard_training.runs.progress import Progress
 
 Gender = Literal["female", "male"]
@@ -155,15 +156,7 @@ def check_classes(genders: Iterable[Gender], where: str) -> None:
         )
 
 
-def prepare_faces(
-    source: Path,
-    cache: Path,
-    *,
-    validation_share: float = 0.1,
-    seed: int = 0,
-    workers: int | None = None,
-    console: Console | None = None,
-) -> Preparation:
+def prepare_faces(source: Path, cache: Path, options: PrepareOptions, *, console: Console | None = None) -> Preparation:
     """Align every photo of a data set into a cache; a second call resumes where the first one ended.
 
     The largest face that dlib's HOG sees in a photo is taken: upright, whole, and looking roughly at the camera.
@@ -174,22 +167,19 @@ def prepare_faces(
     Args:
         source: see `read_source`.
         cache: folder to fill; it will hold pictures of people.
-        validation_share: of the people of each gender in split `train` or in none, how many are held out for
-            validation; unused where the source has a validation split of its own.
-        seed: decides who is held out, whatever the order of the files.
-        workers: processes; by default one for each core that this process may use.
+        options: who is held out, and how many processes work.
         console: where the progress bar is drawn.
 
     Raises:
         DataError: the source cannot be used, or too few faces were found.
     """
-    photos = hold_out(read_source(source), validation_share, seed)
+    photos = hold_out(read_source(source), options.validation_share, options.seed)
     images = cache / IMAGES_FOLDER
     images.mkdir(parents=True, exist_ok=True)
     names = [_image_name(photo.path, source) for photo in photos]
     done = _read_journal(cache / JOURNAL_FILE)
     todo = [(photo, name) for photo, name in zip(photos, names, strict=True) if name not in done]
-    workers = min(workers or len(os.sched_getaffinity(0)), len(todo)) or 1
+    workers = min(options.workers or len(os.sched_getaffinity(0)), len(todo)) or 1
     with (
         Progress("Aligning", len(photos), done=len(photos) - len(todo), console=console) as progress,
         ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool,

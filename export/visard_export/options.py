@@ -1,0 +1,22 @@
+"""The options of an export. Importing them needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from typing_extensions import Doc
+
+Precision = Literal["fp32", "fp16"]
+Profile = Literal["cpu", "gpu", "tensorrt"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What is made of checkpoints. The profile `gpu` is onnxruntime with TensorRT inside."""
+
+    precision: Annotated[Precision, Doc("fp16 keeps instance norm statistics in float32.")] = "fp32"
+    profile: Annotated[
+        Profile, Doc("Where it will be served; 'tensorrt' builds engines for the GPU of this machine, now.")
+    ] = "cpu"
+    encoded: Annotated[bool, Doc("Also let faces travel as JPEG; Triton's Python needs Pillow then.")] = False
