@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,9 +27,20 @@ from visard_cli.exit_codes import exit_help
 from visard_errors import ServerError, ServerUnavailable
 from visard_errors.extras import needs
 
+if TYPE_CHECKING:
+    from visard import Connection
+
 EPILOG = f"Example: visard web --server gpu1:8001 --api-keys keys --rate 10/minute\n\n{exit_help(4, 5, 6, 7)}"
 
 _DEADLINE_S = 60.0  # for one face: a server on a CPU has a few photos of others to go through first
+
+ApiKeysOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="File with a `SHA256 NAME` per line: programs must send such a key as X-API-Key, people type it into "
+        "their browser as password. Read once at the start."
+    ),
+]
 
 
 @derived
@@ -43,13 +54,7 @@ def web(
     tls: TlsOption = False,
     ca: CaOption = None,
     token: TokenOption = None,
-    api_keys: Annotated[
-        Path | None,
-        typer.Option(
-            help="File with a `SHA256 NAME` per line: programs must send such a key as X-API-Key, people type it into "
-            "their browser as password. Read once at the start."
-        ),
-    ] = None,
+    api_keys: ApiKeysOption = None,
     max_mb: Annotated[float, typer.Option(min=0.1, help="Largest upload, in MiB.")] = 20.0,
     keep_minutes: Annotated[
         float, typer.Option(min=0.1, max=60, help="How long the page's photos stay in memory.")
@@ -90,24 +95,25 @@ def web(
         connection = connection_to(
             stack, server, models, tls=tls, root_certificates=ca, token=token, deadline_s=_DEADLINE_S
         )
-        try:
-            with Client(connection, workers=1) as client:
-                warn_untrained(client)
-        except ServerUnavailable as error:  # it may come later: /readyz says when
-            err.print(coloured("yellow", str(error)))
+        _warn_of_models(connection)
         if api_keys is None and not _loopback(host):
-            err.print(
-                coloured(
-                    "bold yellow",
-                    f"{host} can be reached from other machines, and nobody needs a key.",
-                    " Everybody can use it, and nothing is encrypted: give --api-keys, and put TLS in front.",
-                )
-            )
+            what = f"{host} can be reached from other machines, and nobody needs a key."
+            advice = " Everybody can use it, and nothing is encrypted: give --api-keys, and put TLS in front."
+            err.print(coloured("bold yellow", what, advice))
         listening = serve.listen(host, port)
         shown = f"[{host}]" if ":" in host else host
         err.print(f"Visard's page: http://{shown}:{listening.getsockname()[1]}/    (Ctrl-C ends it)")
         if not serve.run(connection, settings, listening, proxy=proxy):
             raise ServerError("the web server did not start: see the log above")
+
+
+def _warn_of_models(connection: Connection) -> None:
+    """Say loudly where weights are random, and where there is no server yet."""
+    try:
+        with Client(connection, workers=1) as client:
+            warn_untrained(client)
+    except ServerUnavailable as error:  # it may come later: /readyz says when
+        err.print(coloured("yellow", str(error)))
 
 
 def _address(host: str) -> bool:

@@ -39,6 +39,8 @@ from visard_training.pairs.stylegan2_pairs import (
     sample_w,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZE, N_WS = 64, 10
 OPTIONS = StyleGAN2Options(samples=12, psi=0.9, holdout=0.3)
 TRIES = 6
@@ -100,15 +102,6 @@ def tint_classifier(images):
         network.fc.bias.copy_(torch.stack([solution[-1], -solution[-1]]).float())
     network.fc._forward_pre_hooks.clear()
     return network
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small are faster on one thread than on several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -34,21 +34,14 @@ from visard_training.swapper.generator import SwapModel
 from visard_training.swapper.options import DiscriminatorArchitecture, LossWeights, SwapperOptions
 from visard_training.swapper.training import rate_factor, train_swapper
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZE = 32
 SMALL = Pix2PixHDArchitecture(ngf=4, n_downsampling=1, n_blocks=1)
 RECONSTRUCTION = LossWeights(adversarial=0, feature_matching=0, perceptual=0, reconstruction=1)
 OPTIONS = SwapperOptions(
     direction="to_male", generator=SMALL, photo_size=SIZE, weights=RECONSTRUCTION, batch_size=2, epochs=3, save_every=2
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tiny tensors are slower on several threads; the sums stay in one order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def write_pairs(folder, n=4, holdout=1):
