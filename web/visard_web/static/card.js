@@ -244,7 +244,7 @@ export class Card {
     try {
       const signal = this.#abort.signal;
       const response = await request(photoPath(this.id, what), { method: "POST", json, signal });
-      this.#compare(await response.json());
+      this.#compare(await response.json(), stage === "compared");
     } catch (error) {
       const here = this.#hasFocus();
       this.#fail(error, stage);
@@ -252,13 +252,14 @@ export class Card {
     }
   }
 
-  #compare(result) {
+  /** Show what became of the photo; `again` where it was shown before and other personas were tried. */
+  #compare(result, again) {
     const { verdict, warnings, remedy, why, results, after, split } = this.part;
     const run = `run=${++this.#runs}`; // another address for each run: a browser may show an old picture from memory
     const judgement = judge(result);
     verdict.textContent = judgement.verdict;
     warnings.replaceChildren(...judgement.warnings.map((text) => element("p", "notice warn", text)));
-    why.textContent = mayChange(result);
+    why.textContent = mayChange(result, again);
     remedy.hidden = !why.textContent;
     after.alt = `${this.name}, with other faces`;
     this.#load(after, photoPath(this.id, `/after?format=jpeg&${run}`));

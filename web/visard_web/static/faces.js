@@ -94,14 +94,22 @@ const WHY = {
   still_recognised: "a recogniser still matched its swap",
 };
 
-/** What to say of faces that are covered because of their swaps, where another persona may help; empty without any. */
-export function mayChange({ faces }) {
+/**
+ * What to say of faces that are covered because of their swaps, where another persona may help; empty without any.
+ *
+ * @param {boolean} again whether another one has been tried already
+ */
+export function mayChange({ faces }, again) {
   const numbers = faces
     .filter(({ outcome, reason }) => outcome === "covered" && ["not_flipped", "still_recognised"].includes(reason))
     .map(({ index }) => index + 1);
   if (!numbers.length) return "";
-  const which = numbers.length === 1 ? `Face ${numbers[0]} is` : `Faces ${numbers.join(", ")} are`;
-  return `${which} covered: the personas that were tried did not change ${numbers.length === 1 ? "it" : "them"} enough.`;
+  const one = numbers.length === 1;
+  const which = `${one ? "Face" : "Faces"} ${numbers.join(", ")}`;
+  const them = one ? "it" : "them";
+  return again
+    ? `${which} ${one ? "stays" : "stay"} covered: the other personas did not change ${them} enough either.`
+    : `${which} ${one ? "is" : "are"} covered: the personas that were tried did not change ${them} enough.`;
 }
 
 function marksOf(face) {
