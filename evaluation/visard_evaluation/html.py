@@ -10,6 +10,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from visard_errors import MissingExtra
+from visard_evaluation.brief import brief
 from visard_evaluation.plots import draw
 from visard_evaluation.rows import rows
 from visard_evaluation.sentences import sentences
@@ -46,6 +47,7 @@ def write_html(evaluation: Evaluation, title: str, *, results: bool = False) -> 
         evaluation=evaluation,
         rows=table,
         cell=cell,
+        brief=list(brief(evaluation)),
         sentences=list(sentences(evaluation)),
         caveats=list(caveats(evaluation, results=results)),
         worst=list(worst_cases(evaluation)),

@@ -53,6 +53,8 @@ def describe_keyed(
             result = client.anonymize(each.photo.path, options)
         except (PhotoError, ServerError):
             return None
+        if not result.faces:  # found a little differently than the first time, and not swapped
+            return None
         assert result.photo is not None  # noqa: S101 - the default output
         exposed = crop(result.photo, result.faces[0].quad)
         view = View(aligned=exposed, landmarks=finder().landmarks(exposed))

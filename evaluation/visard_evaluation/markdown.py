@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from visard_evaluation.brief import brief
 from visard_evaluation.rows import rows
 from visard_evaluation.sentences import sentences
 from visard_evaluation.wording import caveats, cell, worst_cases
@@ -25,6 +26,9 @@ def write_markdown(evaluation: Evaluation, title: str, *, results: bool = False)
     figures, genders = evaluation.figures, evaluation.groups["gender"]
     lines = [
         f"# {_plain(title)}",
+        "",
+        *(line for paragraph in brief(evaluation) for line in (_plain(paragraph), "")),
+        "## In detail",
         "",
         *(f"* {_plain(sentence)}" for sentence in sentences(evaluation)),
         "",

@@ -33,7 +33,7 @@ from visard_evaluation.thumbnails import shrink
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from visard.result import Gender, Outcome, Result
+    from visard.result import FaceResult, Gender, Outcome, Result
     from visard.wire import Direction, Swap
     from visard_evaluation.judges import Judges
     from visard_evaluation.labels import LabelledPhoto
@@ -45,6 +45,10 @@ if TYPE_CHECKING:
 _SAME_PLACE_IOU = 0.4  # the detector's boxes move in steps of a fifth, so the same face may be boxed this differently
 _BACK: Mapping[Gender, Direction] = {"male": "to_female", "female": "to_male"}
 _PICTURE_SIZE = 160
+
+
+class NotSwapped(PhotoError):
+    """The largest face of a photo was not swapped, so that there is nothing to measure."""
 
 
 class Swapper(Protocol):
@@ -130,6 +134,7 @@ def measure(photo: LabelledPhoto, result: Result, judges: Judges, swap: Swapper)
         swap: reaches the generators.
 
     Raises:
+        NotSwapped: the largest face was not.
         PhotoError: the original cannot be read any more, or has another size than the result.
         ServerError: the attack could not be made.
     """
@@ -137,46 +142,36 @@ def measure(photo: LabelledPhoto, result: Result, judges: Judges, swap: Swapper)
     from visard_preprocess.geometry import crop
     from visard_preprocess.photo import read_photo
 
+    if not result.faces:
+        raise NotSwapped(f"the largest face of '{photo.name}' was not swapped")
     face, published = result.faces[0], result.photo
     assert published is not None and face.gender is not None  # noqa: S101, PT018 - OPTIONS asks for both
     original = read_photo(photo.path)
     check_same_size(photo, original, published)
-    found = finder().find_frontal(published)
     exposed = crop(published, face.quad)
     (back,) = swap(exposed, _BACK[face.target])
-    landmarks = {
-        name: finder().landmarks(image)
-        for name, image in (("original", face.aligned), ("anonymised", exposed), ("swapped_back", back.swapped))
-    }
+    before, after, attacked = (finder().landmarks(image) for image in (face.aligned, exposed, back.swapped))
     # An attacker who searches with the control knows where the face was: its landmarks are the original's.
-    control = paint_over(face.aligned, landmarks["original"])
+    control = paint_over(face.aligned, before)
     views = {
-        "original": View(aligned=face.aligned, landmarks=landmarks["original"]),
-        "anonymised": View(aligned=exposed, landmarks=landmarks["anonymised"]),
-        "swapped_back": View(aligned=back.swapped, landmarks=landmarks["swapped_back"]),
-        "control": View(aligned=control, landmarks=landmarks["original"]),
-        "original_full": View(aligned=face.aligned, landmarks=None),
-        "anonymised_full": View(aligned=exposed, landmarks=None),
-        "control_full": View(aligned=control, landmarks=None),
+        **_views("original", face.aligned, before),
+        **_views("anonymised", exposed, after),
+        **_views("control", control, before),
+        "swapped_back": View(aligned=back.swapped, landmarks=attacked),
     }
     pair = np.stack([face.aligned, exposed])
-    levels, colour = drift_around_face(face.aligned, exposed, face.quad, original.shape[:2])
     return Measures(
         photo=photo,
         gender=face.gender.label,
         target=face.target,
         flipped=face.flipped,
         similarity_percent=face.similarity_percent,
-        detected=any(_iou(face.box, other.box) >= _SAME_PLACE_IOU for other in found),
+        detected=any(_iou(face.box, other.box) >= _SAME_PLACE_IOU for other in finder().find_frontal(published)),
         detected_yunet=_detected_yunet(original, published, face.quad),
-        landmark_drift_percent=landmark_drift_percent(landmarks["original"], landmarks["anonymised"]),
-        pose_drift=head_pose(landmarks["original"]).drift(head_pose(landmarks["anonymised"])),
-        kept=compare_kept(face.aligned, exposed, landmarks["original"], landmarks["anonymised"]),
-        outside=Outside(
-            levels=levels,
-            colour_delta_e=colour,
-            levels_beyond_crop=drift_beyond_crops(original, published, [each.quad for each in finder().find(original)]),
-        ),
+        landmark_drift_percent=landmark_drift_percent(before, after),
+        pose_drift=head_pose(before).drift(head_pose(after)),
+        kept=compare_kept(face.aligned, exposed, before, after),
+        outside=_outside(face, exposed, original, published),
         second_genders=None if judges.second_classifier is None else _both(judges.second_classifier.genders(pair)),
         descriptors={
             recogniser.name: dict(zip(views, recogniser.describe(list(views.values())), strict=True))
@@ -185,6 +180,23 @@ def measure(photo: LabelledPhoto, result: Result, judges: Judges, swap: Swapper)
         features=None if judges.perception is None else judges.perception.features(pair),
         thumbnails=np.stack([shrink(each) for each in (*pair, control)]) if judges.restore else None,
         pictures=(_jpeg(face.aligned), _jpeg(exposed), _jpeg(back.swapped)) if judges.pictures else None,
+    )
+
+
+def _views(kind: str, aligned: NDArray[np.uint8], landmarks: NDArray[np.float64]) -> dict[str, View]:
+    """A face as recognisers cut it out, and the whole crop."""
+    return {kind: View(aligned=aligned, landmarks=landmarks), f"{kind}_full": View(aligned=aligned, landmarks=None)}
+
+
+def _outside(
+    face: FaceResult, exposed: NDArray[np.uint8], original: NDArray[np.uint8], published: NDArray[np.uint8]
+) -> Outside:
+    from visard_preprocess.align import finder
+
+    levels, colour = drift_around_face(face.aligned, exposed, face.quad, original.shape[:2])
+    quads = [each.quad for each in finder().find(original)]
+    return Outside(
+        levels=levels, colour_delta_e=colour, levels_beyond_crop=drift_beyond_crops(original, published, quads)
     )
 
 

@@ -174,7 +174,7 @@ def summarise(
         )
         for recogniser in judges.recognisers
     }
-    everybody, people = range(len(measures)), people_of(measures)
+    everybody = range(len(measures))
     columns: dict[str, Sequence[str]] = {"gender": [each.group for each in measures]}
     columns |= {column: [each.photo.columns.get(column, "") for each in measures] for column in groups}
     return Evaluation(
@@ -195,18 +195,22 @@ def summarise(
         },
         errors=Counter(type(error).__name__ for error in errors),
         worst=_worst(measures, identities),
-        settings=Settings(
-            confidence=CONFIDENCE,
-            gallery=len(measures),
-            people=len(set(people)),
-            linkable=sum(count for count in Counter(people).values() if count > 1),
-            linked_chance=_linked_chance(people),
-            recognisers={recogniser.name: recogniser.provenance() for recogniser in judges.recognisers},
-            second_classifier=None if judges.second_classifier is None else judges.second_classifier.provenance(),
-            perception=None if judges.perception is None else judges.perception.provenance(),
-        ),
+        settings=_settings(people_of(measures), judges),
         measures=measures,
         identities=identities,
+    )
+
+
+def _settings(people: Sequence[str], judges: Judges) -> Settings:
+    return Settings(
+        confidence=CONFIDENCE,
+        gallery=len(people),
+        people=len(set(people)),
+        linkable=sum(count for count in Counter(people).values() if count > 1),
+        linked_chance=_linked_chance(people),
+        recognisers={recogniser.name: recogniser.provenance() for recogniser in judges.recognisers},
+        second_classifier=None if judges.second_classifier is None else judges.second_classifier.provenance(),
+        perception=None if judges.perception is None else judges.perception.provenance(),
     )
 
 

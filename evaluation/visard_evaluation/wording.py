@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from visard_evaluation.summary import Case, Evaluation
 
 _UNITS: Mapping[Kind, str] = {"share": " %", "points": " points", "percent": " %", "degrees": "°"}
+_ERRORS = {  # an error's name → what it says of a photo
+    "CorruptPhoto": "the file is damaged",
+    "FaceTooSmall": "the largest face is too small",
+    "NoFace": "no face was found",
+    "NotSwapped": "the largest face was not swapped",
+    "Withheld": "there is no result",
+}
 _MANY_PEOPLE = 1000
 _SMALL = 100  # below this many faces, one face is a percentage point or more
 
@@ -71,10 +78,20 @@ def caveats(evaluation: Evaluation, *, results: bool = False) -> Iterator[str]:
     )
     if results:
         yield "The results were made before; that each face was meant to become the opposite gender is assumed."
-    errors = evaluation.errors
-    if errors:
-        kinds = ", ".join(f"{name} {count}" for name, count in sorted(errors.items()))
-        yield f"{sum(errors.values())} photos have no figures ({kinds}) and count in none of them."
+    if evaluation.errors:
+        count = sum(evaluation.errors.values())
+        has = "1 photo has" if count == 1 else f"{count} photos have"
+        yield f"{has} no figures: {reasons(evaluation.errors)}."
+
+
+def reasons(errors: Mapping[str, int]) -> str:
+    """Say why photos have no figures, the most frequent reason first.
+
+    Args:
+        errors: how many photos, by the error's name.
+    """
+    ordered = sorted(errors.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{_ERRORS.get(name, name)} ({count})" for name, count in ordered)
 
 
 def worst_cases(evaluation: Evaluation) -> Iterator[tuple[str, list[tuple[str, str]]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import subprocess
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from visard import Client, DataError, ServerUnavailable
 from visard_cli.app import app
 from visard_cli.evaluate import figures_table
+from visard_evaluation.brief import brief
 from visard_evaluation.html import write_html
 from visard_evaluation.judges import Judges
 from visard_evaluation.labels import LabelledPhoto, choose_groups, find_photos
@@ -27,7 +29,7 @@ from visard_evaluation.recognisers import DlibRecogniser, OnnxRecogniser
 from visard_evaluation.rows import rows
 from visard_evaluation.run import evaluate
 from visard_evaluation.second_classifier import SecondClassifier
-from visard_evaluation.wording import cell
+from visard_evaluation.wording import caveats, cell
 from visard_testing.command_line import visard
 from visard_testing.tiny_models import classifier
 from visard_testing.tiny_recogniser import mean_colour_recogniser
@@ -264,6 +266,37 @@ def test_report_loads_nothing_and_shows_nobody(evaluation):
     assert page.tags.count("svg") == 2 + 2 + 3  # shares, utility; two recognisers; three groups
 
 
+def test_a_report_begins_with_plain_sentences(evaluation):
+    """Who, by what, how often, and what that means, before any table or interval in brackets."""
+    paragraphs = list(brief(evaluation))
+    assert len(paragraphs) == 4  # two recognisers, what is left out, what it means
+    assert paragraphs[2] == "1 photo is in none of these numbers: no face was found (1)."
+    page = Page(write_html(evaluation, "title")).text
+    for text in (page, write_markdown(evaluation, "title")):
+        words = " ".join(text.replace("<b>", "‹b›").split())
+        places = [words.index(" ".join(paragraph.replace("<b>", "‹b›").split())) for paragraph in paragraphs]
+        assert places == sorted(places)
+        assert places[-1] < words.index("In detail") < words.index("95 %")
+
+
+def test_of_one_face_nothing_is_said_by_a_search_without_a_choice(labelled, tiny_server):
+    (photo,) = find_photos(labelled, "solo")
+    with Client(tiny_server.grpc_url) as client:
+        found = evaluate([photo], client)
+    assert found.figures.identity["dlib"].rank1.value == 1.0  # there is nobody else
+    assert next(brief(found)).startswith("After anonymising, none of 1 face is recognised by dlib")
+
+
+def test_a_photo_whose_face_was_not_swapped_has_no_figures(labelled, astronaut, tiny_server, tmp_path):
+    with Image.open(astronaut) as image:
+        image.resize((200, 200), Image.Resampling.LANCZOS).save(tmp_path / "small.png")
+    photos = [*find_photos(labelled, "solo"), LabelledPhoto(tmp_path / "small.png", name="small.png")]
+    with Client(tiny_server.grpc_url) as client:
+        found = evaluate(photos, client)
+    assert (found.figures.n, found.errors) == (1, {"NotSwapped": 1})
+    assert "1 photo has no figures: the largest face was not swapped (1)." in list(caveats(found))
+
+
 def test_pictures_on_request_alone(evaluation):
     page = Page(write_html(evaluation, "title"))
     pictures = [address for address in page.loads if not address.startswith("#")]
@@ -330,6 +363,7 @@ def test_command_prints_a_table(evaluation, capsys):
         (["--recogniser", "arcface"], "NAME=FILE"),
         (["--recogniser", "dlib=x.onnx:112:1.1"], "name of its own"),
         (["--second-classifier", "."], "directory"),
+        (["--report", "."], "directory"),
     ],
 )
 def test_wrong_usage(labelled, arguments, words):
@@ -386,6 +420,24 @@ def test_nothing_to_evaluate(tmp_path, labelled):
         find_photos(labelled, "c")
     with pytest.raises(DataError, match="not a folder"):
         find_photos(tmp_path / "nowhere")
+
+
+def test_what_names_each_photo_is_no_group(tmp_path):
+    """Hashes, paths and numbers differ from photo to photo, in small sets and where a few photos are there twice."""
+    for n in (6, 12, 60, 200):
+        photos = [
+            LabelledPhoto(
+                tmp_path,
+                columns={
+                    "sha256": hashlib.sha256(str(i).encode()).hexdigest(),
+                    "source": f"archive/{i % (n - 2)}.jpg",
+                    "number": str(i),
+                    "place": ("here", "there")[i % 2],
+                },
+            )
+            for i in range(n)
+        ]
+        assert choose_groups(photos) == (("place",) if n >= 10 else ())
 
 
 def test_groups_are_columns_of_few_values(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from visard import Client
 from visard_evaluation import restore
+from visard_evaluation.brief import brief
 from visard_evaluation.judges import Judges
 from visard_evaluation.keyed import describe_keyed
 from visard_evaluation.labels import find_photos
@@ -77,6 +78,28 @@ def test_sentences_say_who_is_found(unchanged_evaluation, painted_evaluation):
     assert "finds the right person for 24 of 24 (100.0 %" in found
     assert "the faces give away more than their surroundings do" in found
     assert "no difference to the surroundings alone" in hidden
+
+
+def test_the_beginning_says_who_is_found_and_what_that_means(unchanged_evaluation, painted_evaluation):
+    found, hidden = (list(brief(evaluation)) for evaluation in (unchanged_evaluation, painted_evaluation))
+    first = unchanged_evaluation.measures[0].photo.name
+    assert found[0].startswith(
+        f"After anonymising, 24 of 24 faces are still recognised by dlib, a program that compares faces: “{first}”"
+    )
+    assert " and 19 more." in found[0]
+    assert "it may be 86 to 100 of 100" in found[0]  # Wilson's interval of 24 of 24
+    assert "so the faces themselves still give people away" in found[0]
+    assert "runs the swap backwards" in found[0]
+    assert "Do not treat the results as anonymous" in found[-1]
+    # Painted faces are found by their surroundings alone, which is no proof of anything.
+    identity = painted_evaluation.identities["dlib"].matches
+    recognised = [sum(match.verified or match.rank1 for match in identity[kind]) for kind in ("anonymised", "control")]
+    assert 0 < recognised[0] < 24
+    assert f"{recognised[0]} of 24 faces are still recognised" in hidden[0]
+    assert f"with the faces painted over, it recognises {recognised[1]} of 24." in hidden[0]
+    assert "does not show that the faces themselves give anybody away" in hidden[0]
+    assert "can still find some of them" in hidden[-1]
+    assert "no proof" in hidden[-1]
 
 
 # --- attackers who learn, and links between photos ---
