@@ -226,7 +226,11 @@ def _outcomes(found: Found, result: Result) -> list[dict[str, Any]]:
     """Say what became of each face, in their order; the scores of those that were swapped."""
     described = faces_found(found)
     outcomes = [face.to_dict() | {"same_person": face.same_person} for face in result.faces]
-    outcomes += [face.to_dict() | {"gender": described[face.index]["gender"]} for face in result.others]
+    may = that_may_do(result)
+    outcomes += [
+        face.to_dict() | {"gender": described[face.index]["gender"], "another_may_do": face.index in may}
+        for face in result.others
+    ]
     return sorted(outcomes, key=lambda face: face["index"])
 
 

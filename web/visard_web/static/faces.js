@@ -100,9 +100,7 @@ const WHY = {
  * @param {boolean} again whether another one has been tried already
  */
 export function mayChange({ faces }, again) {
-  const numbers = faces
-    .filter(({ outcome, reason }) => outcome === "covered" && ["not_flipped", "still_recognised"].includes(reason))
-    .map(({ index }) => index + 1);
+  const numbers = faces.filter((face) => face.another_may_do).map(({ index }) => index + 1);
   if (!numbers.length) return "";
   const one = numbers.length === 1;
   const which = `${one ? "Face" : "Faces"} ${numbers.join(", ")}`;
