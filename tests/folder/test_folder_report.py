@@ -64,10 +64,12 @@ def finished(tmp_path_factory):
             Record(path="withheld.png", outcome="withheld", faces=(face("withheld", "unclear"),), message="a <reason>"),
             Record(path="failed.png", outcome="failed", error="CorruptPhoto", message="the photo is damaged"),
             Record(path="notes.txt", outcome="ignored"),
+            written(target, "damaged.png", "anonymised", face("swapped")),
         ]
         for record in records:
             journal.add(record)
         (target / "gone.png").unlink()
+        (target / "damaged.png").write_bytes(bytes(records[-1].size_bytes))
         for name in ("replaced.png", "withheld.png", "failed.png"):  # such as the original, put there by hand
             Image.fromarray(np.full((90, 90, 3), ORIGINAL, np.uint8)).save(target / name)
         files = write_report(journal, *results(target), pytest.fail)
@@ -131,8 +133,8 @@ def test_the_list_has_every_face_and_photo_that_needs_a_look(finished):
 
 def test_the_page_begins_with_what_matters_most(page):
     assert list(page.text) == ["top", "visible", "kept", "cleaned", "covered", "withheld", "failed", "swapped"]
-    assert "What became of 9 photos" in page.text["top"]
-    assert "7 of them are in the results, 2 are not" in " ".join(page.text["top"].split())
+    assert "What became of 10 photos" in page.text["top"]
+    assert "8 of them are in the results, 2 are not" in " ".join(page.text["top"].split())
     assert "A face that the detector did not see is in none of these numbers" in page.text["top"]
     assert "visible: too small to be swapped" in page.text["visible"]
     assert "visible: as chosen" in page.text["kept"]
@@ -149,7 +151,7 @@ def test_the_page_shows_results_alone(page):
     for name, colour in COLOURS.items():
         assert shown[names[name]].shape == (150, 300, 3)
         assert np.abs(shown[names[name]].mean((0, 1)) - colour).max() < 10
-    assert page.text["swapped"].count("The result is not there any more") == 2  # gone, and another file in its place
+    assert page.text["swapped"].count("The result is not there any more") == 3  # gone, another file, a damaged one
 
 
 def test_the_page_runs_and_loads_nothing_whatever_files_are_called(page, finished):
