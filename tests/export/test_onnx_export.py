@@ -9,27 +9,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 
 from visard_errors import ExportError
-from visard_export.demo import plain_atlas
 from visard_export.graphs import build_graph
-from visard_export.networks.persona import PersonaGenerator, TraitsNetwork
-from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
-from visard_export.networks.resnet18 import ResNet18
 from visard_export.onnx import OPSET, check_precision, export_onnx, precision_histogram
-from visard_testing.small_models import SMALL_CLASSIFIER, aligned_faces, small_generator
-
-
-def small_network(kind):
-    torch.manual_seed(0)
-    if kind == "classifier":
-        return ResNet18(SMALL_CLASSIFIER).eval()
-    network = Pix2PixHDGenerator(small_generator(kind)).eval()
-    if kind == "persona":
-        torch.nn.init.normal_(network.model[-1].weight, 0, 0.01)
-        return PersonaGenerator.of(network, TraitsNetwork(), plain_atlas())
-    return network
+from visard_testing.small_models import aligned_faces, small_network
 
 
 def inputs(kind, faces):
@@ -38,26 +22,14 @@ def inputs(kind, faces):
     return {"image": faces, **personas}
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """All kinds of graph in both precisions: (kind, precision) → file."""
-    folder = tmp_path_factory.mktemp("onnx")
-    files = {}
-    for kind in ("classifier", "image", "persona"):
-        for precision in ("fp32", "fp16"):
-            files[kind, precision] = folder / f"{kind}_{precision}.onnx"
-            export_onnx(build_graph(small_network(kind), precision), files[kind, precision])
-    return files
-
-
 KINDS = pytest.mark.parametrize("kind", ["classifier", "image", "persona"])
 PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "fp16"])
 
 
 @KINDS
 @PRECISIONS
-def test_names_types_and_opset(exported, kind, precision):
-    model = onnx.load(exported[kind, precision])
+def test_names_types_and_opset(onnx_files, kind, precision):
+    model = onnx.load(onnx_files[kind, precision])
     (image, *rest), (output,) = model.graph.input, model.graph.output
     wanted = [(image, "image", onnx.TensorProto.UINT8, ["batch", 512, 512, 3])]
     if kind != "classifier":
@@ -73,8 +45,8 @@ def test_names_types_and_opset(exported, kind, precision):
 
 @KINDS
 @PRECISIONS
-def test_batch_size_is_free(exported, kind, precision):
-    session = onnxruntime.InferenceSession(exported[kind, precision], providers=["CPUExecutionProvider"])
+def test_batch_size_is_free(onnx_files, kind, precision):
+    session = onnxruntime.InferenceSession(onnx_files[kind, precision], providers=["CPUExecutionProvider"])
     faces = np.concatenate([aligned_faces(), aligned_faces()[:1, ::-1]])
     together = session.run(None, inputs(kind, faces))[0]
     assert together.shape == ((3, 2) if kind == "classifier" else (3, 512, 512, 3))
@@ -86,15 +58,15 @@ def test_batch_size_is_free(exported, kind, precision):
 
 
 @KINDS
-def test_fp32_is_fp32_everywhere(exported, kind):
-    histogram = precision_histogram(onnx.load(exported[kind, "fp32"]))
+def test_fp32_is_fp32_everywhere(onnx_files, kind):
+    histogram = precision_histogram(onnx.load(onnx_files[kind, "fp32"]))
     assert histogram["initializers"].get("FLOAT16", 0) == (kind == "persona")  # its atlas
     assert all(set(counts) == {"FLOAT"} for counts in histogram["compute"].values())
 
 
 @pytest.mark.parametrize(("kind", "convolutions", "norms"), [("image", 6, 7), ("persona", 10, 7)])
-def test_fp16_generator_convolves_in_half_and_normalises_in_float32(exported, kind, convolutions, norms):
-    model = onnx.load(exported[kind, "fp16"])
+def test_fp16_generator_convolves_in_half_and_normalises_in_float32(onnx_files, kind, convolutions, norms):
+    model = onnx.load(onnx_files[kind, "fp16"])
     compute = precision_histogram(model)["compute"]
     assert compute["Conv"] == {"FLOAT16": convolutions}
     assert compute["ConvTranspose"] == {"FLOAT16": 2}
@@ -107,8 +79,8 @@ def test_fp16_generator_convolves_in_half_and_normalises_in_float32(exported, ki
     assert {types[weight] for weight in weights} == {onnx.TensorProto.FLOAT16}
 
 
-def test_fp16_classifier_resizes_and_decides_in_float32(exported):
-    compute = precision_histogram(onnx.load(exported["classifier", "fp16"]))["compute"]
+def test_fp16_classifier_resizes_and_decides_in_float32(onnx_files):
+    compute = precision_histogram(onnx.load(onnx_files["classifier", "fp16"]))["compute"]
     assert compute["Conv"] == {"FLOAT16": 20}
     assert compute["Gemm"] == {"FLOAT16": 1}
     assert compute["MatMul"] == {"FLOAT": 2}
@@ -117,9 +89,9 @@ def test_fp16_classifier_resizes_and_decides_in_float32(exported):
 
 @pytest.mark.parametrize(("really", "called"), [("fp32", "fp16"), ("fp16", "fp32")])
 @KINDS
-def test_precision_is_not_taken_on_trust(exported, kind, really, called):
+def test_precision_is_not_taken_on_trust(onnx_files, kind, really, called):
     with pytest.raises(ExportError, match=f"the {called} graph computes Conv in"):
-        check_precision(precision_histogram(onnx.load(exported[kind, really])), called)
+        check_precision(precision_histogram(onnx.load(onnx_files[kind, really])), called)
 
 
 def test_half_precision_statistics_are_refused():
@@ -130,9 +102,9 @@ def test_half_precision_statistics_are_refused():
 
 @KINDS
 @PRECISIONS
-def test_uint8_is_only_cast(exported, kind, precision):
+def test_uint8_is_only_cast(onnx_files, kind, precision):
     # TensorRT has uint8 at the borders of a network and nowhere inside.
-    model = onnx.shape_inference.infer_shapes(onnx.load(exported[kind, precision]))
+    model = onnx.shape_inference.infer_shapes(onnx.load(onnx_files[kind, precision]))
     graph = model.graph
     values = [*graph.input, *graph.value_info, *graph.output]
     bytes_ = {value.name for value in values if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8}
@@ -141,21 +113,21 @@ def test_uint8_is_only_cast(exported, kind, precision):
     assert {node.op_type for node in touching} == {"Cast"}
 
 
-def test_same_graph_gives_the_same_bytes(exported, tmp_path):
+def test_same_graph_gives_the_same_bytes(onnx_files, tmp_path):
     export_onnx(build_graph(small_network("persona"), "fp16"), tmp_path / "again.onnx")
-    assert (tmp_path / "again.onnx").read_bytes() == exported["persona", "fp16"].read_bytes()
+    assert (tmp_path / "again.onnx").read_bytes() == onnx_files["persona", "fp16"].read_bytes()
 
 
-def test_engines_of_other_weights_are_cached_under_another_name(exported, tmp_path):
+def test_engines_of_other_weights_are_cached_under_another_name(onnx_files, tmp_path):
     network = small_network("persona")
     network.trunk.model[1].bias.data[0] += 1
     export_onnx(build_graph(network), tmp_path / "other.onnx")
-    assert onnx.load(tmp_path / "other.onnx").graph.name != onnx.load(exported["persona", "fp32"]).graph.name
+    assert onnx.load(tmp_path / "other.onnx").graph.name != onnx.load(onnx_files["persona", "fp32"]).graph.name
 
 
 @KINDS
-def test_nothing_about_the_exporting_machine_is_told(exported, kind):
-    content = exported[kind, "fp32"].read_bytes()
+def test_nothing_about_the_exporting_machine_is_told(onnx_files, kind):
+    content = onnx_files[kind, "fp32"].read_bytes()
     for trace in (str(Path(__file__).parents[2]).encode(), b"site-packages", b".py", b"stack_trace"):
         assert trace not in content
 

@@ -5,45 +5,22 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import numpy_helper
 
 from visard_errors import ExportError
 from visard_export.graphs import ClassifierGraph, GeneratorGraph
-from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
-from visard_export.networks.resnet18 import ResNet18
-from visard_export.onnx import export_onnx
 from visard_export.verify import verify
-from visard_testing.small_models import SMALL_CLASSIFIER, aligned_faces, small_generator
+from visard_testing.small_models import aligned_faces, small_network
 
 
 @pytest.fixture(scope="module")
 def generator():
-    torch.manual_seed(0)
-    network = Pix2PixHDGenerator(small_generator("image"))
-    # Strong contrast, so that differences are grey levels and not fractions of one.
-    torch.nn.init.normal_(network.model[-2].weight, 0, 0.1)
-    return network
+    return small_network("image")
 
 
 @pytest.fixture(scope="module")
 def classifier():
-    torch.manual_seed(0)
-    return ResNet18(SMALL_CLASSIFIER).eval()
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory, generator, classifier):
-    folder = tmp_path_factory.mktemp("verify")
-    graphs = {
-        "generator_fp32": GeneratorGraph(generator),
-        "generator_fp16": GeneratorGraph(generator, "fp16"),
-        "classifier_fp32": ClassifierGraph(classifier),
-        "classifier_fp16": ClassifierGraph(classifier, "fp16"),
-    }
-    for name, graph in graphs.items():
-        export_onnx(graph, folder / f"{name}.onnx")
-    return {name: folder / f"{name}.onnx" for name in graphs}
+    return small_network("classifier")
 
 
 def tampered(path, folder, scale):
@@ -55,44 +32,44 @@ def tampered(path, folder, scale):
     return folder / "tampered.onnx"
 
 
-def test_faithful_generator(files, generator):
+def test_faithful_generator(onnx_files, generator):
     graph = GeneratorGraph(generator)
-    fp32 = verify(graph, files["generator_fp32"], aligned_faces(), "fp32")
-    fp16 = verify(graph, files["generator_fp16"], aligned_faces(), "fp16")
+    fp32 = verify(graph, onnx_files["image", "fp32"], aligned_faces(), "fp32")
+    fp16 = verify(graph, onnx_files["image", "fp16"], aligned_faces(), "fp16")
     assert fp32.n_faces == 2
     assert fp32.mean_grey <= 0.02
     assert fp32.max_grey <= 2
     assert fp32.mean_grey < fp16.mean_grey <= 1  # half precision is seen, and mild
 
 
-def test_faithful_classifier(files, classifier):
+def test_faithful_classifier(onnx_files, classifier):
     graph = ClassifierGraph(classifier)
-    fp32 = verify(graph, files["classifier_fp32"], aligned_faces(), "fp32")
-    fp16 = verify(graph, files["classifier_fp16"], aligned_faces(), "fp16")
+    fp32 = verify(graph, onnx_files["classifier", "fp32"], aligned_faces(), "fp32")
+    fp16 = verify(graph, onnx_files["classifier", "fp16"], aligned_faces(), "fp16")
     assert fp32.agreement == fp16.agreement == 1
     assert fp32.max_probability < 1e-5
     assert fp32.max_probability < fp16.max_probability < 0.02
 
 
-def test_half_precision_does_not_pass_for_fp32(files, generator):
+def test_half_precision_does_not_pass_for_fp32(onnx_files, generator):
     with pytest.raises(ExportError, match="fp32 generator differs"):
-        verify(GeneratorGraph(generator), files["generator_fp16"], aligned_faces(), "fp32")
+        verify(GeneratorGraph(generator), onnx_files["image", "fp16"], aligned_faces(), "fp32")
 
 
-def test_tampered_generator(files, generator, tmp_path):
-    path = tampered(files["generator_fp32"], tmp_path, -1.0)
+def test_tampered_generator(onnx_files, generator, tmp_path):
+    path = tampered(onnx_files["image", "fp32"], tmp_path, -1.0)
     with pytest.raises(ExportError, match=r"differs from its network by .* grey levels on average"):
         verify(GeneratorGraph(generator), path, aligned_faces(), "fp16")
 
 
-def test_tampered_classifier(files, classifier, tmp_path):
-    path = tampered(files["classifier_fp32"], tmp_path, 1.5)
+def test_tampered_classifier(onnx_files, classifier, tmp_path):
+    path = tampered(onnx_files["classifier", "fp32"], tmp_path, 1.5)
     with pytest.raises(ExportError, match="differs from its network by a probability of"):
         verify(ClassifierGraph(classifier), path, aligned_faces(), "fp32")
 
 
-def test_numbers_that_are_none(files, classifier, tmp_path):
-    path = tampered(files["classifier_fp32"], tmp_path, float("nan"))
+def test_numbers_that_are_none(onnx_files, classifier, tmp_path):
+    path = tampered(onnx_files["classifier", "fp32"], tmp_path, float("nan"))
     with pytest.raises(ExportError, match="probability of nan"):
         verify(ClassifierGraph(classifier), path, aligned_faces(), "fp16")
 
@@ -106,6 +83,6 @@ def test_file_that_does_not_run(generator, tmp_path):
 @pytest.mark.parametrize(
     "faces", [np.zeros((0, 512, 512, 3), np.uint8), np.zeros((1, 256, 256, 3), np.uint8), np.zeros((1, 512, 512, 3))]
 )
-def test_other_faces_are_refused(files, generator, faces):
+def test_other_faces_are_refused(onnx_files, generator, faces):
     with pytest.raises(ValueError, match=r"faces must be \(N, 512, 512, 3\) uint8"):
-        verify(GeneratorGraph(generator), files["generator_fp32"], faces, "fp32")
+        verify(GeneratorGraph(generator), onnx_files["image", "fp32"], faces, "fp32")

@@ -159,10 +159,10 @@ def run(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     peaks, reason = do("peaks")
     if reason:
         sys.exit(f"nothing can be measured here: {reason}")
-    print("making and exporting the models", flush=True)
+    print("making and exporting the model", flush=True)
     facts, reason = do("prepare")
     if reason:
-        sys.exit(f"the models could not be made: {reason}")
+        sys.exit(f"the model could not be made: {reason}")
     known = {"peaks": peaks[0], **facts[0]}
     print(f"{known['flop_per_image'] / 1e9:.1f} GFLOP per image, {known['parameters']:,} parameters", flush=True)
     print("peaks: " + ", ".join(f"{name} {value:.1f}" for name, value in known["peaks"].items()), flush=True)

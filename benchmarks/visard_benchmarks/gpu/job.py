@@ -26,10 +26,9 @@ def prepare(job: Job) -> None:
 
     from visard_export.checkpoints import load_generator
     from visard_export.demo import random_checkpoints
-    from visard_export.export import export_repository
     from visard_export.graphs import build_graph
     from visard_export.networks.architectures import Pix2PixHDArchitecture, ResNet18Architecture
-    from visard_export.options import ExportOptions
+    from visard_export.onnx import export_onnx
     from visard_server.embedded import SAMPLE_PHOTO, aligned_faces
 
     if job.tiny:
@@ -40,16 +39,8 @@ def prepare(job: Job) -> None:
     paths = random_checkpoints(job.work, classifier, generator)
     faces = variations(aligned_faces(SAMPLE_PHOTO)[0], max(*job.batches, PARITY_FACES))
     np.save(job.work / "faces.npy", faces)
-    export_repository(
-        job.work / "models",
-        classifier=paths.classifier,
-        to_male=paths.to_male,
-        to_female=paths.to_female,
-        faces=faces[:2],
-        options=ExportOptions(precision="fp16", profile="cpu" if job.device == "cpu" else "gpu"),
-        report=print,
-    )
     network = load_generator(paths.to_male).network()
+    export_onnx(build_graph(network, "fp16"), job.onnx)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     graph = build_graph(network).to(job.device)
     images = [faces[index : index + 1] for index in range(PARITY_FACES)]

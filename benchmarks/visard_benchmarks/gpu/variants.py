@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-MODEL = "generator_to_male"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
@@ -75,7 +73,7 @@ class Job:
     @property
     def onnx(self) -> Path:
         """The generator's graph in mixed FP16, as the export wrote it."""
-        return self.work / "models" / MODEL / "1" / "model.onnx"
+        return self.work / "model.onnx"
 
     def report(self, **line: Any) -> None:
         """Append a result."""
