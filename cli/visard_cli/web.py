@@ -26,6 +26,7 @@ from visard_cli.derived import derived
 from visard_cli.exit_codes import exit_help
 from visard_errors import ServerError, ServerUnavailable
 from visard_errors.extras import needs
+from visard_web.settings import MEBIBYTE, Settings
 
 if TYPE_CHECKING:
     from visard import Connection
@@ -55,13 +56,13 @@ def web(
     ca: CaOption = None,
     token: TokenOption = None,
     api_keys: ApiKeysOption = None,
-    max_mb: Annotated[float, typer.Option(min=0.1, help="Largest upload, in MiB.")] = 20.0,
+    max_mb: Annotated[float, typer.Option(min=0.1, help="Largest upload, in MiB.")] = Settings.max_bytes / MEBIBYTE,
     keep_minutes: Annotated[
         float, typer.Option(min=0.1, max=60, help="How long the page's photos stay in memory.")
-    ] = 5.0,
+    ] = Settings.keep_s / 60,
     rate: Annotated[
         str, typer.Option(help="Uploads per caller: a number per second, minute or hour; 'none' for no limit.")
-    ] = "60/minute",
+    ] = Settings.rate or "none",
     name: Annotated[
         list[str] | None,
         typer.Option(help="Host name under which browsers call this server (its addresses are known); repeatable."),
@@ -78,7 +79,6 @@ def web(
     with needs("web", "the web server"):
         from visard_web import serve
         from visard_web.keys import Keys
-        from visard_web.settings import MEBIBYTE, Settings
 
     settings = usage(
         lambda: Settings(
