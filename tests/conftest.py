@@ -36,12 +36,12 @@ def small_paths(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory, small_paths):
-    """A repository in FP16 as `visard export` makes it of them; to be read only."""
+    """A repository as `visard export` makes it of them; to be read only."""
     from visard_testing.command_line import visard
 
     target = tmp_path_factory.mktemp("exported") / "models"
     directions = ("--to-male", small_paths.to_male, "--to-female", small_paths.to_female)
-    run = visard("export", target, "--classifier", small_paths.classifier, *directions, "--precision", "fp16")
+    run = visard("export", target, "--classifier", small_paths.classifier, *directions)
     assert run.returncode == 0, run.stderr
     return target
 
