@@ -68,7 +68,7 @@ class Processes:
         """Whether the command itself is over."""
         return self.popen.poll() is not None
 
-    def wait(self, seconds: float = 60) -> int:
+    def wait(self, seconds: float = 120) -> int:
         """Wait for the command's end; gives its exit code. Raises subprocess.TimeoutExpired."""
         return self.popen.wait(seconds)
 

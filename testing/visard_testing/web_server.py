@@ -19,7 +19,7 @@ from visard_web.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-START_S = 60
+START_S = 120
 
 
 @contextmanager

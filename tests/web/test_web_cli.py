@@ -40,7 +40,7 @@ def test_ctrl_c_reaches_every_process_and_ends_them_quietly():
     process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
     wait_until(lambda: any(map(loading, process.children())))
     os.killpg(process.pid, signal.SIGINT)
-    _, log = process.communicate(timeout=60)
+    _, log = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in log.decode()
 
