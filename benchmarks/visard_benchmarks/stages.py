@@ -226,7 +226,7 @@ class Bench:
         long_s = max(self._seconds, MANY_FACES_S)
         chained("before the server", rate(lambda: prepare(jpeg, options)))
         chained("server", drive_triton(connection, "anonymizer", self._aligned, self._callers, long_s).images_per_s)
-        chained("after the server", rate(lambda: finish(prepared, score(prepared, [swap]), options, {})))
+        chained("after the server", rate(lambda: finish(prepared, score(prepared, [swap], options), options, {})))
         chained("anonymize_many", end_to_end(jpeg, connection, long_s))
         chained("visard folder", folder_rate(jpeg, connection, round(self.chain["anonymize_many"][-1] * long_s) + 1))
 

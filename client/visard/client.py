@@ -282,7 +282,7 @@ class AsyncClient:
     async def _swap_and_judge(self, prepared: Prepared, options: Options, watch: Stopwatch) -> list[FaceResult]:
         swaps = await self.swap(prepared.aligned, prepared.directions, prepared.personas) if prepared.faces else ()
         watch.lap("swap")
-        faces = await self._on_thread(partial(score, prepared, swaps))
+        faces = await self._on_thread(partial(score, prepared, swaps, options))
         distances = None
         if options.identity:
             distances = await asyncio.gather(

@@ -270,7 +270,7 @@ def unswappable(face: Face) -> Reason | None:
     """Say why a face cannot even be sent to a generator; None where it can."""
     if face.too_small:
         return "too_small"
-    return None if face.confirmed and face.landmarks is not None else "unclear"
+    return None if face.confirmed and not face.obstructed and face.landmarks is not None else "unclear"
 
 
 def choose(
@@ -359,14 +359,17 @@ def choices_of(found: Found, options: Options) -> list[Choice]:
     ]
 
 
-def score(prepared: Prepared, swaps: Sequence[Swap]) -> list[FaceResult]:
-    """Compare swapped faces with the originals; without their identity, which `judged` is given.
+def score(prepared: Prepared, swaps: Sequence[Swap], options: Options) -> list[FaceResult]:
+    """Compare swapped faces with the originals; without their identity, which `judge` is given.
 
     Args:
         prepared: what `prepare` returned.
         swaps: the server's answers in the order of `prepared.faces`.
+        options: whose landmarks are used.
     """
-    return [
+    from visard_preprocess.align import finder
+
+    faces = [
         score_face(face, aligned, swap, direction, index=index, known=known)
         for index, face, aligned, swap, direction, known in zip(
             prepared.indices,
@@ -378,6 +381,11 @@ def score(prepared: Prepared, swaps: Sequence[Swap]) -> list[FaceResult]:
             strict=True,
         )
     ]
+    look = finder(options.landmarks_model)
+    return [
+        face if look.takes_its_place(face.swapped, face.aligned) else replace(face, reason="implausible")
+        for face in faces
+    ]
 
 
 def judged(face: FaceResult, direction: Direction, options: Options) -> FaceResult:
@@ -388,7 +396,7 @@ def judged(face: FaceResult, direction: Direction, options: Options) -> FaceResu
         direction: that the server was asked for; where the caller gave it, no certainty is needed.
         options: `min_confidence`.
     """
-    reason: Reason | None = None
+    reason = face.reason
     if direction == "opposite" and face.gender is not None and face.gender.confidence < options.min_confidence:
         reason = "uncertain"
     elif not face.flipped:

@@ -28,24 +28,27 @@ Unswapped = Literal["cover", "withhold", "show"]
 # Why a face was not swapped, or why its swap does not count:
 #   too_small         below the size at which landmarks can be trusted; never sent to a server
 #   unclear           masked, half hidden, cut off or a profile: dlib's detector, shown it upright, does not see a face,
-#                     or the landmarks cannot be right; never sent either, because the swap would look wrong
+#                     or is too little sure of one in such different colours, or the landmarks cannot be right; never
+#                     sent either, because the swap would look wrong
 #   uncertain         its apparent gender was less certain than asked for, so the direction would have been a guess
+#   implausible       the result does not show a face that lies as this one does: two detectors and landmarks tell
 #   not_flipped       the classifier does not see the intended gender in the result
 #   still_recognised  the recogniser still takes the result for the same person
 #   chosen            the caller wanted it so
-Reason = Literal["too_small", "unclear", "uncertain", "not_flipped", "still_recognised", "chosen"]
+Reason = Literal["too_small", "unclear", "uncertain", "implausible", "not_flipped", "still_recognised", "chosen"]
 
 # How each is said of one face.
 REASONS: dict[Reason, str] = {
     "too_small": "too small to be swapped",
     "unclear": "not seen clearly enough to be swapped",
     "uncertain": "apparent gender too uncertain",
+    "implausible": "the swap did not look like a face in its place",
     "not_flipped": "the swap did not flip it",
     "still_recognised": "still recognised after the swap",
     "chosen": "as chosen",
 }
 
-SECOND_TRY: frozenset[Reason] = frozenset({"not_flipped", "still_recognised"})  # where another persona may help
+SECOND_TRY: frozenset[Reason] = frozenset({"implausible", "not_flipped", "still_recognised"})  # where another persona may help
 
 
 def withheld(reasons: Iterable[Reason]) -> PhotoError:

@@ -278,7 +278,7 @@ class _Photo:
             return []
         swaps = yield SwapRequest(aligned=prepared.aligned, directions=prepared.directions, personas=prepared.personas)
         self.watch.lap("swap")
-        faces = score(prepared, swaps)
+        faces = score(prepared, swaps, self.options)
         distances = None
         if self.options.identity:
             distances = [identity_distance(face.aligned, face.swapped, self.options) for face in faces]

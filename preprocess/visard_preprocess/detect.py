@@ -104,7 +104,7 @@ def looks_at(
         pixels = np.asarray(copy)
         for left, top in _tiles(copy.width, copy.height):
             inner = np.array([left > 0, top > 0, left + TILE < copy.width, top + TILE < copy.height])
-            for look in _looks(pixels[top : top + TILE, left : left + TILE]):
+            for look in looks(pixels[top : top + TILE, left : left + TILE]):
                 yield look, np.array([left, top]), per_pixel, inner
 
 
@@ -185,8 +185,8 @@ def _starts(length: int) -> list[int]:
     return [round(index * (length - TILE) / (count - 1)) for index in range(count)]
 
 
-def _looks(tile: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    """The tile as it is, and brightened where much of it is dark."""
+def looks(tile: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """Yield a tile, (H, W, 3) uint8 RGB, as it is; then once more, brightened, where much of it is dark."""
     yield tile
     levels = tile[::4, ::4].max(axis=2)
     dark = levels[levels < _DARK_LEVEL]

@@ -28,6 +28,21 @@ _TILT = 1.5  # what the points tell is taken so many times
 PATCH_FACE_PX = 300  # the predictor answers in whole pixels of the copy it sees
 _PATCH_MARGIN = 0.5  # of the box's edge: landmarks may leave the box
 
+# Places of bare skin: the middle of some landmarks, moved up by so many lengths of the bridge of the nose. A square
+# around each reaches so far, of the distance between the eyes.
+_PLACES = (
+    ((2, 31), 0.0),  # cheeks
+    ((14, 35), 0.0),
+    ((5, 48), 0.0),  # beside the mouth
+    ((11, 54), 0.0),
+    ((8, 57), 0.0),  # chin
+    ((28,), 0.0),  # nose
+    ((27,), 0.9),  # forehead
+    ((19, 37), 0.7),
+    ((24, 44), 0.7),
+)
+_REACH, _REDUCED = 0.16, 4
+
 _AGAIN, _AS_IT_IS = 0.3, 0.05  # scores of a face that is looked at again at four angles: the least, and what is better
 
 
@@ -155,6 +170,32 @@ def look_again(photo: NDArray[np.uint8], pose: Pose) -> Pose | None:
         points=points[index] - 0.5 - corner,
     )
     return pose_of(seen, _around(pose, quarter * math.pi / 2), size)
+
+
+def motley(picture: Image.Image, landmarks: NDArray[np.float64]) -> float:
+    """Tell how far the colours of a face differ from place to place, in levels of chroma.
+
+    Forehead, bridge of the nose, cheeks, corners of the mouth and chin have one skin, whatever the light; a mask, a
+    hand's sleeve or what stands before half of it has another colour at two of them at least.
+
+    Args:
+        picture: RGB, the face upright.
+        landmarks: (68, 2), in pixels of the picture.
+    """
+    chroma = np.asarray(picture.reduce(_REDUCED).convert("YCbCr"))[..., 1:].astype(np.float64)
+    points = (landmarks + 0.5) / _REDUCED
+    up = points[27] - points[30]
+    reach = max(1.0, _REACH * float(np.linalg.norm(points[36:42].mean(axis=0) - points[42:48].mean(axis=0))))
+    colours = []
+    for some, above in _PLACES:
+        low, high = (np.rint(points[list(some)].mean(axis=0) + above * up + side) for side in (-reach, reach))
+        (left, top), (right, bottom) = np.maximum(low, 0).astype(int), np.maximum(high, 0).astype(int)
+        if (part := chroma[top:bottom, left:right]).size:
+            colours.append(part.mean(axis=(0, 1)))
+    if len(colours) < 3:
+        return 0.0  # nearly all of it lies outside the photo
+    away = np.linalg.norm(np.array(colours) - np.median(colours, axis=0), axis=1)
+    return float(np.sort(away)[-2])
 
 
 def _around(pose: Pose, turn: float) -> Quad:

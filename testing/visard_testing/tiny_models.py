@@ -1,8 +1,9 @@
 """Tiny real ONNX models for the whole contract, whose answers numpy can predict, and repositories made of them.
 
-Female is dark and male is bright: the generators make a negative, `generator_to_male` in the bright half of the levels
-and `generator_to_female` in the dark half. So a swap flips what the classifier says, and dlib's recogniser does not
-match it with the original. They have no use for the number of a persona, or else write it into the picture.
+Female is dark and male is bright: the generators draw one and the same face over a weak negative of the original,
+`generator_to_male` in the bright half of the levels and `generator_to_female` in the dark half. So a swap shows a face,
+flips what the classifier says, and dlib's recogniser does not match it with the original. They have no use for the
+number of a persona, or else write it into the picture.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import onnx
 from google.protobuf import text_format
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 from tritonclient.grpc import model_config_pb2
 
 from visard_export.repository import AFTER_GENERATORS, ENCODED_MODELS
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
 
 MODEL_REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 IMAGE_SIZE = 512
-TOPS = {"generator_to_male": 511, "generator_to_female": 255}  # a generator draws (top − level) // 2
-STRIPE = slice(256, 264)  # rows across the face into which a generator writes the persona, as JPEG keeps it:
+LOWEST = {"generator_to_male": 110, "generator_to_female": 0}  # a generator draws lowest + (3 · face + 255 − level) // 8
+FACE = np.asarray(Image.open(Path(__file__).parent / "face.png"))  # (128, 128) grey: of a generated portrait (CC0)
+STRIPE = slice(496, 504)  # rows below the face into which a generator writes the persona, as JPEG keeps it:
 DIGITS = 16  # blocks of 2 bits each, the lowest first,
 DIGIT_LEVELS = 64  # as grey levels 0, 64, 128 and 192
 HELD_AT_MOST_S = 120  # what waits for ever is a failed test, not a test without an end
@@ -48,11 +51,19 @@ def expected_swap(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def expected_to_male(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return ((TOPS["generator_to_male"] - images.astype(np.int32)) // 2).astype(np.uint8)
+    return _drawn(LOWEST["generator_to_male"], images)
 
 
 def expected_to_female(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return ((TOPS["generator_to_female"] - images.astype(np.int32)) // 2).astype(np.uint8)
+    return _drawn(LOWEST["generator_to_female"], images)
+
+
+def _drawn(lowest: int, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return (lowest + (_face_and_white(IMAGE_SIZE) - images) // 8).astype(np.uint8)
+
+
+def _face_and_white(size: int) -> NDArray[np.int32]:
+    return 3 * np.kron(FACE, np.ones((size // len(FACE),) * 2, np.int32))[..., None] + 255
 
 
 def written_personas(swapped: NDArray[np.uint8]) -> list[int]:
@@ -93,20 +104,22 @@ def classifier(*, size: int = IMAGE_SIZE, unknown_below: float = 0.0) -> onnx.Mo
     return build(nodes, constants, ("gender", TensorProto.FLOAT, ["N", 2]), size=size, persona=False)
 
 
-def generator(top: int, *, size: int = IMAGE_SIZE, writes_persona: bool = False) -> onnx.ModelProto:
-    """The negative (top − level) // 2.
+def generator(lowest: int, *, size: int = IMAGE_SIZE, writes_persona: bool = False) -> onnx.ModelProto:
+    """The face over a negative: lowest + (3 · face + 255 − level) // 8.
 
-    `writes_persona` puts the number across it, see `written_personas`.
+    `writes_persona` puts the number below it, see `written_personas`.
     """
     nodes = [
         helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.INT32),
-        helper.make_node("Sub", ["top_level", "levels"], ["negative"]),
-        helper.make_node("Div", ["negative", "two"], ["halved"]),
-        helper.make_node("Cast", ["halved"], ["drawn" if writes_persona else "swapped"], to=TensorProto.UINT8),
+        helper.make_node("Sub", ["face_and_white", "levels"], ["sum"]),
+        helper.make_node("Div", ["sum", "eight"], ["faint"]),
+        helper.make_node("Add", ["faint", "lowest"], ["level"]),
+        helper.make_node("Cast", ["level"], ["drawn" if writes_persona else "swapped"], to=TensorProto.UINT8),
     ]
     constants: dict[str, NDArray[Any]] = {
-        "top_level": np.array(top, np.int32),
-        "two": np.array(2, np.int32),
+        "face_and_white": _face_and_white(size),
+        "eight": np.array(8, np.int32),
+        "lowest": np.array(lowest, np.int32),
     }
     if writes_persona:
         nodes += [
@@ -172,6 +185,9 @@ import triton_python_backend_utils as pb_utils
 FOLDER = pathlib.Path(__file__).parent
 
 class TritonPythonModel:
+    def initialize(self, args):
+        self.face_and_white = np.load(FOLDER / "face_and_white.npy")
+
     def execute(self, requests):
         with (FOLDER / "begun").open("ab") as begun:
             begun.write(b".")
@@ -180,7 +196,7 @@ class TritonPythonModel:
         while (FOLDER / "held").exists() and time.monotonic() < end:
             time.sleep(0.01)
         images = [pb_utils.get_input_tensor_by_name(request, "image").as_numpy() for request in requests]
-        swapped = [(({top} - image.astype(np.int32)) // 2).astype(np.uint8) for image in images]
+        swapped = [({lowest} + (self.face_and_white - image) // 8).astype(np.uint8) for image in images]
         return [pb_utils.InferenceResponse([pb_utils.Tensor("swapped", image)]) for image in swapped]
 """
 
@@ -261,13 +277,14 @@ def tiny_repository(
         if model.name == "gender_classifier":
             onnx.save(classifier(size=size), model / "1" / "model.onnx")
         if model.name.startswith("generator_"):
-            top = TOPS[model.name]
+            lowest = LOWEST[model.name]
             if slow_s:
                 config.backend = "python"
-                code = SLOW_GENERATOR.format(slow_s=slow_s, top=top, held_at_most_s=HELD_AT_MOST_S)
+                np.save(model / "1" / "face_and_white.npy", _face_and_white(size))
+                code = SLOW_GENERATOR.format(slow_s=slow_s, lowest=lowest, held_at_most_s=HELD_AT_MOST_S)
                 (model / "1" / "model.py").write_text(code, encoding="utf-8")
             else:
-                drawn = generator(top, size=size, writes_persona=writes_persona)
+                drawn = generator(lowest, size=size, writes_persona=writes_persona)
                 onnx.save(drawn, model / "1" / "model.onnx")
         write_config(model, config)
     return folder

@@ -90,6 +90,7 @@ const WHY = {
   chosen: "as chosen",
   too_small: "it was too small to swap",
   unclear: "it was not seen clearly enough to swap",
+  implausible: "no swap looked like a face in its place",
   not_flipped: "no swap looked like the other gender",
   still_recognised: "a recogniser still matched its swap",
 };
