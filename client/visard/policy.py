@@ -48,7 +48,8 @@ REASONS: dict[Reason, str] = {
     "chosen": "as chosen",
 }
 
-SECOND_TRY: frozenset[Reason] = frozenset({"implausible", "not_flipped", "still_recognised"})  # where another persona may help
+# Where another persona may help.
+SECOND_TRY: frozenset[Reason] = frozenset({"implausible", "not_flipped", "still_recognised"})
 
 
 def withheld(reasons: Iterable[Reason]) -> PhotoError:

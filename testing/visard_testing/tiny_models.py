@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 MODEL_REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 IMAGE_SIZE = 512
-LOWEST = {"generator_to_male": 110, "generator_to_female": 0}  # a generator draws lowest + (3 · face + 255 − level) // 8
+LOWEST = {
+    "generator_to_male": 110,
+    "generator_to_female": 0,
+}  # a generator draws lowest + (3 · face + 255 − level) // 8
 FACE = np.asarray(Image.open(Path(__file__).parent / "face.png"))  # (128, 128) grey: of a generated portrait (CC0)
 STRIPE = slice(496, 504)  # rows below the face into which a generator writes the persona, as JPEG keeps it:
 DIGITS = 16  # blocks of 2 bits each, the lowest first,

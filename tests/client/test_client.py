@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import onnx
 import pytest
 import trustme
 from PIL import Image
@@ -169,6 +170,20 @@ def test_a_face_that_is_still_recognised_gets_a_second_persona(writing_server, a
         ((first,), (second,)) = proxy.personas()
     assert (face.outcome, face.identity_distance) == ("swapped", 0.7)
     assert first != second
+
+
+def test_a_swap_that_is_no_face_is_covered_or_said_to_be_implausible(tmp_path, astronaut):
+    repository = tiny_repository(tmp_path / "models")
+    for path in repository.glob("generator_*/1/model.onnx"):
+        model = onnx.load(path)
+        (face,) = (each for each in model.graph.initializer if each.name == "face_and_white")
+        face.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(face)[::-1].copy(), face.name))
+        onnx.save(model, path)
+    with TritonServer(repository) as server, Client(server.grpc_url) as client:
+        covered = client.anonymize(astronaut, Options(identity=False))
+        shown = client.anonymize(astronaut, Options(identity=False, unswapped="show"))
+    assert [(face.outcome, face.reason) for face in covered.others] == [("covered", "implausible")]
+    assert [(face.outcome, face.reason, face.flipped) for face in shown.faces] == [("visible", "implausible", True)]
 
 
 def test_a_face_that_stays_recognised_is_covered_withheld_or_said_to_be_visible(tiny_server, astronaut, monkeypatch):

@@ -16,6 +16,7 @@ from visard_errors import CheckpointError
 from visard_preprocess.align import MIN_FACE_PX, FaceFinder, finder, installed_model
 from visard_preprocess.geometry import crop, ffhq_quad
 from visard_preprocess.photo import read_photo
+from visard_testing.tiny_models import FACE
 
 SAME_PERSON_BELOW = 0.6
 
@@ -222,3 +223,21 @@ def test_importing_the_package_loads_neither_dlib_nor_pillow():
     code = "import sys, visard_preprocess; print(*sorted({'dlib', 'PIL', 'numpy'} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert loaded == []
+
+
+def test_only_a_face_that_lies_as_it_did_takes_its_place(photo):
+    aligned = crop(photo, finder().find(photo)[0].quad)
+    other = np.asarray(Image.fromarray(FACE).convert("RGB").resize((512, 512)))
+    fits = {
+        "itself": aligned,
+        "another": other,
+        "in the dark": (aligned * 0.06).astype(np.uint8),
+    }
+    does_not = {
+        "a wall": np.full_like(aligned, 128),
+        "beside it": np.roll(aligned, 60, axis=1),
+        "upside down": aligned[::-1].copy(),
+        "a negative": 255 - aligned,
+    }
+    taken = {name: finder().takes_its_place(swapped, aligned) for name, swapped in (fits | does_not).items()}
+    assert taken == dict.fromkeys(fits, True) | dict.fromkeys(does_not, False)

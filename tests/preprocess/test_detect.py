@@ -117,6 +117,19 @@ def test_of_two_people_the_masked_one_is_found_too(portraits):
         assert max(iou(each.box, np.add(plain.box, (700, 0, 700, 0))) for each in found) > 0.4
 
 
+@pytest.mark.parametrize("hidden", ["nothing", "mouth", "half"])
+def test_a_face_with_something_before_it_is_not_taken_for_a_whole_one(portraits, hidden):
+    for portrait in portraits:
+        picture = portrait.copy()
+        landmarks = finder().find(np.asarray(portrait))[0].landmarks
+        if hidden == "mouth":
+            ImageDraw.Draw(picture).polygon([*map(tuple, landmarks[2:15]), tuple(landmarks[28])], fill=(120, 170, 200))
+        elif hidden == "half":
+            ImageDraw.Draw(picture).rectangle((landmarks[27, 0], 0, 700, 700), fill=(90, 110, 90))
+        face = finder().find(np.asarray(picture))[0]
+        assert (face.confirmed and not face.obstructed) == (hidden == "nothing")
+
+
 @pytest.mark.parametrize("face_px", [20, 50, 60])
 def test_a_small_face_in_a_12_megapixel_photo(photo, face, face_px):
     scale = face_px / face.size_px

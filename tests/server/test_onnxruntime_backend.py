@@ -86,9 +86,7 @@ def test_an_unknown_accelerator_is_refused(tmp_path):
     def accelerate(config):
         config.optimization.execution_accelerators.cpu_execution_accelerator.add(name="openvino")
 
-    assert "execution accelerator openvino is not supported" in refusal(
-        tmp_path, config=accelerate, model=generator(0)
-    )
+    assert "execution accelerator openvino is not supported" in refusal(tmp_path, config=accelerate, model=generator(0))
 
 
 def test_a_thread_count_that_is_no_number_is_refused(tmp_path):
