@@ -42,7 +42,8 @@ from rich.console import Console
 from rich.table import Table
 
 from visard import Client, Connection, Options
-from visard.pipeline import finish, prepare, score
+from visard.judgement import score
+from visard.pipeline import finish, prepare
 from visard.scoring import similarity
 from visard_benchmarks.drive import IMAGE_BYTES, drive_triton
 from visard_benchmarks.environment import environment

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from visard.connection import Connection
 from visard.declared import words
-from visard.pipeline import PersonaKey
+from visard.options import PersonaKey
 from visard_errors import ServerRefused
 
 if TYPE_CHECKING:

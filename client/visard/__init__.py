@@ -12,7 +12,8 @@ Importing this package loads neither torch nor dlib; dlib comes with the first p
 from visard.blocking import Client
 from visard.client import AsyncClient
 from visard.connection import Connection
-from visard.pipeline import Found, Options
+from visard.options import Options
+from visard.pipeline import Found
 from visard.result import ApparentGender, FaceResult, Outcome, Result, UnswappedFace
 from visard.wire import Swap
 from visard_errors import (

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from visard.pipeline import Choice, Found, Options
+    from visard.options import Choice, Options
+    from visard.pipeline import Found
     from visard.result import ApparentGender, Outcome, Result
     from visard.wire import Direction, Swap
 

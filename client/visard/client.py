@@ -23,25 +23,10 @@ from numpy.typing import NDArray
 
 from visard.calls import CLASSIFIER, Calls
 from visard.connection import DEFAULT_URL, Connection
+from visard.judgement import after_second_try, for_second_try, identity_distance, judge, score
+from visard.options import Choice, Options
 from visard.personas import draw
-from visard.pipeline import (
-    Choice,
-    Found,
-    Options,
-    Prepared,
-    Stopwatch,
-    after_second_try,
-    choose,
-    find,
-    finish,
-    for_second_try,
-    identity_distance,
-    judge,
-    prepare,
-    score,
-    unswappable,
-    warm_up,
-)
+from visard.pipeline import Found, Prepared, Stopwatch, choose, find, finish, prepare, unswappable, warm_up
 from visard.result import ApparentGender, FaceResult, Outcome, Result
 from visard.wire import ENCODED_ENSEMBLES, ENSEMBLES, Direction, Swap, check_images, check_personas
 
@@ -67,7 +52,7 @@ class AsyncClient:
         server: address or `Connection`.
         workers: threads for the work outside the server; the number of cores by default.
         measure_identity: measures the identity distance elsewhere than on a worker thread, where dlib holds Python's
-            interpreter for a tenth of a second or more; see `visard.pipeline.identity_distance` for what it is given.
+            interpreter for a tenth of a second or more; see `visard.judgement.identity_distance` for what it is given.
 
     Example:
         >>> async def main():

@@ -7,114 +7,35 @@ Pure functions of their arguments, run by both clients on worker threads: Pillow
 GIL. Connections are left to the clients.
 
 A photo fails closed: a face that cannot be swapped well enough is covered, or no photo comes back, unless the caller
-wants to see it; see `visard.policy`.
+wants to see it; see `visard.policy`, and `visard.judgement` for what is well enough.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from os import PathLike
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
-from annotated_types import Interval
 from numpy.typing import NDArray
-from typing_extensions import Doc
 
-from visard import scoring
-from visard.boxes import check_boxes, with_boxes
-from visard.declared import check
+from visard.boxes import with_boxes
+from visard.judgement import identity_distance
+from visard.options import Choice
 from visard.personas import draw
-from visard.policy import SECOND_TRY, FaceOutcome, Reason, Unswapped, withheld
+from visard.policy import FaceOutcome, Reason, Unswapped, withheld
 from visard.result import ApparentGender, FaceResult, Gender, ImageFormat, Result, UnswappedFace, encode
-from visard.wire import GENDERS, Direction, Swap
+from visard.wire import Direction
 from visard_errors import NoFace
-from visard_preprocess import DETECTOR_THRESHOLD, MAX_PIXELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from visard.options import Options
     from visard_preprocess.align import Face
     from visard_preprocess.geometry import Box
 
-# A direction for one face, or that it is covered, or stays visible.
-Choice = Literal["opposite", "to_male", "to_female", "cover", "leave"]
-
-_TARGETS: dict[Direction, Gender] = {"to_male": "male", "to_female": "female"}
 _DIRECTIONS: dict[Gender, Direction] = {"male": "to_male", "female": "to_female"}
-
-
-# What other options have too, in the same words.
-DirectionOption = Annotated[
-    Direction, Doc("Swap to the opposite of each face's apparent gender, or all faces one way.")
-]
-DetectorThreshold = Annotated[
-    float,
-    Interval(ge=0.3, le=0.95),
-    Doc("The score from which on something is a face: lower finds more faces, and more that are none."),
-]
-MinConfidence = Annotated[
-    float, Interval(ge=0.5, le=1.0), Doc("A face whose apparent gender is less certain counts as not swapped.")
-]
-UnswappedOption = Annotated[
-    Unswapped,
-    Doc(
-        "A face that could not be swapped well enough, also with a second persona: cover it, withhold the photo, or "
-        "leave it visible."
-    ),
-]
-IdentityOption = Annotated[
-    bool,
-    Doc("A face that a recogniser still matches counts as not swapped. Costs most of the time; off for speed."),
-]
-PersonaKey = Annotated[
-    str | bytes | None,
-    Doc(
-        "Secret from which the looks are drawn: the same key gives the same looks, and photos that can be linked. "
-        "Drawn anew for each photo without it."
-    ),
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What to do with a photo.
-
-    Where the direction is given nobody asks for a face's apparent gender first, and `min_confidence` has no meaning.
-    """
-
-    faces: Annotated[
-        Literal["all", "largest"], Doc("'largest' leaves every other face visible, but not those drawn by hand.")
-    ] = "all"
-    direction: DirectionOption = "opposite"
-    min_confidence: MinConfidence = 0.5
-    unswapped: UnswappedOption = "cover"
-    output: Annotated[
-        Literal["photo", "crops"], Doc("The photo with the faces blended in, or the generated faces alone.")
-    ] = "photo"
-    identity: IdentityOption = True
-    detector_threshold: DetectorThreshold = DETECTOR_THRESHOLD
-    landmarks_model: Annotated[
-        str | PathLike[str] | None,
-        Doc("Path of another 68-point predictor (.dat or .dat.bz2) than the installed one."),
-    ] = None
-    max_pixels: Annotated[int, Interval(ge=1), Doc("A photo with more is refused before it is decoded.")] = MAX_PIXELS
-    persona_key: PersonaKey = field(default=None, repr=False)
-    boxes: Annotated[
-        tuple[tuple[float, float, float, float], ...],
-        Doc(
-            "Around faces that the detector misses: left, top, right and bottom in pixels of the upright photo, at "
-            "most 100. Such a face is swapped or covered as any other; a box over a face that was found adds none."
-        ),
-    ] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their ranges."""
-        check(self)
-        object.__setattr__(self, "boxes", check_boxes(self.boxes))
-        if self.persona_key is not None and not self.persona_key:
-            raise ValueError("persona_key must not be empty: everybody's empty key is the same")
 
 
 class Stopwatch:
@@ -359,85 +280,6 @@ def choices_of(found: Found, options: Options) -> list[Choice]:
     ]
 
 
-def score(prepared: Prepared, swaps: Sequence[Swap], options: Options) -> list[FaceResult]:
-    """Compare swapped faces with the originals; without their identity, which `judge` is given.
-
-    Args:
-        prepared: what `prepare` returned.
-        swaps: the server's answers in the order of `prepared.faces`.
-        options: whose landmarks are used.
-    """
-    from visard_preprocess.align import finder
-
-    faces = [
-        score_face(face, aligned, swap, direction, index=index, known=known)
-        for index, face, aligned, swap, direction, known in zip(
-            prepared.indices,
-            prepared.faces,
-            prepared.aligned,
-            swaps,
-            prepared.directions,
-            prepared.genders,
-            strict=True,
-        )
-    ]
-    look = finder(options.landmarks_model)
-    return [
-        face if look.takes_its_place(face.swapped, face.aligned) else replace(face, reason="implausible")
-        for face in faces
-    ]
-
-
-def judged(face: FaceResult, direction: Direction, options: Options) -> FaceResult:
-    """Say why a swap is not good enough, if it is not.
-
-    Args:
-        face: scored, with its identity distance where identity is a criterion.
-        direction: that the server was asked for; where the caller gave it, no certainty is needed.
-        options: `min_confidence`.
-    """
-    reason = face.reason
-    if direction == "opposite" and face.gender is not None and face.gender.confidence < options.min_confidence:
-        reason = "uncertain"
-    elif not face.flipped:
-        reason = "not_flipped"
-    elif face.same_person:
-        reason = "still_recognised"
-    return replace(face, reason=reason)
-
-
-def judge(
-    prepared: Prepared, faces: Sequence[FaceResult], distances: Sequence[float] | None, options: Options
-) -> list[FaceResult]:
-    """Add their identity distances to scored faces, and say of each why it is not good enough, if it is not.
-
-    Args:
-        prepared: whose faces they are, in its order.
-        faces: what `score` returned.
-        distances: see `identity_distance`; None where identity is no criterion.
-        options: as for `judged`.
-    """
-    if distances is not None:
-        faces = [replace(face, identity_distance=distance) for face, distance in zip(faces, distances, strict=True)]
-    return [judged(face, direction, options) for face, direction in zip(faces, prepared.directions, strict=True)]
-
-
-def for_second_try(faces: Sequence[FaceResult]) -> dict[int, FaceResult]:
-    """Choose those that another persona may help: place in `faces` → the face, for `Prepared.again`."""
-    return {place: face for place, face in enumerate(faces) if face.reason in SECOND_TRY}
-
-
-def after_second_try(faces: Sequence[FaceResult], seconds: Mapping[int, FaceResult]) -> list[FaceResult]:
-    """Put second tries that are good enough in the place of the first; the others change nothing.
-
-    Args:
-        faces: judged.
-        seconds: place in `faces` → the second try, judged.
-    """
-    good = {place: face for place, face in seconds.items() if face.reason is None}
-    return [good.get(place, face) for place, face in enumerate(faces)]
-
-
 def finish(prepared: Prepared, faces: Sequence[FaceResult], options: Options, seconds: Mapping[str, float]) -> Result:
     """Blend the swapped faces into the photo, and cover the others.
 
@@ -485,66 +327,3 @@ def blend(
     # Last: the swap of a face next to it must not bring it back.
     cover(result, [face.box for face in others if face.outcome == "covered"])
     return result
-
-
-def score_face(
-    face: Face,
-    aligned: NDArray[np.uint8],
-    swap: Swap,
-    direction: Direction,
-    *,
-    index: int = 0,
-    known: ApparentGender | None = None,
-) -> FaceResult:
-    """Compare one swapped face with its original, all but their identity.
-
-    Args:
-        face: where it lies in the photo.
-        aligned: (512, 512, 3) uint8 RGB, the original face.
-        swap: the server's answer.
-        direction: that the server was asked for.
-        index: which of the photo's faces it is.
-        known: its apparent gender, where it was asked for before and not again.
-    """
-    gender = None if swap.gender is None else ApparentGender.from_probabilities(swap.gender)
-    similarity_percent, pixel_cosine = scoring.similarity(aligned, swap.swapped)
-    return FaceResult(
-        index=index,
-        box=face.box,
-        quad=face.quad,
-        aligned=aligned,
-        swapped=swap.swapped,
-        target=_TARGETS[direction] if gender is None else _opposite(gender.label),
-        gender=gender or known,
-        swapped_gender=ApparentGender.from_probabilities(swap.swapped_gender),
-        similarity_percent=similarity_percent,
-        pixel_cosine=pixel_cosine,
-        identity_distance=None,
-    )
-
-
-def identity_distance(aligned: NDArray[np.uint8], swapped: NDArray[np.uint8], options: Options) -> float:
-    """Measure how far the descriptors of two aligned faces lie apart; dlib holds the interpreter meanwhile.
-
-    Args:
-        aligned: (512, 512, 3) uint8 RGB.
-        swapped: likewise.
-        options: which landmarks are used.
-    """
-    return scoring.identity_distance(descriptor(aligned, options), descriptor(swapped, options))
-
-
-def descriptor(aligned: NDArray[np.uint8], options: Options) -> NDArray[np.float64]:
-    """Describe whose face it is, for dlib's recogniser: (128,), see `visard_preprocess.align.FaceFinder.descriptor`.
-
-    Args:
-        aligned: (512, 512, 3) uint8 RGB.
-        options: whose landmarks are used.
-    """
-    from visard_preprocess.align import finder
-
-    return finder(options.landmarks_model).descriptor(aligned)
-
-
-def _opposite(gender: Gender) -> Gender:
-    return "male" if gender == GENDERS[0] else "female"

@@ -6,7 +6,7 @@ import secrets
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from visard.pipeline import Options
+from visard.options import Options
 from visard_errors import PhotoError, ServerError
 from visard_evaluation.measures import in_order
 from visard_evaluation.recognisers import View

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from visard.pipeline import Options
+from visard.options import Options
 from visard_errors import DataError, ServerError
 from visard_evaluation.folds import FOLDS
 from visard_evaluation.judges import Judges

@@ -22,28 +22,17 @@ from numpy.typing import NDArray
 from typing_extensions import Doc
 
 from visard.declared import check
-from visard.pipeline import (
+from visard.judgement import after_second_try, descriptor, for_second_try, identity_distance, judge, score
+from visard.options import (
     Choice,
     DetectorThreshold,
     DirectionOption,
-    Found,
     IdentityOption,
     MinConfidence,
     Options,
-    Prepared,
-    Stopwatch,
     UnswappedOption,
-    after_second_try,
-    choose,
-    descriptor,
-    find,
-    finish,
-    for_second_try,
-    identity_distance,
-    judge,
-    score,
-    unswappable,
 )
+from visard.pipeline import Found, Prepared, Stopwatch, choose, find, finish, unswappable
 from visard.result import FaceResult, Result, UnswappedFace
 from visard.wire import Direction, Swap
 from visard_errors import FaceTooSmall, NoFace, NotHidden, PhotoError, UncertainGender, VisardError

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
-from visard.pipeline import Options, prepare
+from visard.options import Options
+from visard.pipeline import prepare
 from visard_errors.extras import needs
 from visard_export import repository
 from visard_server.triton import TritonServer

@@ -264,7 +264,7 @@ def test_a_photo_that_is_done_again_gets_the_same_face_with_the_same_key_only(
 
 
 def test_a_folder_s_photos_are_drawn_apart_and_a_second_try_draws_again(photos, writing_server, tmp_path, monkeypatch):
-    monkeypatch.setattr("visard.pipeline.scoring.identity_distance", lambda *_: 0.1)  # so all is tried twice
+    monkeypatch.setattr("visard.judgement.scoring.identity_distance", lambda *_: 0.1)  # so all is tried twice
     with GrpcProxy(writing_server.grpc_url) as proxy:
         run_folder(photos, tmp_path / "out", Connection(url=proxy.url))
     numbers = [number for sent in proxy.personas() for number in sent]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from visard.pipeline import Options, judged
+from visard.judgement import judged
+from visard.options import Options
 from visard.policy import withheld
 from visard.result import ApparentGender, FaceResult
 from visard_errors import FaceTooSmall, NotHidden, UncertainGender

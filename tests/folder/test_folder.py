@@ -255,7 +255,7 @@ def test_show_leaves_it_and_says_so(difficult, tiny_server, tmp_path):
 
 
 def test_identity_is_a_criterion(difficult, tiny_server, tmp_path, monkeypatch):
-    monkeypatch.setattr("visard.pipeline.scoring.identity_distance", lambda *_: 0.5)
+    monkeypatch.setattr("visard.judgement.scoring.identity_distance", lambda *_: 0.5)
     run(difficult, tmp_path / "out", tiny_server, Settings(unswapped="withhold"))
     (face,) = manifest(tmp_path / "out")["easy.png"]["faces"]
     assert (face["outcome"], face["reason"]) == ("withheld", "still_recognised")

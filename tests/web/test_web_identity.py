@@ -9,7 +9,8 @@ import signal
 import numpy as np
 
 from visard import Options
-from visard.pipeline import choose, find, identity_distance
+from visard.judgement import identity_distance
+from visard.pipeline import choose, find
 from visard_web.identity import Identity
 
 

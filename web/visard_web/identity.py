@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from visard.pipeline import identity_distance
+from visard.judgement import identity_distance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +53,7 @@ class Identity:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def measure(self, aligned: NDArray[np.uint8], swapped: NDArray[np.uint8], options: Options) -> float:
-        """Measure the identity distance of one face; see `visard.pipeline.identity_distance`."""
+        """Measure the identity distance of one face; see `visard.judgement.identity_distance`."""
         ask = partial(identity_distance, aligned, swapped, options)
         pool = self._pool
         try:

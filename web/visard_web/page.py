@@ -15,7 +15,8 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from visard import VisardError
-from visard.pipeline import Choice, blend, min_face_px
+from visard.options import Choice
+from visard.pipeline import blend, min_face_px
 from visard.result import ImageFormat
 from visard_web.again import alone, taken_over, that_may_do
 from visard_web.body import media_type, read_body

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from visard.boxes import Box, check_boxes, parse_box
 from visard.declared import declared, words
-from visard.pipeline import Choice, Options, PersonaKey
+from visard.options import Choice, Options, PersonaKey
 from visard.policy import FaceOutcome, Reason
 from visard.result import ImageFormat, Result
 from visard_web.described import COUNTS, PHOTO_BODY, PICTURES, problems

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from visard import AsyncClient, Found, Result
-    from visard.pipeline import Choice
+    from visard.options import Choice
     from visard_web.identity import Identity
     from visard_web.limiter import ConcurrencyLimiter
     from visard_web.metrics import Metrics

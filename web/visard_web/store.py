@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from visard import Found, Result
-    from visard.pipeline import Choice
+    from visard.options import Choice
 
 _NAME_BYTES = 24
 
