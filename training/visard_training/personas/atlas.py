@@ -46,7 +46,8 @@ _LIGHT_SIGMA = 30  # pixels of the crop: what varies more slowly is light
 _SKIN_SIGMA = 2.0  # pixels of a tile: what varies faster is pores and lashes, which an average loses
 _RIM, _RIM_SIGMAS = 14, (4.0, 12.0, 36.0, 90.0)  # pixels of the crop, of a tile: where skin is continued, how
 _MARGIN = 18  # pixels of the crop around the mean outline that a tile still shows
-_BROW_RAMP = 12  # pixels of a tile
+_BROW_RAMP, _HAIR_RAMP = 12, 16  # pixels of a tile
+_BARE = 0.1  # of the height from the chin to the brows: as much of the forehead is bare skin in every donor
 _MAX_PORES = 8.0  # grey levels: what stands out more from its surroundings is a hair
 _TRIMMED = 0.25  # share of the values of a pixel that is left out at either end when donors are averaged
 _OUTLIERS = 0.25  # share of a group's donors that are least like it: glasses, beards, hair in the face
@@ -205,13 +206,13 @@ def _persona(
         to = frame.to_tile(frame.frame[expression] + features)
         moves = moves_map(to, frame.to_tile(frame.frame[expression]), TILE_SHAPE)
         tile = sample(tile.astype(np.float32), moves + pixel_centres(TILE_SHAPE, np.ones(2)))
-        tile = _skin_beyond(tile, _tile_mask(frame, expression, _RIM))
+        tile = _skin_beyond(tile, _tile_mask(frame, expression, _RIM) * _below_hair(frame, expression))
         tiles.append(np.clip(np.rint(tile), 0, 255).astype(np.uint8))
     return np.stack(tiles)
 
 
 def _skin_beyond(tile: NDArray[np.float32], mask: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Continue the skin beyond the outline, so that no donor's hair or background is drawn where a face is wider."""
+    """Continue the skin beyond the mask, so that no donor's hair or background is drawn where a face goes on."""
     beyond = np.zeros_like(tile)
     known = np.zeros_like(mask)
     for sigma in _RIM_SIGMAS:  # from near to far, each where the nearer ones do not reach
@@ -266,10 +267,25 @@ def _mouth_mask(frame: Frame, expression: int) -> NDArray[np.float32]:
 
 def _below_brows(frame: Frame, expression: int) -> NDArray[np.float32]:
     """Zero above the eyebrows, one below their upper edge: (h, 1, 1)."""
-    brows = frame.to_tile(frame.frame[expression][17:27])[:, 1].min()
+    return _below(_brows(frame, expression), _BROW_RAMP)[..., None]
+
+
+def _below_hair(frame: Frame, expression: int) -> NDArray[np.float32]:
+    """One on the part of the forehead that all donors show, zero above, where some have hair: (h, 1)."""
+    brows = _brows(frame, expression)
+    return _below(brows - _BARE * (frame.to_tile(frame.frame[expression])[8, 1] - brows), _HAIR_RAMP)
+
+
+def _brows(frame: Frame, expression: int) -> float:
+    """Row of a tile at which the eyebrows begin."""
+    return float(frame.to_tile(frame.frame[expression][17:27])[:, 1].min())
+
+
+def _below(row: float, ramp: int) -> NDArray[np.float32]:
+    """One below a row of a tile, falling to zero above it: (h, 1)."""
     rows = np.arange(TILE_SHAPE[0], dtype=np.float32)
-    below: NDArray[np.float32] = np.clip((rows - brows) / _BROW_RAMP + 1, 0, 1).astype(np.float32)
-    return below[:, None, None]
+    below: NDArray[np.float32] = np.clip((rows - row) / ramp + 1, 0, 1).astype(np.float32)
+    return below[:, None]
 
 
 def _write(output: Path, atlas: Atlas, frame: Frame, report: dict[str, object]) -> None:
