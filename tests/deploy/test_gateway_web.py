@@ -13,6 +13,7 @@ from PIL import Image
 
 from visard import Client
 from visard_testing.nginx_gateway import HOST, Gateway, free_ports
+from visard_testing.waiting import wait_until
 from visard_testing.web_server import web_process
 
 pytestmark = pytest.mark.nginx
@@ -81,6 +82,11 @@ def assert_problem(answer, status, error):
 # -- what passes -------------------------------------------------------------------------------------------------------
 
 
+def logged(gateway, request):
+    """The lines of one request, which nginx writes after it has answered."""
+    return wait_until(lambda: [line for line in gateway.access_log() if line["request"] == request])
+
+
 def test_a_photo_goes_through_both_gateways(gateway, program, tiny_server, astronaut):
     answer = program.post(
         "/v1/anonymize", content=astronaut.read_bytes(), headers={**JPEG, "Accept": "image/png", "X-Request-Id": "mine"}
@@ -91,10 +97,10 @@ def test_a_photo_goes_through_both_gateways(gateway, program, tiny_server, astro
     assert answer.headers["x-request-id"] == "mine"
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
     assert answer.headers["x-content-type-options"] == "nosniff"
+    (line,) = logged(gateway, "mine")
+    assert (line["client"], line["path"], line["status"]) == ("alice", "/v1/anonymize", 200)
     callers = {(line["client"], line["path"]) for line in gateway.access_log()}
     assert ("web", "/inference.GRPCInferenceService/ModelInfer") in callers
-    (line,) = [line for line in gateway.access_log() if line["request"] == "mine"]
-    assert (line["client"], line["path"], line["status"]) == ("alice", "/v1/anonymize", 200)
 
 
 def test_a_person_logs_in_with_the_key_as_password(gateway, person):
@@ -129,7 +135,7 @@ def test_strangers_do_not_reach_web(gateway, key, path, challenge, headers):
         answer = http.request("POST" if path.startswith("/v1") else "GET", path, headers=headers)
     problem = assert_problem(answer, 401, "PermissionDenied")
     assert answer.headers["www-authenticate"].startswith(challenge)
-    (line,) = [line for line in gateway.access_log() if line["request"] == problem["request_id"]]
+    (line,) = logged(gateway, problem["request_id"])
     assert line["triton"] == ""
 
 
