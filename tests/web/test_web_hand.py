@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visard import pipeline
+from visard import judgement
 from visard_preprocess.photo import read_photo
 from visard_testing.web_server import web_server
 
@@ -90,12 +90,12 @@ def test_boxes_that_cannot_be_used_change_nothing(http, astronaut, boxes, error)
 
 def test_another_persona_for_those_that_need_one_alone(http, two_faces, monkeypatch):
     """The second face does not flip at first; the first one keeps what it has."""
-    judged, refused = pipeline.judged, {1}
+    judged, refused = judgement.judged, {1}
 
     def strict(face, *rest):
         return replace(judged(face, *rest), reason="not_flipped" if face.index in refused else None)
 
-    monkeypatch.setattr(pipeline, "judged", strict)
+    monkeypatch.setattr(judgement, "judged", strict)
     name = upload(http, two_faces)["id"]
     directions = {"faces": [{"index": 1, "direction": "to_male"}]}
     assert http.post(f"/page/photos/{name}/again").json()["error"] == "NotAnonymized"

@@ -13,7 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import expect
 
-from visard import pipeline
+from visard import judgement
 from visard_testing.browser import chromium, copy_picture, drop, tab_to, watched_page
 from visard_testing.web_server import web_server
 
@@ -341,12 +341,12 @@ def test_a_missed_face_is_drawn_with_a_finger(browser, site, photos):
 
 def test_another_persona_is_one_button(page, photos, monkeypatch):
     """Offered where a swap did not do, and for that face alone; what it does not change stays covered."""
-    judged, refused = pipeline.judged, {1}
+    judged, refused = judgement.judged, {1}
 
     def strict(face, *rest):
         return replace(judged(face, *rest), reason="still_recognised" if face.index in refused else None)
 
-    monkeypatch.setattr(pipeline, "judged", strict)
+    monkeypatch.setattr(judgement, "judged", strict)
     consent(page)
     card = swapped(saved(choose(page, photos["two"])))
     expect(card.get_by_role("heading", name="1 face swapped, 1 covered")).to_be_focused()
@@ -636,8 +636,8 @@ def test_no_accessibility_violation(page, photos, monkeypatch):
     page.emulate_media(reduced_motion="no-preference")
     assert page.evaluate(animation) == "passing"
     page.emulate_media(reduced_motion="reduce")
-    judged = pipeline.judged
-    monkeypatch.setattr(pipeline, "judged", lambda *faces: replace(judged(*faces), reason="not_flipped"))
+    judged = judgement.judged
+    monkeypatch.setattr(judgement, "judged", lambda *faces: replace(judged(*faces), reason="not_flipped"))
     card.get_by_role("button", name=re.compile("^Swap")).click()
     expect(card.get_by_role("button", name="Try another persona")).to_be_visible()
     accessible("result with a remedy")

@@ -33,7 +33,7 @@ class PersonaOptions:
     donors: Annotated[
         int, Interval(ge=FEWEST_DONORS), Doc(f"Donors averaged in each of them, at least {FEWEST_DONORS}.")
     ] = FEWEST_DONORS
-    push: Annotated[float, Interval(ge=0), Doc("How far personas go beyond their gender's mean face.")] = 0.35
+    push: Annotated[float, Interval(ge=0), Doc("How far personas go beyond their gender's mean face.")] = 0.5
     skin: Annotated[float, Interval(ge=0, le=1), Doc("Share of one donor's finest detail on top of the average.")] = 0.8
     seed: Annotated[int, Doc("Decides who is averaged with whom.")] = 0
 
