@@ -18,9 +18,9 @@ test: $(VENV)/.installed system-packages ## Run the tests, the real Triton in th
 	$(BIN)/python -m pytest
 
 # The packages whose tests are fast, and of the others the files that need no server.
-QUICK := tests/preprocess tests/cli tests/docs/test_readme.py tests/client/test_wire.py tests/client/test_public_names.py \
-	tests/evaluation/test_evaluation_parts.py tests/folder/test_folder_parts.py tests/web/test_web_parts.py \
-	tests/export/test_networks.py tests/training/test_training_data.py
+QUICK := tests/preprocess tests/cli/test_declared.py tests/docs/test_readme.py tests/client/test_wire.py \
+	tests/client/test_public_names.py tests/evaluation/test_evaluation_parts.py tests/folder/test_folder_parts.py \
+	tests/web/test_web_parts.py tests/export/test_networks.py tests/training/test_training_data.py
 
 test-quick: $(VENV)/.installed ## Run the tests that answer within two minutes, without apt packages
 	$(BIN)/python -m pytest -q $(QUICK) -m "not (nginx or promtool or browser or ray or slow)"
