@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from visard.pipeline import Prepared
     from visard_preprocess.align import Face
 
-_TARGETS: dict[Direction, Gender] = {"to_male": "male", "to_female": "female"}
+TARGETS: dict[Direction, Gender] = {"to_male": "male", "to_female": "female"}
 
 
 def score(prepared: Prepared, swaps: Sequence[Swap], options: Options) -> list[FaceResult]:
@@ -132,7 +132,7 @@ def score_face(
         quad=face.quad,
         aligned=aligned,
         swapped=swap.swapped,
-        target=_TARGETS[direction] if gender is None else _opposite(gender.label),
+        target=TARGETS[direction] if gender is None else _opposite(gender.label),
         gender=gender or known,
         swapped_gender=ApparentGender.from_probabilities(swap.swapped_gender),
         similarity_percent=similarity_percent,

@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visard.boxes import with_boxes
-from visard.judgement import identity_distance
+from visard.judgement import TARGETS, identity_distance
 from visard.options import Choice
 from visard.personas import draw
 from visard.policy import FaceOutcome, Reason, Unswapped, withheld
-from visard.result import ApparentGender, FaceResult, Gender, ImageFormat, Result, UnswappedFace, encode
+from visard.result import ApparentGender, FaceResult, ImageFormat, Result, UnswappedFace, encode
 from visard.wire import Direction
 from visard_errors import NoFace
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from visard_preprocess.align import Face
     from visard_preprocess.geometry import Box
 
-_DIRECTIONS: dict[Gender, Direction] = {"male": "to_male", "female": "to_female"}
+_DIRECTIONS = {target: direction for direction, target in TARGETS.items()}
 
 
 class Stopwatch:
@@ -211,7 +211,7 @@ def choose(
 
     Raises:
         NoFace: there is none to choose from.
-        FaceTooSmall: one of those that are to be swapped, and the photo is to be withheld then.
+        PhotoError: one of those that are to be swapped cannot be, and the photo is to be withheld then.
     """
     from visard_preprocess.geometry import CROP_SIZE
 

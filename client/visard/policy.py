@@ -1,9 +1,9 @@
 """What becomes of each face, and of its photo: one policy, whichever way a photo comes in.
 
 A face ends as *swapped*, *covered* or *visible*; a photo is written or withheld. Swapped means that the result met
-every criterion that was measured: it flipped, and where identity is measured, dlib's recogniser no longer matches it. A
-face that failed gets a second persona; what fails again, or could not be swapped at all, is covered, unless the caller
-chose otherwise. Pure functions of values.
+every criterion that was measured: it shows a face in the original's place, it flipped, and where identity is measured,
+dlib's recogniser no longer matches it. A face that failed gets a second persona; what fails again, or could not be
+swapped at all, is covered, unless the caller chose otherwise. Pure functions of values.
 """
 
 from __future__ import annotations

@@ -41,6 +41,11 @@ def turned(points, degrees, size):
     return (points - middle) @ turn.T + middle
 
 
+def put_on_mask(picture, landmarks):
+    """Paint over the face from the bridge of the nose to the jaw."""
+    ImageDraw.Draw(picture).polygon([*map(tuple, landmarks[2:15]), tuple(landmarks[28])], fill=(120, 170, 200))
+
+
 def in_eye_distances(found, expected):
     eyes = np.linalg.norm(expected[36:42].mean(axis=0) - expected[42:48].mean(axis=0))
     return np.linalg.norm(found - expected, axis=1).mean() / eyes
@@ -104,8 +109,7 @@ def test_of_two_people_the_masked_one_is_found_too(portraits):
     for other in portraits:
         plain = finder().find(np.asarray(other))[0]
         masked = other.copy()
-        shape = [*map(tuple, plain.landmarks[2:15]), tuple(plain.landmarks[28])]
-        ImageDraw.Draw(masked).polygon(shape, fill=(120, 170, 200))
+        put_on_mask(masked, plain.landmarks)
         for eye in (plain.landmarks[36:42], plain.landmarks[42:48]):  # and sunglasses
             centre, radius = eye.mean(axis=0), np.ptp(eye[:, 0]) * 0.85
             ImageDraw.Draw(masked).ellipse((*(centre - radius), *(centre + radius)), fill=(12, 12, 14))
@@ -123,7 +127,7 @@ def test_a_face_with_something_before_it_is_not_taken_for_a_whole_one(portraits,
         picture = portrait.copy()
         landmarks = finder().find(np.asarray(portrait))[0].landmarks
         if hidden == "mouth":
-            ImageDraw.Draw(picture).polygon([*map(tuple, landmarks[2:15]), tuple(landmarks[28])], fill=(120, 170, 200))
+            put_on_mask(picture, landmarks)
         elif hidden == "half":
             ImageDraw.Draw(picture).rectangle((landmarks[27, 0], 0, 700, 700), fill=(90, 110, 90))
         face = finder().find(np.asarray(picture))[0]
