@@ -25,12 +25,15 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from typer.main import get_command
 
 from visard_cli.app import app
+from visard_export.repository import ENGINE_CACHE
+from visard_server.wheel import find_wheel
 from visard_testing.web_server import web_server
 from visard_web.keys import Keys
 from visard_web.serve import DRAIN_S
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILES = sorted([*(ROOT / "docker").glob("*.Dockerfile"), ROOT / "docker" / "gateway" / "Dockerfile"])
+SERVER = ROOT / "docker" / "server.Dockerfile"
 CHART = ROOT / "deploy" / "helm" / "visard"
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 KUBERNETES = "1.33"
@@ -69,13 +72,50 @@ def test_images_run_a_program_without_a_shell_as_nobody_special(dockerfile):
         assert (context / source).exists()
 
 
+def triton_version(dockerfile):
+    (version,) = re.findall(r"^ARG TRITON_VERSION=(\d\d\.\d\d)$", dockerfile.read_text(), re.MULTILINE)
+    return version
+
+
 def test_the_server_is_nvidias_recent_enough_and_has_no_torch():
-    text = (ROOT / "docker" / "server.Dockerfile").read_text()
-    (version,) = re.findall(r"^ARG TRITON_VERSION=(\d\d\.\d\d)$", text, re.MULTILINE)
-    assert version >= "26.05"
+    text = SERVER.read_text()
+    assert triton_version(SERVER) >= "26.05"
     assert re.findall(r"pip install .*", text[text.rindex("\nFROM ") :]) == [
         "pip install --no-cache-dir --break-system-packages 'pillow>=11.3'"  # what --encoded needs
     ]
+
+
+def test_engines_are_built_by_the_servers_own_tensorrt():
+    export = SERVER.with_name("export.Dockerfile")
+    assert triton_version(export) == triton_version(SERVER)
+    assert re.findall(r"^FROM (\S+)$", export.read_text(), re.MULTILINE) == [
+        re.findall(r"^FROM (\S+)", SERVER.read_text(), re.MULTILINE)[-1]
+    ]
+    (install,) = re.findall(r"pip install (.*)", export.read_text())
+    assert "--break-system-packages" in install  # that image's Python is Ubuntu's
+    assert '"tensorrt==${TRT_VERSION%%+*}"' in install
+
+
+def server_options():
+    """What docker/server.Dockerfile gives to Triton, without its values → with them."""
+    (entry,) = re.findall(r"^ENTRYPOINT (\[.*?\])$", SERVER.read_text(), re.MULTILINE | re.DOTALL)
+    program, *options = json.loads(entry.replace("\\\n", ""))
+    assert program == "/opt/tritonserver/bin/tritonserver"
+    return {option.partition("=")[0]: option for option in options}
+
+
+def test_triton_knows_the_servers_options_and_has_room_for_what_a_client_may_send():
+    options = server_options()
+    wheel = find_wheel()
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(wheel.libraries)}
+    known = subprocess.run([wheel.binary, "--help"], capture_output=True, text=True, env=environment, check=False)
+    unknown = options.keys() - set(re.findall(r"^\s*(--[\w-]+)", known.stdout + known.stderr, re.MULTILINE))
+    assert unknown == {"--grpc-infer-thread-count"}  # from 2.57 on, which is 25.04; the wheel's Triton is 2.51
+    assert options["--grpc-infer-thread-count"] == "--grpc-infer-thread-count=8"
+    device, _, pool = options["--cuda-memory-pool-byte-size"].partition("=")[2].partition(":")
+    assert device == "0"
+    under_way = values()["gateway"]["concurrency"] * values()["gateway"]["replicas"]
+    assert int(pool) >= 2 * under_way * 512 * 512 * 3  # each face and its swap; Triton's default is 64 MiB
 
 
 def test_the_weights_named_in_the_images_exist():
@@ -297,7 +337,7 @@ def test_rules_and_dashboard_ask_for_figures_that_exist(tiny_server):
     assert asked <= offered
     recorded = set(re.findall(r"record: (visard:\S+)", rules))
     assert set(re.findall(r"visard:[\w:]+", json.dumps(dashboard()))) <= recorded
-    assert "--metrics-config=summary_latencies=true" in (ROOT / "docker" / "server.Dockerfile").read_text()
+    assert "--metrics-config=summary_latencies=true" in SERVER.read_text()
 
 
 def test_rules_and_dashboard_ask_for_figures_that_web_and_gateway_have(tiny_server, astronaut):
@@ -492,7 +532,7 @@ def test_what_is_exported_is_what_is_served():
     assert job["containers"][0]["args"][0] == "/models/served"
     (mount,) = [mount for mount in triton["containers"][0]["volumeMounts"] if mount["name"] == "models"]
     assert mount == {"name": "models", "mountPath": "/models", "subPath": "served", "readOnly": True}
-    assert '"--model-repository=/models"' in (ROOT / "docker" / "server.Dockerfile").read_text()
+    assert '"--model-repository=/models"' in SERVER.read_text()
 
 
 def test_the_probes_ask_what_triton_answers(tiny_server):
@@ -559,8 +599,16 @@ def test_every_value_is_described_and_used():
 def test_kserve_gets_the_same_server():
     service = yaml.safe_load((ROOT / "deploy" / "kserve" / "inferenceservice.yaml").read_text())
     assert (service["apiVersion"], service["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
-    model = service["spec"]["predictor"]["model"]
-    text = (ROOT / "docker" / "server.Dockerfile").read_text()
-    (version,) = re.findall(r"^ARG TRITON_VERSION=(\S+)$", text, re.MULTILINE)
-    assert model["runtimeVersion"] == f"{version}-py3"
-    assert "--model-control-mode=none" in model["args"]
+    predictor = service["spec"]["predictor"]
+    model = predictor["model"]
+    assert model["runtimeVersion"] == f"{triton_version(SERVER)}-py3"
+    options = server_options()
+    del options["--model-repository"]  # the runtime's
+    assert set(model["args"]) == set(options.values())
+    # What the chart and compose give it too: memory for the Python models' tensors, and a place for engines that stays.
+    volumes = {volume["name"]: volume for volume in predictor["volumes"]}
+    mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in model["volumeMounts"]}
+    assert mounts["/dev/shm"]["emptyDir"]["medium"] == "Memory"
+    assert mounts[ENGINE_CACHE]["persistentVolumeClaim"]["claimName"]
+    assert predictor["securityContext"]["fsGroup"] == predictor["securityContext"]["runAsUser"] == 1000
+    assert re.search(r"^USER 1000:1000$", SERVER.read_text(), re.MULTILINE)
