@@ -142,6 +142,7 @@ class Gateway:
         values = {
             "VISARD_CONFIG": self.folder,
             "VISARD_RUN": self.folder / "run",
+            "NGINX_LOCAL_RESOLVERS": HOST,  # which nobody asks: its servers have addresses
             "VISARD_GATEWAY": SHIPPED,
             "VISARD_GRPC_PORT": self.ports[0],
             "VISARD_HTTP_PORT": self.ports[1],

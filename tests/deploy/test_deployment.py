@@ -371,7 +371,7 @@ def values(**changes):
 
 def render(**changes):
     """(kind, name) → document, through Go's own template engine with Helm's functions."""
-    context = {"Values": values(**changes), "Release": {"Name": "faces"}}
+    context = {"Values": values(**changes), "Release": {"Name": "faces", "Namespace": "hidden"}}
     documents = {}
     for template in sorted((CHART / "templates").iterdir()):
         text = go_template.render(template, context).decode()
@@ -391,6 +391,7 @@ CASES = {
     },
     "web": {"web": {"enabled": True, "names": ["faces.example"], "keepMinutes": 2.5}},
     "everything": {
+        "triton": {"engines": "engines"},
         "autoscaling": {"enabled": True},
         "monitoring": {"enabled": True},
         "web": {"enabled": True, "names": ["faces.example"]},
@@ -562,11 +563,102 @@ def test_nobody_but_the_gateway_reaches_triton():
 @pytest.mark.nginx
 def test_the_charts_upstreams_are_nginxs(tmp_path):
     upstreams = render(**CASES["web"])["ConfigMap", "faces-gateway"]["data"]["upstreams.conf"]
-    upstreams = re.sub("faces-(triton|web)", "127.0.0.1", upstreams)
+    upstreams = re.sub(r"faces-(triton|web)[a-z.]*", "127.0.0.1", upstreams).replace(" resolve ", " ")  # from 1.27.3 on
     (tmp_path / "nginx.conf").write_text(f"pid {tmp_path}/pid;\nevents {{}}\nhttp {{\n{upstreams}\n}}\n")
     run("/usr/sbin/nginx", "-t", "-p", tmp_path, "-c", tmp_path / "nginx.conf", "-e", "stderr")
     template = (ROOT / "docker" / "gateway" / "nginx.conf.template").read_text()
     assert set(re.findall(r"upstream (\w+)", upstreams)) == set(re.findall(r"_pass \w+://(\w+);", template))
+
+
+def test_each_request_goes_to_the_triton_with_the_fewest():
+    documents = render()
+    service = documents["Service", "faces-triton"]["spec"]
+    assert service["clusterIP"] == "None"  # its name has all their addresses; a cluster's own balances connections
+    listened = {port["name"]: port["containerPort"] for port in pod("faces-triton")["containers"][0]["ports"]}
+    assert all(listened[port["targetPort"]] == port["port"] for port in service["ports"])
+    upstreams = documents["ConfigMap", "faces-gateway"]["data"]["upstreams.conf"]
+    shipped = (ROOT / "docker" / "gateway" / "upstreams.conf").read_text()
+    for name, port in (("triton_grpc", 8001), ("triton_http", 8000)):
+        (chart,) = re.findall(rf"upstream {name} {{(.*?)}}", upstreams, re.DOTALL)
+        (compose,) = re.findall(rf"upstream {name} {{(.*?)}}", shipped, re.DOTALL)
+        address = f"faces-triton.hidden.svc.cluster.local:{port} resolve"
+        # The same as compose's, with the one name in the place of its two Tritons.
+        assert chart.split() == re.sub(rf"triton-1:{port}", address, re.sub(r"server triton-2.*;", "", compose)).split()
+    # Names are asked of the pod's own name server, often enough that a Triton that goes is known to be gone in time.
+    gateway = ROOT / "docker" / "gateway"
+    (valid,) = re.findall(
+        r"resolver \$\{NGINX_LOCAL_RESOLVERS\} valid=(\d+)s;", (gateway / "nginx.conf.template").read_text()
+    )
+    drain = pod("faces-triton")["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert drain > int(valid) + 30  # what CoreDNS may keep
+    image = (gateway / "Dockerfile").read_text()
+    assert "NGINX_ENTRYPOINT_LOCAL_RESOLVERS=1" in image
+    (pattern,) = re.findall(r"NGINX_ENVSUBST_FILTER=(\S+)", image)
+    for variable in re.findall(r"\$\{(\w+)\}", (gateway / "nginx.conf.template").read_text()):
+        assert re.search(pattern, variable)
+    (version,) = re.findall(r"^FROM \S+:(\d+)\.(\d+)", image, re.MULTILINE)
+    assert tuple(map(int, version)) >= (1, 28)  # `resolve` is in 1.27.3 and newer
+
+
+def pod(name, kind="Deployment", **changes):
+    return render(**changes)[kind, name]["spec"]["template"]["spec"]
+
+
+def test_one_client_can_keep_a_gpu_busy():
+    limits = values()["gateway"]
+    image = (ROOT / "docker" / "gateway" / "Dockerfile").read_text()
+    shipped = {name: int(value) for name, value in re.findall(r"VISARD_(RATE|BURST|CONCURRENCY)=(\d+)", image)}
+    assert shipped == {
+        "RATE": limits["requestsPerSecond"],
+        "BURST": limits["burst"],
+        "CONCURRENCY": limits["concurrency"],
+    }
+    assert shipped["RATE"] >= 950  # faces/s of an H200 at most: docs/sizing.md
+    assert shipped["BURST"] >= shipped["CONCURRENCY"]  # a client that begins sends all of these at once
+    # nginx holds 2 MiB for each request under way; four clients may use all that they may.
+    needed = 4 * shipped["CONCURRENCY"] * 2 * 2**20
+    assert size(pod("faces-gateway")["containers"][0]["resources"]["limits"]["memory"]) >= needed
+    compose = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]["gateway"]
+    assert size(compose["deploy"]["resources"]["limits"]["memory"]) >= needed
+
+
+def size(text):
+    number, unit = re.fullmatch(r"(\d+)([MmGg])i?", text).groups()
+    return int(number) * {"m": 2**20, "g": 2**30}[unit.lower()]
+
+
+def test_a_rollout_needs_no_gpu_to_spare():
+    def strategy(**triton):
+        return render(triton=triton)["Deployment", "faces-triton"]["spec"]["strategy"]["rollingUpdate"]
+
+    one_less, one_more = {"maxSurge": 0, "maxUnavailable": 1}, {"maxSurge": 1, "maxUnavailable": 0}
+    assert strategy() == one_less
+    assert strategy(spareGpu=True) == strategy(gpus=0) == one_more
+    # Nor does the export: it may take a server's.
+    job = {**CASES["export"], "export": {**CASES["export"]["export"], "priorityClass": "above-all"}}
+    assert pod("faces-export", "Job", **job)["priorityClassName"] == "above-all"
+    assert "priorityClassName" not in pod("faces-export", "Job", **CASES["export"])
+
+
+def test_engines_outlive_the_server_that_built_them():
+    def engines(**triton):
+        (volume,) = [each for each in pod("faces-triton", triton=triton)["volumes"] if each["name"] == "engines"]
+        return volume
+
+    assert engines(engines="built")["persistentVolumeClaim"] == {"claimName": "built"}
+    assert "emptyDir" in engines()
+    (mount,) = [each for each in pod("faces-triton")["containers"][0]["volumeMounts"] if each["name"] == "engines"]
+    assert mount == {"name": "engines", "mountPath": ENGINE_CACHE}
+    for works in ({"engines": "built"}, {"models": "models"}, {"gpus": 0}):
+        values(triton=works, autoscaling={"enabled": True})
+
+
+def test_every_gpu_of_a_server_has_memory_for_tensors():
+    pool = server_options()["--cuda-memory-pool-byte-size"]
+    arguments = pod("faces-triton", triton={"gpus": 3})["containers"][0]["args"]
+    given = [argument for argument in arguments if argument.startswith("--cuda-memory-pool-byte-size")]
+    assert given == [pool.replace("=0:", f"={gpu}:") for gpu in (1, 2)]
+    assert "--cuda-memory-pool-byte-size" not in str(pod("faces-triton"))  # GPU 0's is the image's
 
 
 @pytest.mark.parametrize(
@@ -577,6 +669,7 @@ def test_the_charts_upstreams_are_nginxs(tmp_path):
         {"triton": {"gpu": 1}},  # a misspelt name
         {"gateway": {"image": ""}},
         {"export": {"image": "visard-export:1"}},  # nowhere to export to
+        {"autoscaling": {"enabled": True}},  # each new server would build its engines anew
         {"web": {"enabled": True}},  # it would refuse every browser
         {"web": {"rate": "often"}},
         {"surprise": {}},
