@@ -142,7 +142,7 @@ def score_face(
 
 
 def identity_distance(aligned: NDArray[np.uint8], swapped: NDArray[np.uint8], options: Options) -> float:
-    """Measure how far the descriptors of two aligned faces lie apart; dlib holds the interpreter meanwhile.
+    """Measure how far the descriptors of two aligned faces lie apart.
 
     Args:
         aligned: (512, 512, 3) uint8 RGB.

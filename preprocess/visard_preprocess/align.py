@@ -13,7 +13,7 @@ import math
 import tempfile
 import threading
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from visard_errors import CheckpointError
 from visard_preprocess import DETECTOR_THRESHOLD
 from visard_preprocess.detect import detect, look_at, looks
 from visard_preprocess.geometry import CROP_SIZE, Box, Quad, ffhq_quad, five_point_quad
+from visard_preprocess.recogniser import CHIP_PADDING, CHIP_SIZE, WEIGHTS, describe
 from visard_preprocess.upright import (
     PATCH_FACE_PX,
     UPRIGHT,
@@ -75,11 +76,8 @@ _INNER, _MOVED = slice(17, 68), 0.2
 
 _ALIGNED_BOX = (108, 148, 411, 451)  # where the detector's box lies in a 512-pixel crop, median over real faces
 
-_CHIP_SIZE, _CHIP_PADDING = 150, 0.25  # what dlib's recogniser was trained on
-
 _PREDICTOR_MAX_BYTES = 256 * 2**20  # unpacked; the published one has 95 MiB
 _PREDICTOR_FILE = "shape_predictor_68_face_landmarks.dat"
-_RECOGNISER_FILE = "dlib_face_recognition_resnet_model_v1.dat"
 
 _loading = threading.Lock()
 _of_thread = threading.local()
@@ -183,7 +181,9 @@ class FaceFinder:
         Returns:
             (128,) float64. Two pictures of one person lie less than 0.6 apart (Euclidean distance).
         """
-        return np.array(self._recogniser.compute_face_descriptor(aligned, self._aligned_shape(aligned)))
+        chip = dlib.get_face_chip(aligned, self._aligned_shape(aligned), CHIP_SIZE, CHIP_PADDING)
+        descriptor: NDArray[np.float64] = describe([chip], installed_model(WEIGHTS))[0]
+        return descriptor
 
     def descriptors(self, faces: Sequence[tuple[NDArray[np.uint8], NDArray[np.float64] | None]]) -> NDArray[np.float64]:
         """Describe several faces at once.
@@ -196,12 +196,12 @@ class FaceFinder:
             (N, 128) float64, as `descriptor` has them.
         """
         chips = [
-            np.asarray(Image.fromarray(aligned).resize((_CHIP_SIZE, _CHIP_SIZE), Image.Resampling.BOX))
+            np.asarray(Image.fromarray(aligned).resize((CHIP_SIZE, CHIP_SIZE), Image.Resampling.BOX))
             if landmarks is None
-            else dlib.get_face_chip(aligned, _shape(landmarks), _CHIP_SIZE, _CHIP_PADDING)
+            else dlib.get_face_chip(aligned, _shape(landmarks), CHIP_SIZE, CHIP_PADDING)
             for aligned, landmarks in faces
         ]
-        return np.array(self._recogniser.compute_face_descriptor(chips))
+        return describe(chips, installed_model(WEIGHTS))
 
     def landmarks(self, aligned: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Place the landmarks of an aligned face, which is not detected again either.
@@ -240,10 +240,6 @@ class FaceFinder:
         if aligned.shape != (CROP_SIZE, CROP_SIZE, 3):
             raise ValueError(f"an aligned face is ({CROP_SIZE}, {CROP_SIZE}, 3), not {aligned.shape}")
         return self._predictor(aligned, dlib.rectangle(*_ALIGNED_BOX))
-
-    @cached_property
-    def _recogniser(self) -> Any:
-        return _load(dlib.face_recognition_model_v1, installed_model(_RECOGNISER_FILE))
 
     def face_of(self, photo: NDArray[np.uint8], pose: Pose, confidence: float) -> Face:
         """Turn one face upright, have HOG look at it, and place its landmarks.

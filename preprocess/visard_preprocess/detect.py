@@ -9,18 +9,16 @@ Sunglasses with a mask are found by the smaller copies alone. Dark tiles are loo
 from __future__ import annotations
 
 import math
-import threading
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from visard_errors import CheckpointError
 from visard_preprocess.geometry import Box
+from visard_preprocess.networks import network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,8 +40,6 @@ _PART_SHARE, _PART_SCORE, _PART_SIZE = 0.7, 0.1, 9
 # A tile is dark where this share of its pixels lies below this level: half a photo that lies in the dark is enough.
 _DARK_LEVEL, _DARK_SHARE = 60, 0.3
 _BRIGHT_LEVEL, _MAX_GAIN, _GAMMA = 200, 16.0, 0.7
-
-_loading = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -126,7 +122,8 @@ def look_at(
     height, width = tile.shape[:2]
     tensor = np.zeros((1, 3, TILE, TILE), np.float32)  # BGR, 0..255
     tensor[0, :, :height, :width] = tile[..., ::-1].transpose(2, 0, 1)
-    session, names = _session()
+    session = network(MODEL)
+    names = [output.name for output in session.get_outputs()]
     answers = dict(zip(names, session.run(names, {"input": tensor}), strict=True))
     parts = []
     for stride in _STRIDES:
@@ -219,23 +216,3 @@ def _shared(a: Sequence[float], b: Sequence[float]) -> float:
 
 def _area(box: Sequence[float]) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
-
-
-@cache
-def _load() -> tuple[Any, list[str]]:
-    import onnxruntime  # here and not above: it takes a fifth of a second, and most commands find no faces
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # photos are worked through on all cores already
-    options.log_severity_level = 3  # an old file: it names every weight as an input, of which each is warned
-    try:
-        session = onnxruntime.InferenceSession(str(MODEL), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no common root
-        raise CheckpointError(f"cannot load the face detector '{MODEL}': {error}") from error
-    return session, [output.name for output in session.get_outputs()]
-
-
-def _session() -> tuple[Any, list[str]]:
-    """The one session of this process, which threads share."""
-    with _loading:
-        return _load()
