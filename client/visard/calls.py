@@ -112,9 +112,7 @@ class Calls:
 
     async def gender(self, image: NDArray[np.uint8]) -> ApparentGender:
         """Ask for the apparent gender of one aligned face, (1, 512, 512, 3) uint8 RGB."""
-        request = build_request(CLASSIFIER, image, timeout_s=self.connection.deadline_s)
-        response = await self._retry(partial(self._call, "ModelInfer", request), self._slots.slot)
-        return ApparentGender.from_probabilities(parse_response(CLASSIFIER, response)["gender"][0])
+        return await self._retry(partial(self._classify, image), self._slots.slot)
 
     async def swap(self, model: str, image: NDArray[np.uint8], persona: int) -> Swap:
         """Swap one aligned face, (1, 512, 512, 3) uint8 RGB, with an ensemble and the number of a persona.
@@ -127,6 +125,11 @@ class Calls:
         elif self.connection.encoded:
             attempt = self._infer_encoded
         return await self._retry(partial(attempt, model, image, persona), self._slots.slot)
+
+    async def _classify(self, image: NDArray[np.uint8], timeout_s: float) -> ApparentGender:
+        request = build_request(CLASSIFIER, image, timeout_s=self.connection.deadline_s)
+        response = await self._call("ModelInfer", request, timeout_s)
+        return ApparentGender.from_probabilities(parse_response(CLASSIFIER, response)["gender"][0])
 
     async def _infer(self, model: str, image: NDArray[np.uint8], persona: int, timeout_s: float) -> Swap:
         request = build_request(model, image, [persona], timeout_s=self.connection.deadline_s)

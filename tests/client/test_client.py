@@ -35,6 +35,7 @@ from visard import (
     ServerUnavailable,
     UncertainGender,
     UnsupportedFormat,
+    calls,
 )
 from visard.pipeline import prepare
 from visard.wire import GENDERS, MODELS
@@ -325,6 +326,31 @@ def test_swap_answers_in_order(client):
     swaps = client.swap(images)
     assert np.array_equal(np.stack([swap.swapped for swap in swaps]), expected_swap(images))
     assert np.allclose(np.stack([swap.gender for swap in swaps]), expected_gender(images), atol=1e-5)
+
+
+def test_a_message_is_written_when_a_slot_is_free(tiny_server, monkeypatch):
+    """Each has 0.8 MB: of a thousand faces that wait, only as many may exist as are under way."""
+    under_way, most = 0, 0
+
+    def count(name, step):
+        real = getattr(calls, name)
+
+        def counted(*args, **kwargs):
+            nonlocal under_way, most
+            under_way += step
+            most = max(most, under_way)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(calls, name, counted)
+
+    count("build_request", 1)
+    count("parse_swap", -1)
+    count("parse_response", -1)
+    with Client(Connection(url=tiny_server.grpc_url, max_in_flight=2)) as client:
+        client.swap(gradients(6))
+        assert (under_way, most) == (0, 2)
+        client.genders(gradients(6))
+        assert (under_way, most) == (0, 2)
 
 
 def test_swap_of_a_wrong_shape_is_the_callers_error(client):
