@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnxruntime
@@ -17,14 +18,16 @@ from numpy.typing import NDArray
 
 from visard_export import tensorrt
 from visard_export.checkpoints import Checkpoint, load_classifier, load_generator, sha256_of
-from visard_export.graphs import build_graph
-from visard_export.networks.persona import Direction
-from visard_export.onnx import OPSET, export_onnx
-from visard_export.options import ExportOptions, Precision, Profile
+from visard_export.graphs import AnonymizerGraph, Generator, build_graph
+from visard_export.networks.persona import DIRECTIONS, Direction
+from visard_export.networks.resnet18 import ResNet18
+from visard_export.onnx import OPSET, PrecisionHistogram, export_onnx
+from visard_export.options import ExportOptions, Precision, Shape
 from visard_export.provenance import Provenance
 from visard_export.repository import (
     ENGINE_FILE,
     EXPORTED_MODELS,
+    FUSED_MODEL,
     MODEL_FILE,
     add_version,
     assemble,
@@ -32,7 +35,7 @@ from visard_export.repository import (
     publish,
     staging,
 )
-from visard_export.verify import Parity, verify
+from visard_export.verify import Parity, verify, verify_fused
 
 TOOLS = ("visard", "torch", "onnx")
 
@@ -71,12 +74,21 @@ def export_repository(
             "generator_to_male": load_generator(to_male),
             "generator_to_female": load_generator(to_female),
         }
+        versions = stage / "versions"
         for model in EXPORTED_MODELS:
             report(f"exporting {model} from {loaded[model].file_name}")
-            folder = stage / "versions" / model
-            folder.mkdir(parents=True)
-            _export(model, loaded[model], folder, faces, options.precision, options.profile)
-        assemble(stage / "versions", stage / "repository", profile=options.profile, encoded=options.encoded)
+            (versions / model).mkdir(parents=True)
+            _export(model, loaded[model], versions / model, faces, options.precision)
+        if _is_fused(options.shape, loaded):
+            report(f"exporting {FUSED_MODEL} as one graph")
+            (versions / FUSED_MODEL).mkdir()
+            _export_fused(loaded, versions, faces, options.precision)
+        if options.profile == "tensorrt":
+            for folder in versions.iterdir():
+                report(f"building an engine of {folder.name}")
+                tensorrt.build_engine(folder / MODEL_FILE, folder / ENGINE_FILE, max_batch_size(folder.name))
+                (folder / MODEL_FILE).unlink()
+        assemble(versions, stage / "repository", profile=options.profile, encoded=options.encoded)
         publish(stage / "repository", target)
     report(f"model repository ready: {target}")
 
@@ -110,13 +122,18 @@ def export_version(
     """
     load = load_classifier if model == "gender_classifier" else load_generator
     with tempfile.TemporaryDirectory() as folder:
-        _export(model, load(checkpoint), Path(folder), faces, precision, "gpu")
+        _export(model, load(checkpoint), Path(folder), faces, precision)
         return add_version(repository, model, Path(folder), report)
 
 
-def _export(
-    model: str, checkpoint: Checkpoint, folder: Path, faces: NDArray[np.uint8], precision: Precision, profile: Profile
-) -> None:
+def _is_fused(shape: Shape, loaded: Mapping[str, Checkpoint]) -> bool:
+    to_male, to_female = loaded["generator_to_male"], loaded["generator_to_female"]
+    if shape == "auto":
+        return to_male.network_name == "persona" and to_male.sha256 == to_female.sha256
+    return shape == "fused"
+
+
+def _export(model: str, checkpoint: Checkpoint, folder: Path, faces: NDArray[np.uint8], precision: Precision) -> None:
     """Fill a version folder with a verified model and its provenance."""
     network = checkpoint.network()
     direction: Direction = "to_female" if model.endswith("to_female") else "to_male"
@@ -129,25 +146,50 @@ def _export(
     if precision == "fp16":
         histogram = export_onnx(build_graph(network, "fp16", direction), path)
         parity["fp16"] = verify(reference, path, faces, "fp16")
+    _write_provenance(folder, model, [checkpoint], precision, histogram, parity)
+
+
+def _export_fused(
+    loaded: Mapping[str, Checkpoint], versions: Path, faces: NDArray[np.uint8], precision: Precision
+) -> None:
+    """Fill the version folder of the one graph, and compare it with its parts, which are in their folders already."""
+    to_male, to_female = (loaded[f"generator_{direction}"] for direction in DIRECTIONS)
+    first = cast(Generator, to_male.network())
+    second = first if to_male.sha256 == to_female.sha256 else cast(Generator, to_female.network())
+    graph = AnonymizerGraph(cast(ResNet18, loaded["gender_classifier"].network()), first, second, precision)
+    folder = versions / FUSED_MODEL
+    histogram = export_onnx(graph, folder / MODEL_FILE)
+    parity: dict[Precision, Parity] = {precision: verify_fused(versions, faces)}
+    checkpoints = list({each.sha256: each for each in loaded.values()}.values())
+    _write_provenance(folder, FUSED_MODEL, checkpoints, precision, histogram, parity)
+
+
+def _write_provenance(
+    folder: Path,
+    model: str,
+    checkpoints: Sequence[Checkpoint],
+    precision: Precision,
+    histogram: PrecisionHistogram,
+    parity: dict[Precision, Parity],
+) -> None:
+    trained = {each.trained for each in checkpoints}
+    licences = {each.licence: None for each in checkpoints}  # in their order
     Provenance(
         model=model,
-        checkpoint=checkpoint.file_name,
-        checkpoint_sha256=checkpoint.sha256,
-        network=checkpoint.network_name,
-        architecture=checkpoint.architecture,
-        trained=checkpoint.trained,
-        licence=checkpoint.licence,
+        checkpoint=" + ".join(each.file_name for each in checkpoints),
+        checkpoint_sha256=" + ".join(each.sha256 for each in checkpoints),
+        network=" + ".join(each.network_name for each in checkpoints),
+        architecture=checkpoints[-1].architecture,
+        trained=False if False in trained else None if None in trained else True,
+        licence=None if None in licences else " AND ".join(filter(None, licences)),
         precision=precision,
         precision_histogram=histogram,
         opset=OPSET,
         parity=parity,
-        model_sha256=sha256_of(path),
+        model_sha256=sha256_of(folder / MODEL_FILE),
         versions={
             **{tool: importlib.metadata.version(tool) for tool in TOOLS},
             "onnxruntime": onnxruntime.__version__,  # which comes in several distributions
         },
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     ).write(folder)
-    if profile == "tensorrt":
-        tensorrt.build_engine(path, folder / ENGINE_FILE, max_batch_size(model))
-        path.unlink()

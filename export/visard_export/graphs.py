@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from visard_export.networks.architectures import CLASSIFIER_SIZE, IMAGE_SIZE
-from visard_export.networks.persona import Direction, PersonaGenerator
+from visard_export.networks.persona import DIRECTIONS, Direction, PersonaGenerator
 from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18
 from visard_export.options import Precision
@@ -22,6 +22,7 @@ from visard_export.precision import dtype_of, in_precision
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+Generator = Pix2PixHDGenerator | PersonaGenerator
 _BANDS = 28  # of 8 rows each: 2.9 instead of 7.1 ms for both resizings on one core; 8 to 56 bands are about as good
 
 
@@ -30,6 +31,9 @@ class ClassifierGraph(nn.Module):
 
     In `fp16` the network runs in half; resizing, normalisation and softmax stay in float32.
     """
+
+    inputs = ("image",)
+    outputs = ("gender",)
 
     resize: Tensor
     bands: Tensor
@@ -49,8 +53,16 @@ class ClassifierGraph(nn.Module):
         self.register_buffer("shift", -torch.tensor(IMAGENET_MEAN).view(3, 1, 1) / deviation)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Resize rows band by band, then columns by one matrix; normalise; classify."""
-        wanted = torch.index_select(image.float().flatten(2), 1, self.band_rows.flatten())  # (N, _, 512 · 3)
+        """Classify bytes."""
+        return self.classify(image.float())
+
+    def classify(self, levels: Tensor) -> Tensor:
+        """Resize rows band by band, then columns by one matrix; normalise; classify.
+
+        Args:
+            levels: (N, 512, 512, 3) float32 in 0..255, RGB.
+        """
+        wanted = torch.index_select(levels.flatten(2), 1, self.band_rows.flatten())  # (N, _, 512 · 3)
         rows = self.bands @ wanted.reshape(-1, *self.band_rows.shape, 3 * IMAGE_SIZE)
         small = rows.reshape(-1, CLASSIFIER_SIZE, IMAGE_SIZE, 3).permute(0, 3, 1, 2) @ self.resize.T
         logits = self.network((small * self.scale + self.shift).to(dtype_of(self.network)))
@@ -63,26 +75,89 @@ class GeneratorGraph(nn.Module):
     In `fp16` the convolutions run in half; instance norms stay in float32.
     """
 
+    inputs = ("image", "persona")
+    outputs = ("swapped",)
+
     def __init__(self, network: Pix2PixHDGenerator, precision: Precision = "fp32") -> None:
         super().__init__()
         self.network = in_precision(network, precision)
 
     def forward(self, image: Tensor, persona: Tensor) -> Tensor:
-        """Scale to −1..1, generate, scale back, cut to 0..255. The persona is the contract's; nothing here uses it."""
-        photo = image.float().permute(0, 3, 1, 2)
+        """Swap bytes."""
+        return self.draw(image.float(), persona).to(torch.uint8)
+
+    def draw(self, levels: Tensor, persona: Tensor) -> Tensor:
+        """Scale to −1..1, generate, scale back, cut to 0..255.
+
+        Args:
+            levels: (N, 512, 512, 3) float32 in 0..255, RGB.
+            persona: the contract's; nothing here uses it.
+
+        Returns:
+            The same shape and range; what is behind the point is to be dropped.
+        """
+        photo = levels.permute(0, 3, 1, 2)
         output: Tensor = self.network((photo / 127.5 - 1).to(dtype_of(self.network))).float()
         swapped = (output + 1) * 127.5  # (y + 1) / 2 · 255, to the last bit
-        return swapped.clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8)
+        return swapped.clamp(0, 255).permute(0, 2, 3, 1)
 
 
-Graph = ClassifierGraph | GeneratorGraph | PersonaGraph
+class AnonymizerGraph(nn.Module):
+    """`anonymizer` as one graph without branches: a face and the number of a persona in, swapped and judged out.
+
+    The same as the classifier, the generator of the other apparent gender and the classifier again, one after the
+    other. Of two generators both are computed for every face, so this is for small ones; a persona generator has one
+    trunk for both directions.
+
+    Args:
+        classifier: gives both judgements.
+        to_male: draws the apparently female.
+        to_female: draws the others; the same network where it is a persona generator.
+        precision: of all layers.
+    """
+
+    inputs = ("image", "persona")
+    outputs = ("swapped", "gender", "swapped_gender")
+
+    def __init__(
+        self,
+        classifier: ResNet18,
+        to_male: Generator,
+        to_female: Generator,
+        precision: Precision = "fp32",
+    ) -> None:
+        super().__init__()
+        self.classifier = ClassifierGraph(classifier, precision)
+        self.network = self.classifier.network
+        self.both: PersonaGraph | None = None
+        if isinstance(to_male, PersonaGenerator) and to_male is to_female:
+            self.both = PersonaGraph(to_male, DIRECTIONS, precision)
+        else:
+            self.to_male = _generator_graph(to_male, precision, "to_male")
+            self.to_female = _generator_graph(to_female, precision, "to_female")
+
+    def forward(self, image: Tensor, persona: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Judge, swap, judge again."""
+        levels = image.float()
+        gender = self.classifier.classify(levels)
+        is_male = gender[:, 1] > gender[:, 0]  # a tie counts as female, as the router has it
+        if self.both is not None:
+            drawn = self.both.draw(levels, persona, is_male.long())
+        else:
+            to_male, to_female = self.to_male.draw(levels, persona), self.to_female.draw(levels, persona)
+            drawn = torch.where(is_male.view(-1, 1, 1, 1), to_female, to_male)
+        # The second judgement is of whole levels, as in a picture; TensorRT has bytes at the borders alone.
+        return drawn.to(torch.uint8), gender, self.classifier.classify(drawn.floor())
+
+
+Graph = ClassifierGraph | GeneratorGraph | PersonaGraph | AnonymizerGraph
 
 
 def build_graph(
-    network: ResNet18 | Pix2PixHDGenerator | PersonaGenerator,
+    network: ResNet18 | Generator,
     precision: Precision = "fp32",
     direction: Direction = "to_male",
-) -> Graph:
+) -> ClassifierGraph | GeneratorGraph | PersonaGraph:
     """Put a network into the graph that serves it; the network itself is left as it is.
 
     Args:
@@ -92,8 +167,12 @@ def build_graph(
     """
     if isinstance(network, ResNet18):
         return ClassifierGraph(network, precision)
+    return _generator_graph(network, precision, direction)
+
+
+def _generator_graph(network: Generator, precision: Precision, direction: Direction) -> GeneratorGraph | PersonaGraph:
     if isinstance(network, PersonaGenerator):
-        return PersonaGraph(network, direction, precision)
+        return PersonaGraph(network, [direction], precision)
     return GeneratorGraph(network, precision)
 
 

@@ -15,7 +15,7 @@ import onnx
 import torch
 
 from visard_errors import ExportError
-from visard_export.graphs import ClassifierGraph, Graph
+from visard_export.graphs import Graph
 from visard_export.networks.architectures import IMAGE_SIZE
 from visard_export.options import Precision
 from visard_export.precision import dtype_of
@@ -38,7 +38,7 @@ def export_onnx(graph: Graph, path: Path) -> PrecisionHistogram:
     """Write a graph with a free batch size; the same graph gives the same bytes.
 
     Args:
-        graph: takes `image` and gives `gender`, or takes `image` and `persona` and gives `swapped`.
+        graph: its `inputs` and `outputs` name the tensors.
         path: the file to write; its folder must exist.
 
     Returns:
@@ -47,21 +47,21 @@ def export_onnx(graph: Graph, path: Path) -> PrecisionHistogram:
     Raises:
         ExportError: the graph cannot be written, or not in its precision.
     """
-    inputs = {"image": torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8)}
-    output = "gender"
-    if not isinstance(graph, ClassifierGraph):
-        inputs["persona"], output = torch.zeros(2, 1, dtype=torch.int32), "swapped"
+    examples = {
+        "image": torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8),
+        "persona": torch.zeros(2, 1, dtype=torch.int32),
+    }
     batch = torch.export.Dim("batch", min=1)
     try:
         with _quiet():
             program = torch.onnx.export(
                 graph.eval(),
-                tuple(inputs.values()),
+                tuple(examples[name] for name in graph.inputs),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=list(inputs),
-                output_names=[output],
-                dynamic_shapes={name: {0: batch} for name in inputs},
+                input_names=graph.inputs,
+                output_names=graph.outputs,
+                dynamic_shapes={name: {0: batch} for name in graph.inputs},
                 verbose=False,
             )
         assert program is not None  # noqa: S101 - None only where dynamo=False
@@ -75,7 +75,7 @@ def export_onnx(graph: Graph, path: Path) -> PrecisionHistogram:
     check_precision(histogram, "fp16" if half else "fp32")
     # onnxruntime names the TensorRT engines that it caches after the graph and not after its weights.
     digest = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
-    model.graph.name = f"{output}_{digest[:16]}"
+    model.graph.name = f"{'_'.join(graph.outputs)}_{digest[:16]}"
     path.write_bytes(model.SerializeToString(deterministic=True))
     return histogram
 

@@ -13,6 +13,7 @@ of twelve groups.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -59,9 +60,20 @@ class PersonaGraph(nn.Module):
 
     The number chooses the persona of the face's group, modulo how many there are; below zero the graph draws one.
     In `fp16` the trunk's and the traits' layers run in half, everything else in float32.
+
+    Args:
+        network: has both directions.
+        directions: those that the graph can draw, one for `forward`.
+        precision: of the layers.
     """
 
+    inputs = ("image", "persona")
+    outputs = ("swapped",)
+
     tiles: Tensor
+    counts: Tensor
+    starts: Tensor
+    signs: Tensor
     position: Tensor
     ramp: Tensor
     coarse_ramp: Tensor
@@ -72,19 +84,23 @@ class PersonaGraph(nn.Module):
     blur_columns: Tensor
     noise: Tensor
 
-    def __init__(self, network: PersonaGenerator, direction: Direction, precision: Precision = "fp32") -> None:
+    def __init__(
+        self, network: PersonaGenerator, directions: Sequence[Direction], precision: Precision = "fp32"
+    ) -> None:
         super().__init__()
         self.architecture = network.architecture
-        self.direction = direction
         self.network = in_precision(network.trunk, precision)
         self.traits = in_precision(network.traits, precision)
         # Half holds the levels 0..255 exactly, and TensorRT has bytes at a network's borders alone.
-        self.register_buffer("tiles", decode_sheet(getattr(network, f"atlas_{direction}")).half())
-        self.count = len(self.tiles) // ROWS
+        sheets = [decode_sheet(getattr(network, f"atlas_{direction}")).half() for direction in directions]
+        sizes = torch.tensor([len(sheet) for sheet in sheets])
+        self.register_buffer("tiles", torch.cat(sheets))
+        self.register_buffer("counts", sizes // ROWS)
+        self.register_buffer("starts", sizes.cumsum(0) - sizes)
+        # The trunk is told the direction by the sign of a third plane of positions.
+        self.register_buffer("signs", torch.tensor([1.0 if each == DIRECTIONS[0] else -1.0 for each in directions]))
         size = network.architecture.trunk.size
-        position = position_planes(size)
-        sign = 1.0 if direction == DIRECTIONS[0] else -1.0
-        self.register_buffer("position", torch.cat([position, sign * position[:, 1:]], 1))
+        self.register_buffer("position", position_planes(size))
         left, top, right, bottom = WINDOW
         rows, columns = bottom - top, right - left
         step = self.step = IMAGE_SIZE // size
@@ -112,12 +128,29 @@ class PersonaGraph(nn.Module):
 
     def forward(self, image: Tensor, persona: Tensor) -> Tensor:
         """Draw the persona into the picture."""
-        photo = image.float().permute(0, 3, 1, 2)  # cast first: TensorRT has bytes at the borders alone
+        return self.draw(image.float(), persona).to(torch.uint8)  # cast first: TensorRT has bytes at the borders alone
+
+    def draw(self, levels: Tensor, persona: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Draw the persona into pictures that are no bytes yet, or no more.
+
+        Args:
+            levels: (N, 512, 512, 3) float32 in 0..255, RGB.
+            persona: (N, 1) int32, as above.
+            chosen: (N,) int64, which of the graph's directions each face gets; the first by default.
+
+        Returns:
+            The same shape and range; what is behind the point is to be dropped.
+        """
+        photo = levels.permute(0, 3, 1, 2)
         small = functional.avg_pool2d(photo, self.step) / 127.5 - 1
         # One for each picture, without asking the bytes for their shape, which TensorRT may refuse.
-        position = self.position + torch.zeros_like(small)
+        if chosen is None:
+            chosen = torch.zeros_like(persona[:, 0], dtype=torch.int64)
+        position = self.position + torch.zeros_like(small[:, :2])
+        sign = torch.index_select(self.signs, 0, chosen).view(-1, 1, 1, 1)
         dtype = dtype_of(self.network)
-        output = self.network(torch.cat([small, position], 1).to(dtype)).float()[:, :, self.cells[0], self.cells[1]]
+        planes = torch.cat([small, position, sign * position[:, 1:]], 1).to(dtype)
+        output = self.network(planes).float()[:, :, self.cells[0], self.cells[1]]
         mask = torch.sigmoid(output[:, 4:5] + _COVER) * self.ramp
         skin = torch.sigmoid(output[:, 5:]) * self.ramp
         fields = functional.avg_pool2d(output[:, :4], 2)  # the size that they are taught at: finer is only their noise
@@ -129,7 +162,7 @@ class PersonaGraph(nn.Module):
         face_weight = self._reduced(mask) + _EPSILON
         skin_weight = self._reduced(mask * skin) + _EPSILON * face_weight
 
-        tile = _coloured_like(there, skin_weight, self._tile(small.to(dtype), persona))
+        tile = _coloured_like(there, skin_weight, self._tile(small.to(dtype), persona, chosen))
         # Beyond a tile its skin goes on: what is kept within the outermost pixels' centres needs no other padding.
         where = (self.unmoved + fields[:, 2:] * self.per_unit).clamp(-_TILE_EDGE, _TILE_EDGE)
         where = _enlarged(where, self.coarse)
@@ -142,20 +175,22 @@ class PersonaGraph(nn.Module):
         middle = torch.cat([photo[:, :, top:bottom, :left], window, photo[:, :, top:bottom, right:]], 3)
         swapped = torch.cat([photo[:, :, :top], middle, photo[:, :, bottom:]], 2)
         # Rounded: most of the result is a photo sampled between its pixels, which truncation would darken.
-        return (swapped + 0.5).clamp(0.0, 255.0).permute(0, 2, 3, 1).to(torch.uint8)
+        return (swapped + 0.5).clamp(0.0, 255.0).permute(0, 2, 3, 1)
 
     def _reduced(self, x: Tensor) -> Tensor:
         return functional.avg_pool2d(x, _LIGHT_STEP // self.step)
 
-    def _tile(self, small: Tensor, persona: Tensor) -> Tensor:
+    def _tile(self, small: Tensor, persona: Tensor, chosen: Tensor) -> Tensor:
         """Choose a tile for each face: (N, 3, 320, 240) float32."""
         traits = self.traits(functional.avg_pool2d(small, small.shape[-1] // TRAITS_SIZE)).float()
         tone = traits[:, :TONES].argmax(1)
         old, opened = ((traits[:, TONES + i] > 0).long() for i in range(2))
-        drawn = (torch.rand_like(traits[:, 0]) * self.count).long().clamp(max=self.count - 1)
+        count = torch.index_select(self.counts, 0, chosen)
+        drawn = torch.minimum((torch.rand_like(traits[:, 0]) * count).long(), count - 1)
         number = persona[:, 0].long()
-        number = torch.where(number < 0, drawn, number.clamp(min=0) % self.count)
-        index = ((tone * AGES + old) * EXPRESSIONS + opened) * self.count + number
+        number = torch.where(number < 0, drawn, number.clamp(min=0) % count)
+        group = (tone * AGES + old) * EXPRESSIONS + opened
+        index = torch.index_select(self.starts, 0, chosen) + group * count + number
         return torch.index_select(self.tiles, 0, index).float()
 
     def _light(self, there: Tensor, skin_weight: Tensor, face: Tensor, face_weight: Tensor) -> Tensor:

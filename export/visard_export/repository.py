@@ -22,6 +22,8 @@ from visard_errors import RepositoryError
 from visard_export.options import Profile
 
 EXPORTED_MODELS = ("gender_classifier", "generator_to_male", "generator_to_female")
+ROUTER = "gender_router"
+FUSED_MODEL = "anonymizer"  # where it is one graph and no ensemble with a router
 ENCODED_MODELS = (
     "encoded_anonymizer",
     "encoded_anonymizer_to_male",
@@ -32,6 +34,7 @@ ENCODED_MODELS = (
 MODEL_FILE = "model.onnx"
 ENGINE_FILE = "model.plan"
 CONFIG_FILE = "config.pbtxt"
+FUSED_CONFIG_FILE = "fused.pbtxt"  # beside it: of the same model as one graph
 PROVENANCE_FILE = "provenance.json"
 
 CPU_MAX_BATCH = 4  # of one request: a CPU gains nothing from more, and all of a batch waits for its last face
@@ -51,7 +54,8 @@ def assemble(versions: Path, repository: Path, *, profile: Profile = "cpu", enco
     """Build a repository out of the static one and a folder of exported models.
 
     Args:
-        versions: has one folder for each of `EXPORTED_MODELS` with its model and provenance; they are moved.
+        versions: has one folder for each of `EXPORTED_MODELS` with its model and provenance, and one more where the
+            anonymizer is one graph; they are moved.
         repository: the folder to make.
         profile: `cpu`, `gpu` or `tensorrt`.
         encoded: with the models for faces that travel as files.
@@ -59,16 +63,19 @@ def assemble(versions: Path, repository: Path, *, profile: Profile = "cpu", enco
     Raises:
         RepositoryError: the static configurations are not found.
     """
+    fused = (versions / FUSED_MODEL).is_dir()
+    left_out = {*(() if encoded else ENCODED_MODELS), *([ROUTER] if fused else [])}
     for static in sorted(static_repository().iterdir()):
-        if not (static / CONFIG_FILE).is_file() or (static.name in ENCODED_MODELS and not encoded):
+        if not (static / CONFIG_FILE).is_file() or static.name in left_out:
             continue
         model = repository / static.name
-        shutil.copytree(static, model, ignore=shutil.ignore_patterns("__pycache__"))
-        if static.name in EXPORTED_MODELS:
+        shutil.copytree(static, model, ignore=shutil.ignore_patterns("__pycache__", FUSED_CONFIG_FILE))
+        if (versions / static.name).is_dir():
             shutil.rmtree(model / "1", ignore_errors=True)
             shutil.move(versions / static.name, model / "1")
         (model / "1").mkdir(exist_ok=True)  # an ensemble has no files, but Triton wants a version
-        config = adapt(static.name, _read_config(static), profile)
+        config_file = FUSED_CONFIG_FILE if fused and static.name == FUSED_MODEL else CONFIG_FILE
+        config = adapt(static.name, _read_config(static / config_file), profile)
         (model / CONFIG_FILE).write_text(text_format.MessageToString(config), encoding="utf-8")
 
 
@@ -84,7 +91,7 @@ def adapt(model: str, config: Any, profile: Profile) -> Any:
             # Faces one by one: a batch takes a CPU as long as its faces do, and leaves the other instance without work.
             config.dynamic_batching.preferred_batch_size.append(1)
             for group in config.instance_group:
-                group.count = CPU_ROUTERS if model == "gender_router" else CPU_INSTANCES
+                group.count = CPU_ROUTERS if model == ROUTER else CPU_INSTANCES
             if model not in AFTER_GENERATORS:
                 config.dynamic_batching.default_queue_policy.max_queue_size = CPU_QUEUE
         if config.backend == "onnxruntime":
@@ -112,8 +119,9 @@ def adapt(model: str, config: Any, profile: Profile) -> Any:
 
 
 def max_batch_size(model: str) -> int:
-    """How many faces the static configuration lets a model take at once."""
-    return int(_read_config(static_repository() / model).max_batch_size)
+    """How many faces the static configuration lets a model that is exported take at once."""
+    config_file = FUSED_CONFIG_FILE if model == FUSED_MODEL else CONFIG_FILE
+    return int(_read_config(static_repository() / model / config_file).max_batch_size)
 
 
 def static_repository() -> Path:
@@ -144,7 +152,7 @@ def read_provenance(repository: Path) -> dict[str, dict[str, Any]]:
     if not repository.is_dir() or not is_repository(repository):
         raise RepositoryError(f"'{repository}' is not a model repository of Visard: `visard export` makes one")
     provenance = {}
-    for model in EXPORTED_MODELS:
+    for model in (*EXPORTED_MODELS, *([FUSED_MODEL] if _is_fused(repository) else [])):
         newest = max(
             (path for path in (repository / model).iterdir() if path.name.isdigit()), key=lambda p: int(p.name)
         )
@@ -189,13 +197,19 @@ def add_version(repository: Path, model: str, version: Path, report: Callable[[s
         The number of the new version.
 
     Raises:
-        RepositoryError: there is no such repository or model, it cannot be written, or it serves engines.
+        RepositoryError: there is no such repository or model, it cannot be written, or its models are part of engines or
+            of one graph.
     """
     folder = repository / model
     if model not in EXPORTED_MODELS or not is_repository(repository):
         raise RepositoryError(f"'{repository}' is not a repository of Visard with a model '{model}': export one first")
-    if _read_config(folder).backend != "onnxruntime":
+    if _read_config(folder / CONFIG_FILE).backend != "onnxruntime":
         raise RepositoryError(f"'{folder}' serves a TensorRT engine: export the whole repository again")
+    if _is_fused(repository):
+        raise RepositoryError(
+            f"'{model}' is also part of '{repository / FUSED_MODEL}', one graph: export the whole repository again, "
+            "with --shape routed where single models are to be replaced"
+        )
     with staging(repository, report) as stage:
         number = 1 + max(int(child.name) for child in folder.iterdir() if child.name.isdigit())
         try:
@@ -257,12 +271,15 @@ def _old(target: Path) -> Path:
     return target.parent / f".{target.name}.visard-old"
 
 
-def _read_config(folder: Path) -> Any:
+def _is_fused(repository: Path) -> bool:
+    return not (repository / ROUTER).exists()
+
+
+def _read_config(path: Path) -> Any:
     try:
-        text = (folder / CONFIG_FILE).read_text(encoding="utf-8")
-        return text_format.Parse(text, model_config_pb2.ModelConfig())
+        return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
     except (OSError, text_format.ParseError) as error:
-        raise RepositoryError(f"'{folder / CONFIG_FILE}' cannot be read as a model configuration: {error}") from error
+        raise RepositoryError(f"'{path}' cannot be read as a model configuration: {error}") from error
 
 
 def _not_writable(path: Path, error: OSError) -> RepositoryError:

@@ -20,7 +20,9 @@ from torch import nn
 from visard_errors import ExportError
 from visard_export.graphs import ClassifierGraph, Graph
 from visard_export.networks.architectures import IMAGE_SIZE
+from visard_export.networks.persona import DIRECTIONS
 from visard_export.options import Precision
+from visard_export.repository import FUSED_MODEL, MODEL_FILE
 
 BATCH = 2  # faces at a time: proves the free batch size, and the published generator's activations still fit
 
@@ -51,7 +53,16 @@ class ClassifierParity:
     max_probability: float
 
 
-Parity = GeneratorParity | ClassifierParity
+@dataclass(frozen=True, kw_only=True)
+class FusedParity:
+    """How far the one graph is from its parts, in grey levels and in probabilities of both judgements."""
+
+    n_faces: int
+    max_grey: int
+    max_probability: float
+
+
+Parity = GeneratorParity | ClassifierParity | FusedParity
 
 
 def verify(graph: Graph, path: Path, faces: NDArray[np.uint8], precision: Precision) -> Parity:
@@ -75,10 +86,48 @@ def verify(graph: Graph, path: Path, faces: NDArray[np.uint8], precision: Precis
     inputs: list[NDArray[Any]] = [faces]
     if not isinstance(graph, ClassifierGraph):
         inputs.append(np.arange(len(faces), dtype=np.int32)[:, None])  # of each face another persona
-    expected, found = _run_torch(graph, inputs), _run_onnx(path, inputs)
+    expected, (found,) = _run_torch(graph, inputs), _run_onnx(path, inputs)
     if isinstance(graph, ClassifierGraph):
         return _classifier_parity(expected, found, precision)
     return _generator_parity(expected, found, precision)
+
+
+def verify_fused(versions: Path, faces: NDArray[np.uint8]) -> FusedParity:
+    """Compare `anonymizer` as one graph with the classifier and the generators that it was made of.
+
+    The parts are verified against their networks; the same arithmetic in the same precision must give the same levels.
+
+    Args:
+        versions: has a folder with the ONNX file of each model.
+        faces: as for `verify`.
+
+    Returns:
+        The measured figures, within the tolerance of FP32.
+
+    Raises:
+        ExportError: a file does not run, or the answers are out of tolerance.
+    """
+    personas = np.arange(len(faces), dtype=np.int32)[:, None]
+    files = {folder.name: folder / MODEL_FILE for folder in versions.iterdir()}
+    swapped, gender, swapped_gender = _run_onnx(files[FUSED_MODEL], [faces, personas])
+    (expected_gender,) = _run_onnx(files["gender_classifier"], [faces])
+    both = [_run_onnx(files[f"generator_{direction}"], [faces, personas])[0] for direction in DIRECTIONS]
+    is_male = expected_gender[:, 1] > expected_gender[:, 0]
+    expected = np.where(is_male[:, None, None, None], both[1], both[0])
+    (expected_swapped_gender,) = _run_onnx(files["gender_classifier"], [expected])
+    gaps = np.abs(gender - expected_gender).max(), np.abs(swapped_gender - expected_swapped_gender).max()
+    parity = FusedParity(
+        n_faces=len(faces),
+        max_grey=int(np.abs(expected.astype(np.int16) - swapped).max()),
+        max_probability=round(float(max(gaps)), 7),
+    )
+    if not (parity.max_grey <= MAX_GREY["fp32"] and max(gaps) <= MAX_PROBABILITY["fp32"]):  # so that NaN fails
+        raise ExportError(
+            f"the one graph differs from its parts by {parity.max_grey} grey levels and a probability of "
+            f"{parity.max_probability}, more than {MAX_GREY['fp32']} and {MAX_PROBABILITY['fp32']}: export with "
+            "--shape routed"
+        )
+    return parity
 
 
 def _generator_parity(expected: NDArray[Any], found: NDArray[Any], precision: Precision) -> GeneratorParity:
@@ -120,13 +169,14 @@ def _run_torch(graph: nn.Module, inputs: Sequence[NDArray[Any]]) -> NDArray[Any]
         return np.concatenate([graph(*map(torch.from_numpy, batch)).numpy() for batch in _batches(inputs)])
 
 
-def _run_onnx(path: Path, inputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
+def _run_onnx(path: Path, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Run a file on all faces: its outputs, in their order."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         names = [each.name for each in session.get_inputs()]
-        answers = [session.run(None, dict(zip(names, batch, strict=True)))[0] for batch in _batches(inputs)]
+        answers = [session.run(None, dict(zip(names, batch, strict=True))) for batch in _batches(inputs)]
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise ExportError(f"onnxruntime {onnxruntime.__version__} cannot run the exported model: {error}") from error
-    return np.concatenate(answers)
+    return [np.concatenate(parts) for parts in zip(*answers, strict=True)]

@@ -53,7 +53,7 @@ def patterned_atlas(count=2):
 
 def run(made, images, personas, direction="to_male"):
     with torch.inference_mode():
-        graph = PersonaGraph(made, direction)
+        graph = PersonaGraph(made, [direction])
         return graph(torch.from_numpy(images), torch.tensor(personas, dtype=torch.int32)[:, None]).numpy()
 
 
