@@ -106,6 +106,6 @@ def provenance_table(provenance: dict[str, dict[str, Any]]) -> Table:
             ", ".join(f"{key} {value}" for key, value in sizes.get("trunk", sizes).items()),
             str(origin.get("precision", "")),
             str(origin.get("checkpoint", "")),
-            str(origin.get("checkpoint_sha256", ""))[:12],
+            " + ".join(digest[:12] for digest in str(origin.get("checkpoint_sha256", "")).split(" + ")),
         )
     return table

@@ -72,7 +72,6 @@ MODELS: Mapping[str, ModelSpec] = {
     "anonymizer_to_male": ModelSpec((_IMAGE, _PERSONA), (_SWAPPED, _SWAPPED_GENDER)),
     "anonymizer_to_female": ModelSpec((_IMAGE, _PERSONA), (_SWAPPED, _SWAPPED_GENDER)),
     "gender_classifier": ModelSpec((_IMAGE,), (_GENDER,)),
-    "gender_router": ModelSpec((_IMAGE, _PERSONA), (_SWAPPED, _GENDER)),
     "generator_to_male": ModelSpec((_IMAGE, _PERSONA), (_SWAPPED,)),
     "generator_to_female": ModelSpec((_IMAGE, _PERSONA), (_SWAPPED,)),
 }
@@ -228,7 +227,8 @@ def parse_response(model: str, response: Any, memory: NDArray[np.uint8] | None =
         Output name → read-only array of shape (N, …), a view of the response's own bytes or a copy from the region.
 
     Raises:
-        ServerRefused: an output is missing, or its type or shape is not the contract's.
+        ServerRefused: an output is missing, its type or shape is not the contract's, or a probability is none: a face
+            whose gender is not known must not be guessed.
     """
     tensors: dict[str, NDArray[Any]] = {}
     if len(response.outputs) != len(response.raw_output_contents):
@@ -247,7 +247,10 @@ def parse_response(model: str, response: Any, memory: NDArray[np.uint8] | None =
             continue
         if len(raw) != _size(tensor.datatype, tensor.shape):
             raise ServerRefused(f"model '{model}' sent {len(raw)} bytes for '{tensor.name}' {list(tensor.shape)}")
-        tensors[tensor.name] = np.frombuffer(raw, _NUMPY[tensor.datatype]).reshape(tuple(tensor.shape))
+        values: NDArray[Any] = np.frombuffer(raw, _NUMPY[tensor.datatype]).reshape(tuple(tensor.shape))
+        if tensor.datatype == "FP32" and not ((values >= 0) & (values <= 1)).all():  # so that NaN fails
+            raise ServerRefused(f"model '{model}' sent no probabilities as '{tensor.name}': its weights are damaged")
+        tensors[tensor.name] = values
     missing = [spec.name for spec in _SPECS[model].outputs if spec.name not in tensors]
     if missing:
         raise ServerRefused(f"model '{model}' did not send {', '.join(missing)}; its repository needs a new export")

@@ -159,7 +159,7 @@ def _export_fused(
     graph = AnonymizerGraph(cast(ResNet18, loaded["gender_classifier"].network()), first, second, precision)
     folder = versions / FUSED_MODEL
     histogram = export_onnx(graph, folder / MODEL_FILE)
-    parity: dict[Precision, Parity] = {precision: verify_fused(versions, faces)}
+    parity: dict[Precision, Parity] = {precision: verify_fused({path.name: path for path in versions.iterdir()}, faces)}
     checkpoints = list({each.sha256: each for each in loaded.values()}.values())
     _write_provenance(folder, FUSED_MODEL, checkpoints, precision, histogram, parity)
 

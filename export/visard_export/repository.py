@@ -197,8 +197,8 @@ def add_version(repository: Path, model: str, version: Path, report: Callable[[s
         The number of the new version.
 
     Raises:
-        RepositoryError: there is no such repository or model, it cannot be written, or its models are part of engines or
-            of one graph.
+        RepositoryError: there is no such repository or model, it cannot be written, it serves engines, or the model is
+            part of one graph.
     """
     folder = repository / model
     if model not in EXPORTED_MODELS or not is_repository(repository):

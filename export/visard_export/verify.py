@@ -6,7 +6,7 @@ passes if it was exported well.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,13 +92,13 @@ def verify(graph: Graph, path: Path, faces: NDArray[np.uint8], precision: Precis
     return _generator_parity(expected, found, precision)
 
 
-def verify_fused(versions: Path, faces: NDArray[np.uint8]) -> FusedParity:
+def verify_fused(versions: Mapping[str, Path], faces: NDArray[np.uint8]) -> FusedParity:
     """Compare `anonymizer` as one graph with the classifier and the generators that it was made of.
 
     The parts are verified against their networks; the same arithmetic in the same precision must give the same levels.
 
     Args:
-        versions: has a folder with the ONNX file of each model.
+        versions: the folder with the ONNX file of each model.
         faces: as for `verify`.
 
     Returns:
@@ -108,7 +108,7 @@ def verify_fused(versions: Path, faces: NDArray[np.uint8]) -> FusedParity:
         ExportError: a file does not run, or the answers are out of tolerance.
     """
     personas = np.arange(len(faces), dtype=np.int32)[:, None]
-    files = {folder.name: folder / MODEL_FILE for folder in versions.iterdir()}
+    files = {model: folder / MODEL_FILE for model, folder in versions.items()}
     swapped, gender, swapped_gender = _run_onnx(files[FUSED_MODEL], [faces, personas])
     (expected_gender,) = _run_onnx(files["gender_classifier"], [faces])
     both = [_run_onnx(files[f"generator_{direction}"], [faces, personas])[0] for direction in DIRECTIONS]

@@ -54,6 +54,14 @@ def test_request_carries_the_pixels_and_asks_for_every_output():
     assert request.parameters["timeout"].int64_param == 1_500_000
 
 
+@pytest.mark.parametrize("name", ["gender", "swapped_gender"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 1.1])
+def test_a_gender_that_is_no_probability_is_not_guessed(name, value):
+    wire.parse_swap("anonymizer", answer(**{name: np.array([[0.0, 1.0]], np.float32)}))
+    with pytest.raises(ServerRefused, match=f"no probabilities as '{name}'"):
+        wire.parse_swap("anonymizer", answer(**{name: np.array([[0.5, value]], np.float32)}))
+
+
 def sent_personas(request):
     """The numbers of a request, as a server reads them: the last of its raw tensors."""
     tensor = request.inputs[-1]

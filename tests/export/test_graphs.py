@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from visard_export.graphs import IMAGENET_DEVIATION, IMAGENET_MEAN, ClassifierGraph, GeneratorGraph, fold_batch_norms
+from visard_export.graphs import (
+    IMAGENET_DEVIATION,
+    IMAGENET_MEAN,
+    AnonymizerGraph,
+    ClassifierGraph,
+    GeneratorGraph,
+    build_graph,
+    fold_batch_norms,
+)
 from visard_export.networks.architectures import ResNet18Architecture
+from visard_export.networks.persona import DIRECTIONS
 from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18
-from visard_testing.small_models import aligned_faces, small_generator
+from visard_testing.small_models import aligned_faces, small_generator, small_network
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +53,34 @@ def run(graph, images):
         inputs.append(torch.zeros(len(images), 1, dtype=torch.int32))
     with torch.inference_mode():
         return graph(*inputs).numpy()
+
+
+@pytest.mark.parametrize("head", ["persona", "image"])
+def test_one_graph_gives_each_face_what_its_parts_give_one_after_the_other(head, faces):
+    # Two faces that the classifier takes for one of each gender: the difference of its logits lies between theirs.
+    judge = small_network("classifier")
+    logits = run(ClassifierGraph(judge), faces)
+    middle = np.log(logits[:, 1] / logits[:, 0]).mean()
+    judge.fc.bias.data[1] -= middle
+    generators = [small_network(head)] * 2
+    if head == "image":  # of which each direction has its own
+        generators = [generators[0], copy.deepcopy(generators[0])]
+        generators[1].model[-2].weight.data.neg_()
+    graph = AnonymizerGraph(judge, *generators)
+    with torch.inference_mode():
+        persona = torch.arange(len(faces), dtype=torch.int32)[:, None]
+        swapped, gender, swapped_gender = (each.numpy() for each in graph(torch.from_numpy(faces), persona))
+        parts = [
+            build_graph(network, direction=direction)(torch.from_numpy(faces), persona).numpy()
+            for network, direction in zip(generators, DIRECTIONS, strict=True)
+        ]
+    np.testing.assert_allclose(gender, run(ClassifierGraph(judge), faces), atol=1e-6)
+    is_male = gender[:, 1] > gender[:, 0]
+    assert sorted(is_male) == [False, True]
+    assert (parts[0] != parts[1]).mean() > 0.1
+    for face, male in enumerate(is_male):
+        np.testing.assert_array_equal(swapped[face], parts[int(male)][face])
+    np.testing.assert_allclose(swapped_gender, run(ClassifierGraph(judge), swapped), atol=1e-6)
 
 
 def test_classifier_graph_is_pillow_and_imagenet_before_the_network(classifier, faces):

@@ -11,9 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from google.protobuf import text_format
+from onnx import helper, numpy_helper
 from tritonclient.grpc import model_config_pb2
 
 from visard.wire import ENCODED_MODELS, MODELS
@@ -23,8 +25,16 @@ from visard_export.checkpoints import sha256_of
 from visard_export.demo import demo_checkpoints
 from visard_export.export import export_repository, export_version
 from visard_export.options import ExportOptions
-from visard_export.repository import EXPORTED_MODELS, add_version, assemble, publish, staging
-from visard_testing.small_models import aligned_faces
+from visard_export.repository import (
+    EXPORTED_MODELS,
+    FUSED_MODEL,
+    add_version,
+    assemble,
+    publish,
+    read_provenance,
+    staging,
+)
+from visard_testing.small_models import aligned_faces, small_checkpoints
 
 KIND_CPU = model_config_pb2.ModelInstanceGroup.KIND_CPU
 KIND_GPU = model_config_pb2.ModelInstanceGroup.KIND_GPU
@@ -44,18 +54,18 @@ def export(target, paths, **options):
     return lines
 
 
-def fake_versions(folder):
+def fake_versions(folder, *, fused=False):
     """Stand-ins for exported models, where only the files' whereabouts matter."""
-    for model in EXPORTED_MODELS:
+    for model in (*EXPORTED_MODELS, *([FUSED_MODEL] if fused else [])):
         (folder / model).mkdir(parents=True)
         (folder / model / "model.onnx").write_bytes(model.encode())
         (folder / model / "provenance.json").write_text("{}")
     return folder
 
 
-def fake_repository(target, profile="cpu", *, encoded=False):
+def fake_repository(target, profile="cpu", *, encoded=False, fused=False):
     with staging(target) as stage:
-        assemble(fake_versions(stage / "versions"), stage / "repository", profile=profile, encoded=encoded)
+        assemble(fake_versions(stage / "versions", fused=fused), stage / "repository", profile=profile, encoded=encoded)
         publish(stage / "repository", target)
     return target
 
@@ -72,7 +82,7 @@ def contents(folder):
 
 
 def test_exported_models_keep_the_contract(exported):
-    for model in EXPORTED_MODELS:
+    for model in (*EXPORTED_MODELS, FUSED_MODEL):
         config = read_config(exported, model)
         session = onnxruntime.InferenceSession(
             exported / model / "1" / "model.onnx", providers=["CPUExecutionProvider"]
@@ -113,8 +123,59 @@ def test_provenance_tells_where_a_model_comes_from(exported, small_paths):
     assert str(small_paths.to_male.parent) not in json.dumps(provenance)
 
 
+def test_persona_generator_is_served_as_one_graph_of_all_weights(exported, small_paths):
+    assert {folder.name for folder in exported.iterdir()} == {*MODELS, "provenance"}
+    assert read_config(exported, "anonymizer").backend == "onnxruntime"
+    provenance = read_provenance(exported)
+    assert provenance.keys() == {*EXPORTED_MODELS, FUSED_MODEL}
+    fused = provenance[FUSED_MODEL]
+    assert fused["model_sha256"] == sha256_of(exported / "anonymizer" / "1" / "model.onnx")
+    assert fused["checkpoint_sha256"].split(" + ") == [
+        sha256_of(path) for path in (small_paths.classifier, small_paths.to_male)
+    ]
+    assert fused["trained"] is False
+    assert fused["parity"]["fp32"] == {"n_faces": 1, "max_grey": 0, "max_probability": 0.0}
+
+
+def test_one_graph_that_is_not_its_parts_is_refused(exported, tmp_path):
+    versions = {model: exported / model / "1" for model in (*EXPORTED_MODELS, FUSED_MODEL)}
+    versions["gender_classifier"] = other = shutil.copytree(versions["gender_classifier"], tmp_path / "other")
+    model = onnx.load(other / "model.onnx")
+    (last,) = (node for node in model.graph.node if node.output[0] == "gender")
+    one_sure, axes = numpy_helper.from_array(np.float32(1), "one"), last.input[0]
+    model.graph.initializer.append(one_sure)
+    model.graph.node.insert(len(model.graph.node) - 1, helper.make_node("Add", [axes, "one"], ["shifted"]))
+    last.input[0] = "shifted"
+    last.op_type = "Sigmoid"
+    del last.attribute[:]
+    onnx.save(model, other / "model.onnx")
+    with pytest.raises(ExportError, match="differs from its parts"):
+        verify.verify_fused(versions, aligned_faces())
+
+
+def test_generators_of_their_own_are_routed(tmp_path):
+    (tmp_path / "weights").mkdir()
+    export(tmp_path / "repository", small_checkpoints(tmp_path / "weights", "image"))
+    assert read_config(tmp_path / "repository", "anonymizer").platform == "ensemble"
+    assert (tmp_path / "repository" / "gender_router").is_dir()
+    assert read_provenance(tmp_path / "repository").keys() == set(EXPORTED_MODELS)
+
+
+def test_weights_inside_one_graph_are_not_replaced_alone(tmp_path):
+    repository = fake_repository(tmp_path / "repository", fused=True)
+    before = contents(repository)
+    with pytest.raises(RepositoryError, match="--shape routed"):
+        add_version(repository, "generator_to_male", tmp_path)
+    assert contents(repository) == before
+
+
 def test_new_weights_become_the_next_version(exported, small_paths, tmp_path):
-    repository = shutil.copytree(exported, tmp_path / "repository")
+    with staging(tmp_path / "repository") as stage:
+        for model in EXPORTED_MODELS:
+            shutil.copytree(exported / model / "1", stage / "versions" / model)
+        assemble(stage / "versions", stage / "repository")  # routed: without the one graph
+        publish(stage / "repository", tmp_path / "repository")
+    repository = tmp_path / "repository"
     before = contents(repository)
     weights = small_paths.to_female
     number = export_version(repository, "generator_to_male", weights, faces=aligned_faces(), precision="fp16")
@@ -156,7 +217,7 @@ def profiled(request, tmp_path_factory):
 
 def test_every_model_has_a_configuration_and_a_version(profiled):
     _, repository = profiled
-    assert {folder.name for folder in repository.iterdir()} == {*MODELS, "provenance"}
+    assert {folder.name for folder in repository.iterdir()} == {*MODELS, "provenance", "gender_router"}
     for folder in repository.iterdir():
         assert (folder / "config.pbtxt").is_file()
         assert (folder / "1").is_dir()
@@ -189,9 +250,25 @@ def test_cpu_profile(tmp_path):
     assert read_config(repository, "generator_to_male").backend == "onnxruntime"
 
 
+def test_one_graph_is_fitted_to_the_machine_as_a_generator_is(profiled, tmp_path):
+    profile, _ = profiled
+    repository = fake_repository(tmp_path / "repository", profile, fused=True)
+    assert not (repository / "anonymizer" / "fused.pbtxt").exists()
+    assert not (repository / "gender_router").exists()
+    assert (repository / "anonymizer" / "1" / "model.onnx").is_file()
+    fused, generator = (read_config(repository, model) for model in ("anonymizer", "generator_to_male"))
+    assert [tensor.name for tensor in fused.output] == ["swapped", "gender", "swapped_gender"]
+    assert fused.backend == generator.backend
+    assert [group.kind for group in fused.instance_group] == [group.kind for group in generator.instance_group]
+    assert fused.parameters == generator.parameters
+    assert fused.default_model_filename == generator.default_model_filename
+    assert fused.dynamic_batching.default_queue_policy == generator.dynamic_batching.default_queue_policy
+    assert fused.max_batch_size == (4 if profile == "cpu" else 64)
+
+
 def test_models_for_faces_that_travel_as_files_are_there_where_they_are_wanted(tmp_path):
     repository = fake_repository(tmp_path / "repository", encoded=True)
-    assert {folder.name for folder in repository.iterdir()} == {*MODELS, *ENCODED_MODELS, "provenance"}
+    assert {folder.name for folder in repository.iterdir()} == {*MODELS, *ENCODED_MODELS, "provenance", "gender_router"}
     room = {
         model: read_config(repository, model).dynamic_batching.default_queue_policy.max_queue_size
         for model in ("face_decoder", "face_encoder")

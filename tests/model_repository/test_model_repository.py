@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx
 import pytest
-from tritonclient.grpc.model_config_pb2 import DataType, ModelInstanceGroup, ModelQueuePolicy
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup, ModelQueuePolicy
 
 from visard.wire import ENCODED_MODELS, MODELS
 from visard_export import repository
@@ -15,6 +16,7 @@ from visard_testing.small_models import small_checkpoints
 from visard_testing.tiny_models import MODEL_REPOSITORY, read_config, tiny_repository
 
 CONFIGS = {path.parent.name: read_config(path.parent) for path in MODEL_REPOSITORY.glob("*/config.pbtxt")}
+FUSED = text_format.Parse((MODEL_REPOSITORY / "anonymizer" / "fused.pbtxt").read_text(), ModelConfig())
 ENSEMBLES = [name for name, config in CONFIGS.items() if config.platform == "ensemble"]
 ONNX = [name for name, config in CONFIGS.items() if config.backend == "onnxruntime"]
 QUEUED = [name for name, config in CONFIGS.items() if config.HasField("dynamic_batching")]
@@ -33,7 +35,7 @@ def tensors(configured):
 
 
 def test_the_repository_serves_the_contract_and_its_provenance():
-    assert CONFIGS.keys() == {*MODELS, *ENCODED_MODELS, "provenance"}
+    assert CONFIGS.keys() == {*MODELS, *ENCODED_MODELS, "provenance", "gender_router"}
     assert set(ENCODED_MODELS) == set(repository.ENCODED_MODELS)
     assert tensors(CONFIGS["provenance"].output) == [("provenance", "BYTES", (1,))]
     assert not CONFIGS["provenance"].input
@@ -43,6 +45,17 @@ def test_the_repository_serves_the_contract_and_its_provenance():
 def test_configuration_and_client_name_the_same_tensors(model, spec):
     assert tensors(CONFIGS[model].input) == [(t.name, t.datatype, t.shape) for t in spec.inputs]
     assert tensors(CONFIGS[model].output) == [(t.name, t.datatype, t.shape) for t in spec.outputs]
+
+
+def test_the_anonymizer_is_the_same_model_as_one_graph():
+    assert (tensors(FUSED.input), tensors(FUSED.output)) == (
+        tensors(CONFIGS["anonymizer"].input),
+        tensors(CONFIGS["anonymizer"].output),
+    )
+    # It is a generator with judgements around it: as bounded, and refusing as early.
+    assert FUSED.dynamic_batching.default_queue_policy == (
+        CONFIGS["generator_to_male"].dynamic_batching.default_queue_policy
+    )
 
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES)
@@ -108,9 +121,8 @@ def test_nothing_keeps_faces():
     assert not any(config.response_cache.enable for config in CONFIGS.values())
 
 
-@pytest.mark.parametrize("model", ONNX)
-def test_onnx_models_run_and_warm_up_on_the_gpu(model):
-    config = CONFIGS[model]
+@pytest.mark.parametrize("config", [*(CONFIGS[model] for model in ONNX), FUSED], ids=[*ONNX, "fused"])
+def test_onnx_models_run_and_warm_up_on_the_gpu(config):
     assert [group.kind for group in config.instance_group] == [ModelInstanceGroup.KIND_GPU]
     sizes = [warmup.batch_size for warmup in config.model_warmup]
     assert sizes[0] == 1
