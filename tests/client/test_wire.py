@@ -73,7 +73,7 @@ def sent_personas(request):
 def test_request_carries_the_personas(region):
     request = wire.build_request("anonymizer", image_batch(), [2**31 - 1], region=region)
     assert sent_personas(request) == [2**31 - 1]
-    assert sent_personas(wire.build_request("gender_router", image_batch(3), [0, 5, 2**30])) == [0, 5, 2**30]
+    assert sent_personas(wire.build_request("generator_to_male", image_batch(3), [0, 5, 2**30])) == [0, 5, 2**30]
     assert sent_personas(wire.build_request("anonymizer", image_batch(2))) == [-1, -1]  # the graph draws
 
 
