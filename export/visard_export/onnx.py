@@ -24,11 +24,16 @@ from visard_export.precision import dtype_of
 # today's Resize since 18), and onnxruntime >= 1.14 and TensorRT >= 10 read it.
 OPSET = 18
 
-_COMPUTE = ("Conv", "ConvTranspose", "Gemm", "MatMul", "InstanceNormalization", "GridSample", "Resize", "Softmax")
+_CONVOLUTIONS = ("Conv", "ConvTranspose", "Gemm")
+_IN_FLOAT = ("InstanceNormalization", "GridSample", "Resize", "Softmax")
+_COMPUTE = (*_CONVOLUTIONS, *_IN_FLOAT, "LayerNormalization", "MatMul")
 
 
 class PrecisionHistogram(TypedDict):
-    """What a graph is made of: how many initializers of each type, and how many nodes compute in it."""
+    """What a graph is made of: how many initializers of each type, and how many nodes compute in it.
+
+    A layer norm's type is that of its pixels, followed by that of its statistics: `FLOAT16, statistics in FLOAT`.
+    """
 
     initializers: dict[str, int]
     compute: dict[str, dict[str, int]]
@@ -88,7 +93,11 @@ def precision_histogram(model: onnx.ModelProto) -> PrecisionHistogram:
     compute: dict[str, Counter[str]] = {}
     for node in model.graph.node:
         if node.op_type in _COMPUTE:
-            compute.setdefault(node.op_type, Counter())[name_of(types[node.output[0]])] += 1
+            kind = name_of(types[node.output[0]])
+            if node.op_type == "LayerNormalization":
+                stash = next((each.i for each in node.attribute if each.name == "stash_type"), onnx.TensorProto.FLOAT)
+                kind += f", statistics in {name_of(stash)}"
+            compute.setdefault(node.op_type, Counter())[kind] += 1
     return PrecisionHistogram(
         initializers=dict(sorted(Counter(name_of(tensor.data_type) for tensor in model.graph.initializer).items())),
         compute={operator: dict(counts) for operator, counts in sorted(compute.items())},
@@ -99,11 +108,14 @@ def check_precision(histogram: PrecisionHistogram, precision: Precision) -> None
     """Check that a graph has the requested precision: a file's name proves nothing.
 
     Raises:
-        ExportError: a convolution is not in that precision, or a normalisation, sampling or softmax not in float32.
+        ExportError: a convolution or a layer norm's pixels are not in that precision; a norm's statistics, sampling or
+            softmax are not in float32; or nothing promises that a half-precision norm's statistics are.
     """
-    convolution = "FLOAT16" if precision == "fp16" else "FLOAT"
-    wanted = dict.fromkeys(("InstanceNormalization", "GridSample", "Resize", "Softmax"), "FLOAT")
-    wanted |= dict.fromkeys(("Conv", "ConvTranspose", "Gemm"), convolution)
+    chosen = "FLOAT16" if precision == "fp16" else "FLOAT"
+    wanted = dict.fromkeys(_IN_FLOAT, "FLOAT") | dict.fromkeys(_CONVOLUTIONS, chosen)
+    wanted["LayerNormalization"] = f"{chosen}, statistics in FLOAT"
+    if precision == "fp16":  # in half nothing is promised, and in float it would be all casts
+        wanted["InstanceNormalization"] = "a LayerNormalization"
     for operator, counts in histogram["compute"].items():
         if operator in wanted and set(counts) != {wanted[operator]}:
             raise ExportError(f"the {precision} graph computes {operator} in {counts}, not all in {wanted[operator]}")

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import helper
 
 from visard_errors import ExportError
 from visard_export.graphs import build_graph
@@ -65,18 +66,42 @@ def test_fp32_is_fp32_everywhere(onnx_files, kind):
 
 
 @pytest.mark.parametrize(("kind", "convolutions", "norms"), [("image", 6, 7), ("persona", 10, 7)])
-def test_fp16_generator_convolves_in_half_and_normalises_in_float32(onnx_files, kind, convolutions, norms):
+def test_fp16_generator_computes_in_half_and_sums_in_float32(onnx_files, kind, convolutions, norms):
     model = onnx.load(onnx_files[kind, "fp16"])
     compute = precision_histogram(model)["compute"]
     assert compute["Conv"] == {"FLOAT16": convolutions}
     assert compute["ConvTranspose"] == {"FLOAT16": 2}
-    assert compute["InstanceNormalization"] == {"FLOAT": norms}
+    assert compute["LayerNormalization"] == {"FLOAT16, statistics in FLOAT": norms}
+    assert "InstanceNormalization" not in compute
     if kind == "persona":
         assert compute["GridSample"] == {"FLOAT": 2}
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     weights = [node.input[1] for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")]
     assert len(weights) == convolutions + 2
     assert {types[weight] for weight in weights} == {onnx.TensorProto.FLOAT16}
+
+
+def test_fp16_norm_adds_up_what_half_cannot_hold(onnx_files):
+    graph = onnx.load(onnx_files["image", "fp16"]).graph
+    norm = next(node for node in graph.node if node.op_type == "LayerNormalization")
+    pixels = (1, 2, 512, 512)
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT16, pixels) for name in (norm.input[0], "y"))
+    norm.output[0] = "y"
+    scale = [tensor for tensor in graph.initializer if tensor.name == norm.input[1]]
+    alone = helper.make_model(
+        helper.make_graph([norm], "norm", [x], [y], scale), opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10
+    )
+    noise = np.random.default_rng(0).standard_normal(pixels)
+    photo = (300 + noise * np.array([1, 30]).reshape(1, 2, 1, 1)).astype(np.float16)  # a flat channel and a lively one
+    with np.errstate(over="ignore"):
+        assert np.isinf(photo.sum((2, 3), dtype=np.float16)).all()
+    session = onnxruntime.InferenceSession(alone.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {norm.input[0]: photo})
+    exact = photo.astype(np.float64)
+    exact -= exact.mean((2, 3), keepdims=True)
+    exact /= np.sqrt((exact**2).mean((2, 3), keepdims=True) + 1e-5)
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found.astype(np.float64), exact, atol=4e-3)  # half rounds to 2e-3 between 4 and 8
 
 
 def test_fp16_classifier_resizes_and_decides_in_float32(onnx_files):
@@ -94,10 +119,42 @@ def test_precision_is_not_taken_on_trust(onnx_files, kind, really, called):
         check_precision(precision_histogram(onnx.load(onnx_files[kind, really])), called)
 
 
-def test_half_precision_statistics_are_refused():
-    compute = {"Conv": {"FLOAT16": 3}, "InstanceNormalization": {"FLOAT": 2, "FLOAT16": 1}}
-    with pytest.raises(ExportError, match="InstanceNormalization"):
-        check_precision({"initializers": {}, "compute": compute}, "fp16")
+@pytest.mark.parametrize("kind", ["image", "persona"])
+def test_fp16_norms_stand_between_no_casts(onnx_files, kind):
+    graph = onnx.load(onnx_files[kind, "fp16"]).graph
+    made_by = {name: node.op_type for node in graph.node for name in node.output}
+    norms = [node for node in graph.node if node.op_type == "LayerNormalization"]
+    assert norms
+    assert {made_by[norm.input[0]] for norm in norms} == {"Conv", "ConvTranspose"}
+    normed = {norm.output[0] for norm in norms}
+    assert not [node for node in graph.node if node.op_type == "Cast" and normed & {*node.input}]
+
+
+@pytest.mark.parametrize(
+    ("precision", "operator", "counts"),
+    [
+        ("fp16", "LayerNormalization", {"FLOAT16, statistics in FLOAT": 2, "FLOAT16, statistics in FLOAT16": 1}),
+        ("fp16", "LayerNormalization", {"FLOAT, statistics in FLOAT": 3}),  # twice the bytes
+        ("fp16", "InstanceNormalization", {"FLOAT16": 3}),  # statistics in what the runtime likes
+        ("fp16", "InstanceNormalization", {"FLOAT": 3}),
+        ("fp32", "LayerNormalization", {"FLOAT16, statistics in FLOAT": 3}),
+        ("fp32", "InstanceNormalization", {"FLOAT": 2, "FLOAT16": 1}),
+    ],
+)
+def test_other_norms_are_refused(precision, operator, counts):
+    with pytest.raises(ExportError, match=f"the {precision} graph computes {operator} in"):
+        check_precision({"initializers": {}, "compute": {operator: counts}}, precision)
+
+
+def test_statistics_of_a_norm_are_read_off_the_node(onnx_files):
+    model = onnx.load(onnx_files["image", "fp16"])
+    norm = next(node for node in model.graph.node if node.op_type == "LayerNormalization")
+    stash = next(attribute for attribute in norm.attribute if attribute.name == "stash_type")
+    stash.i = onnx.TensorProto.FLOAT16
+    with pytest.raises(ExportError, match="statistics in FLOAT16"):
+        check_precision(precision_histogram(model), "fp16")
+    norm.attribute.remove(stash)  # FLOAT is what ONNX takes where nothing is said
+    check_precision(precision_histogram(model), "fp16")
 
 
 @KINDS

@@ -8,17 +8,26 @@ Source: Wang et al.: High-Resolution Image Synthesis and Semantic Manipulation w
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from visard_export.networks.architectures import HEAD_CHANNELS, INPUT_CHANNELS, Pix2PixHDArchitecture
 
 
 class InstanceNorm(nn.Module):
-    """Instance normalisation without weights, always in float32: its sums over a whole image overflow in half."""
+    """Instance normalisation without weights; its sums over a whole image, which overflow in half, are in float32.
+
+    In half, where reading and writing twice the bytes would cost more than the arithmetic, it is a layer norm over each
+    channel's pixels: the same formula, and ONNX promises float32 statistics for that operator alone.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Give every channel of (N, C, H, W) zero mean and unit biased variance; eps 1e-5."""
-        return nn.functional.instance_norm(x.float(), eps=1e-5).to(x.dtype)
+        if x.dtype == torch.float16:
+            y = nn.functional.layer_norm(x, x.shape[2:], eps=1e-5)
+        else:
+            y = nn.functional.instance_norm(x.float(), eps=1e-5)
+        return y.to(x.dtype)  # autocast gives float32
 
 
 class ResidualBlock(nn.Module):
