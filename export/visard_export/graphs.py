@@ -72,7 +72,7 @@ class ClassifierGraph(nn.Module):
 class GeneratorGraph(nn.Module):
     """`generator_to_*` of an image head: (N, 512, 512, 3) uint8 RGB → the same, swapped.
 
-    In `fp16` the convolutions run in half; instance norms stay in float32.
+    In `fp16` the network runs in half; instance norms sum in float32.
     """
 
     inputs = ("image", "persona")

@@ -88,9 +88,8 @@ def test_fp16_norm_adds_up_what_half_cannot_hold(onnx_files):
     x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT16, pixels) for name in (norm.input[0], "y"))
     norm.output[0] = "y"
     scale = [tensor for tensor in graph.initializer if tensor.name == norm.input[1]]
-    alone = helper.make_model(
-        helper.make_graph([norm], "norm", [x], [y], scale), opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10
-    )
+    opset = helper.make_opsetid("", OPSET)
+    alone = helper.make_model(helper.make_graph([norm], "norm", [x], [y], scale), opset_imports=[opset], ir_version=10)
     noise = np.random.default_rng(0).standard_normal(pixels)
     photo = (300 + noise * np.array([1, 30]).reshape(1, 2, 1, 1)).astype(np.float16)  # a flat channel and a lively one
     with np.errstate(over="ignore"):
