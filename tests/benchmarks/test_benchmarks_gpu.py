@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from visard_benchmarks.gpu import __main__ as bench
-from visard_benchmarks.gpu.job import count_flop
+from visard_benchmarks.gpu.meters import count_flop
 from visard_benchmarks.gpu.variants import Job
 from visard_export.networks.architectures import Pix2PixHDArchitecture
 

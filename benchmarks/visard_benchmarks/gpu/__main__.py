@@ -1,5 +1,7 @@
 """How fast one GPU runs the generator, in every way that Visard has, compared with the limits of the GPU.
 
+For a machine with what NVIDIA's containers hold; `benchmarks/gpu/bench.py` is for one with torch alone.
+
     python -m visard_benchmarks.gpu                    on a machine with a CUDA GPU; needs no network
     python -m visard_benchmarks.gpu --variants torch-fp16-nhwc,ort-cuda-nhwc-exhaustive --batches 8,16
     python -m visard_benchmarks.gpu --dry-run          on any machine: tiny models on the CPU, figures without meaning
@@ -15,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
-import signal
 import subprocess
 import sys
 import tempfile
@@ -26,19 +27,13 @@ from typing import Any
 from rich.table import Table
 
 from visard_benchmarks.environment import environment
+from visard_benchmarks.gpu import reports
 from visard_benchmarks.gpu.variants import VARIANTS, Job, Variant
 from visard_benchmarks.load.report import console
 
 RUN_JOB = [sys.executable, "-m", "visard_benchmarks.gpu.job"]
 
-DRY_RUN = """
-**********************************************************************************
-*  DRY RUN: tiny models on the CPU. It shows that the benchmark runs, nothing     *
-*  else: NO FIGURE BELOW SAYS ANYTHING ABOUT A GPU OR ABOUT THE PUBLISHED MODELS. *
-**********************************************************************************
-"""
 HEADINGS = ("variant", "batch", "images/s", "of roofline", "grey mean / max", "J/image", "GPU MiB", "remark")
-TAIL_LINES = 12  # of a failed process's output, to find its reason in
 
 Results = dict[str, list[dict[str, Any]]]
 
@@ -55,20 +50,12 @@ def run_job(job: Job, timeout_s: float) -> tuple[list[dict[str, Any]], str]:
     )
     try:
         output, _ = process.communicate(timeout=timeout_s)
-        reason = "" if process.returncode == 0 else _reason(process.returncode, output)
+        reason = "" if process.returncode == 0 else reports.reason(process.returncode, output)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
         reason = f"not done within {timeout_s:g} s"
-    lines = job.out.read_text(encoding="utf-8").splitlines() if job.out.is_file() else []
-    return [json.loads(line) for line in lines], reason
-
-
-def _reason(code: int, output: str) -> str:
-    if code < 0:
-        return f"ended by {signal.Signals(-code).name}"
-    lines = [line.strip() for line in output.splitlines()[-TAIL_LINES:] if line.strip()]
-    return lines[-1][:300] if lines else f"ended with code {code}"
+    return reports.read_lines(job.out), reason
 
 
 def derive(variant: Variant, lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -188,14 +175,14 @@ def run(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
 def main() -> None:
     arguments = parse()
     if arguments.dry_run:
-        print(DRY_RUN, flush=True)
+        print(reports.DRY_RUN, flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         work = (arguments.work or Path(scratch)).absolute()
         work.mkdir(parents=True, exist_ok=True)
         report = run(arguments, work)
     print_table(rows(report["results"]))
     if arguments.dry_run:
-        print(DRY_RUN)
+        print(reports.DRY_RUN)
     print(json.dumps(report))
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import gc
 import pickle
 import sys
-from typing import Any
 
 import numpy as np
 
-from visard_benchmarks.gpu.meters import Gpu, gpu_uuid, measure, measure_peaks
+from visard_benchmarks.gpu.meters import Gpu, count_flop, gpu_uuid, measure, measure_peaks
+from visard_benchmarks.gpu.reports import first_line
 from visard_benchmarks.gpu.runners import RUNNERS, Images, personas
 from visard_benchmarks.gpu.variants import VARIANTS, Job, Variant
 
@@ -55,20 +55,6 @@ def prepare(job: Job) -> None:
     job.report(flop_per_image=count_flop(generator), parameters=sum(p.numel() for p in network.parameters()))
 
 
-def count_flop(architecture: Any) -> int:
-    """Operations of one image, counted by torch over the network's convolutions: two per multiply and add."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
-
-    with torch.device("meta"), torch.inference_mode(False):
-        network, image = Pix2PixHDGenerator(architecture), torch.empty(1, 3, architecture.size, architecture.size)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(image)
-    return int(counter.get_total_flops())
-
-
 def variations(face: Images, count: int) -> Images:
     """Make (count, 512, 512, 3) faces out of one that differ from each other: mirrored, moved, darkened."""
     faces = [np.roll(face[:, ::-1] if k % 2 else face, 3 * k, axis=1) * (1 - 0.01 * k) for k in range(count)]
@@ -100,16 +86,11 @@ def run_variant(variant: Variant, job: Job, gpu: Gpu, idle_mib: float | None) ->
                 note=getattr(runner, "note", ""),
             )
         except Exception as error:  # every library has its own; the reason goes into the report
-            job.report(batch=batch, failed=_first_line(error))
+            job.report(batch=batch, failed=first_line(error))
         finally:
             del runner
             gc.collect()
             _free(job.device)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
 def _free(device: str) -> None:
@@ -128,7 +109,7 @@ def main() -> None:
     if job.task == "prepare":
         prepare(job)
     elif job.task == "peaks":
-        job.report(**measure_peaks(job.device, min(job.seconds, 2.0)))
+        job.report(**dict(measure_peaks(job.device, min(job.seconds, 2.0))))
     else:
         (variant,) = (variant for variant in VARIANTS if variant.name == job.task)
         run_variant(variant, job, gpu, idle_mib)

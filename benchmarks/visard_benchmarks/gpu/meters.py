@@ -61,10 +61,11 @@ def measure(runner: Runner, seconds: float, gpu: Gpu | None = None) -> Rate:
     )
 
 
-def measure_peaks(device: str, seconds: float) -> dict[str, float]:
-    """Measure what the device reaches at best: square matrix products in TFLOP/s, copies in GB/s.
+def measure_peaks(device: str, seconds: float) -> Iterator[tuple[str, float]]:
+    """Measure what the device reaches at best, each with its name as soon as it is known.
 
-    Copies count each byte once; a copy within the device reads and writes it.
+    Square matrix products in TFLOP/s, copies in GB/s: from and to pinned and pageable memory of the host, and within
+    the device. Copies count each byte once; a copy within the device reads and writes it.
     """
     import torch
     from torch.utils.benchmark import Timer
@@ -73,20 +74,43 @@ def measure_peaks(device: str, seconds: float) -> dict[str, float]:
         return 1 / float(Timer(statement, globals=names).blocked_autorange(min_run_time=seconds).median)
 
     size = 8192 if device == "cuda" else 256
-    peaks = {}
     dtypes = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.half}
     for name, dtype in dtypes.items():
         torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         out = torch.empty_like(a)
-        peaks[f"{name}_tflops"] = 2 * size**3 * rate("mm(a, b, out=out)", mm=torch.mm, a=a, b=b, out=out) / 1e12
+        yield f"{name}_tflops", 2 * size**3 * rate("mm(a, b, out=out)", mm=torch.mm, a=a, b=b, out=out) / 1e12
     n_bytes = COPY_BYTES if device == "cuda" else COPY_BYTES // 16
     here, there = (torch.empty(n_bytes, dtype=torch.uint8, device=device) for _ in range(2))
     host = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=device == "cuda")
-    for name, target, source in (("h2d", there, host), ("d2h", host, here), ("d2d", there, here)):
-        copies = rate("target.copy_(source, non_blocking=True)", target=target, source=source)
-        peaks[f"{name}_gb_per_s"] = n_bytes * copies / 1e9
-    return peaks
+    pageable = torch.empty(n_bytes, dtype=torch.uint8)
+    copies = (
+        ("h2d", there, host),
+        ("d2h", host, here),
+        ("d2d", there, here),
+        ("pageable_h2d", there, pageable),
+        ("pageable_d2h", pageable, here),
+    )
+    for name, target, source in copies:
+        target.copy_(source)  # pages are made at the first touch
+        speed = rate("target.copy_(source, non_blocking=True)", target=target, source=source)
+        yield f"{name}_gb_per_s", n_bytes * speed / 1e9
+
+
+def count_flop(architecture: Any) -> int:
+    """Operations of one image, counted by torch over the network's convolutions: two per multiply and add."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from visard_export.networks.architectures import INPUT_CHANNELS
+    from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
+
+    with torch.device("meta"), torch.inference_mode(False):
+        network = Pix2PixHDGenerator(architecture)
+        image = torch.empty(1, INPUT_CHANNELS[architecture.head], architecture.size, architecture.size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(image)
+    return int(counter.get_total_flops())
 
 
 def synchronize(device: str) -> None:

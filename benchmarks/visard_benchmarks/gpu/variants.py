@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from visard_benchmarks.gpu.reports import append
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,5 +78,4 @@ class Job:
 
     def report(self, **line: Any) -> None:
         """Append a result."""
-        with self.out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append(self.out, line)
