@@ -4,8 +4,8 @@
     python benchmarks/gpu/bench.py --out DIR --triton BUNDLE      serves with Triton, of make_bundle.py
     python benchmarks/gpu/bench.py --out DIR --dry-run            tiny sizes on the CPU: figures without meaning
 
-Nothing is downloaded, and nothing installed. Each part runs in a process of its own within its share of the time, in the
-order of their worth; a part that fails or takes too long is a line with its reason, and the next begins.
+Nothing is downloaded, and nothing installed. Each part runs in a process of its own within its share of the time, in
+the order of their worth; a part that fails or takes too long is a line with its reason, and the next begins.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from typing import Any
 
 import checkout
 from figures import FILE, Figures
-
 from visard_benchmarks.environment import environment
 from visard_benchmarks.gpu.reports import DRY_RUN, read_lines, reason
 

@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import checkout
 import numpy as np
+
+import checkout
 
 FACE_BYTES = 512 * 512 * 3
 TIMEOUT_S = 120.0
@@ -108,10 +109,10 @@ class Connection:
             }
 
         at = 2 * FACE_BYTES * self._place
-        image = {"name": "image", "datatype": "UINT8", "shape": [1, 512, 512, 3]}
+        image: dict[str, Any] = {"name": "image", "datatype": "UINT8", "shape": [1, 512, 512, 3]}
         persona = {"name": "persona", "datatype": "INT32", "shape": [1, 1], "parameters": {"binary_data_size": 4}}
         image["parameters"] = {"binary_data_size": FACE_BYTES} if self._memory is None else in_region(at)
-        outputs = [{"name": name, "parameters": {"binary_data": True}} for name in self._outputs]
+        outputs: list[dict[str, Any]] = [{"name": name, "parameters": {"binary_data": True}} for name in self._outputs]
         if self._memory is not None:
             outputs[0]["parameters"] = in_region(at + FACE_BYTES)
         return {"inputs": [image, persona], "outputs": outputs}

@@ -9,13 +9,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import checkout  # noqa: F401 -- makes the next lines' packages importable
 import numpy as np
 import torch
-from networks import Fused, Layout, Model, Norm, Swapper, placed
 from numpy.typing import NDArray
-from runners import Replay
 
+import checkout  # noqa: F401 -- makes the next lines' packages importable
+from networks import Layout, Model, Norm, Swapper, fused, placed
+from runners import Replay
+from visard_export.graphs import AnonymizerGraph
 from visard_export.networks.persona import Direction
 
 
@@ -66,9 +67,9 @@ class Engine:
             torch.set_num_threads(1)  # the same everywhere, so that answers are the same to the last bit
         self._settings = settings
         self._stream: Any = torch.cuda.Stream() if on_gpu else None  # type: ignore[no-untyped-call]
-        network: Swapper | Fused
+        network: Swapper | AnonymizerGraph
         if settings.direction is None:
-            network = Fused(settings.model, "fp16", settings.tiny)
+            network = fused(settings.model, "fp16", settings.tiny)
         else:
             network = Swapper(settings.model, settings.direction, "fp16", settings.tiny)
         self.outputs = network.outputs

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import checkout  # noqa: F401 -- makes the next lines' packages importable
-
 from visard_benchmarks.gpu.reports import append, first_line, read_lines
 
 FILE = "figures.jsonl"

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-import checkout
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+import checkout
 from visard_export import persona_graph
-from visard_export.graphs import build_graph
+from visard_export.graphs import AnonymizerGraph, build_graph
 from visard_export.networks.architectures import IMAGE_SIZE, Pix2PixHDArchitecture, ResNet18Architecture
 from visard_export.networks.persona import ROWS, TILE_SHAPE, Direction, PersonaArchitecture, PersonaGenerator
 from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
@@ -30,6 +31,7 @@ Model = Literal["full", "demo"]
 Norm = Literal["cast", "layer_norm", "instance_norm"]
 Layout = Literal["nchw", "nhwc"]
 Images = NDArray[np.uint8]
+Network = TypeVar("Network", bound=nn.Module)
 
 WEIGHTS = checkout.ROOT / "export" / "visard_export" / "weights"
 PEOPLE = checkout.ROOT / "testing" / "visard_testing" / "people"
@@ -45,7 +47,7 @@ if not checkout.HAS_PILLOW:
         seeded = torch.Generator().manual_seed(SEEDS["tiles"])
         return torch.randint(0, 256, (ROWS * PLAIN_PERSONAS, 3, *TILE_SHAPE), dtype=torch.uint8, generator=seeded)
 
-    persona_graph.decode_sheet = _plain_tiles
+    vars(persona_graph)["decode_sheet"] = _plain_tiles
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -80,7 +82,7 @@ def generator(model: Model, direction: Direction, tiny: bool = False) -> Pix2Pix
         network = PersonaGenerator(PersonaArchitecture.from_shapes(shapes, size=int(metadata["size"])))
         network.load_state_dict(tensors)
         return network
-    small = Pix2PixHDArchitecture(ngf=4, n_downsampling=2, n_blocks=1)
+    small = Pix2PixHDArchitecture(ngf=2, n_downsampling=2, n_blocks=1)
     return _seeded(direction, lambda: Pix2PixHDGenerator(small if tiny else Pix2PixHDArchitecture()))
 
 
@@ -95,7 +97,7 @@ def classifier(model: Model, tiny: bool = False) -> ResNet18:
     return _seeded("classifier", lambda: ResNet18(ResNet18Architecture(width=8 if tiny else 64)))
 
 
-def _seeded(seed: str, make: Any) -> Any:
+def _seeded(seed: str, make: Callable[[], Network]) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEEDS[seed])
         return make()
@@ -165,26 +167,11 @@ class Swapper(nn.Module):
         return swapped, self.classifier(swapped)
 
 
-class Fused(nn.Module):
-    """`anonymizer` as one graph: classifier, the direction of each face by its own gender, classifier.
-
-    Both directions are drawn and one of them is taken.
-    """
-
-    outputs = ("swapped", "gender", "swapped_gender")
-
-    def __init__(self, model: Model, precision: Precision, tiny: bool) -> None:
-        super().__init__()
-        self.to_male = build_graph(generator(model, "to_male", tiny), precision, "to_male")
-        self.to_female = build_graph(generator(model, "to_female", tiny), precision, "to_female")
-        self.classifier = build_graph(classifier(model, tiny), precision)
-
-    def forward(self, image: Tensor, persona: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map as `Swapper` does, with the probabilities of `image` in the middle."""
-        gender = self.classifier(image)
-        is_male = (gender[:, 1] > gender[:, 0]).view(-1, 1, 1, 1)
-        swapped = torch.where(is_male, self.to_female(image, persona), self.to_male(image, persona))
-        return swapped, gender, self.classifier(swapped)
+def fused(model: Model, precision: Precision, tiny: bool) -> AnonymizerGraph:
+    """`anonymizer` as one graph: classifier, each face's own direction, classifier."""
+    network = generator(model, "to_male", tiny)
+    other = network if isinstance(network, PersonaGenerator) else generator(model, "to_female", tiny)
+    return AnonymizerGraph(classifier(model, tiny), network, other, precision)
 
 
 def faces() -> tuple[Images, str]:

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
+
 from figures import Figures
 from networks import Layout, Model, Norm, generator, placed, trunk_architecture
 from runners import How, Replay
-from torch import nn
-
 from visard_benchmarks.gpu.meters import Gpu, count_flop, gpu_uuid, measure, measure_peaks
 from visard_export.graphs import build_graph
 
@@ -126,7 +126,6 @@ def _case(
             note="torch.compile only traced, for want of a GPU" if how == "compiled" and dry else "",
         )
     finally:
-        runner = None
         if how == "compiled":
             torch._dynamo.reset()
 

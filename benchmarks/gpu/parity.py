@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from figures import Figures
-from networks import Images, Layout, Model, Norm, faces, generator, placed
-from offline import MODELS, NORMS
 from torch import Tensor, nn
 
+from figures import Figures
+from networks import Images, Layout, Norm, faces, generator, placed
+from offline import MODELS, NORMS
 from visard_export.graphs import build_graph
 from visard_export.options import Precision
 
@@ -70,7 +70,7 @@ def _answers(graph: nn.Module, images: Images, device: str) -> Images:
 
 @contextmanager
 def largest_convolution_output(graph: nn.Module) -> Iterator[dict[str, Any]]:
-    """Note the largest absolute output of any convolution that runs in the block, its layer, and whether all are finite."""
+    """Note the largest absolute output of any convolution in the block, its layer, and whether all are finite."""
     found: dict[str, Any] = {"largest_convolution_output": 0.0, "in_layer": "", "finite": True}
 
     def hook_of(name: str) -> Any:

@@ -16,8 +16,9 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import checkout
 import numpy as np
+
+import checkout
 from engine import Engine, Settings
 
 SHAPE = (1, 512, 512, 3)
@@ -77,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # headers and body leave together
     served: dict[str, Served]
 
-    def do_POST(self) -> None:  # noqa: N802 -- the base class's name
+    def do_POST(self) -> None:
         """Answer."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         parts = self.path.strip("/").split("/")

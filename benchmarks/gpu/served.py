@@ -20,16 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import checkout
 import numpy as np
 import torch
+
+import checkout
 from callers import Callers
 from engine import Engine, Settings
 from figures import Figures
-from networks import Images, Model, faces
+from networks import Model, faces
 from offline import fastest
 from triton_server import ECHO, SEGMENTS, Server, serving
-
 from visard_benchmarks.gpu.meters import measure
 from visard_export.networks.persona import DIRECTIONS
 
@@ -185,7 +185,13 @@ def _work(figures: Figures, shape: Shape, model: Model, device: str, sizes: Size
             if device == "cuda":
                 torch.cuda.empty_cache()
         figures.add(
-            shape=shape, model=model, offline_faces_per_second=rate, faces=what, norm=norm, layout=layout, batches=batches
+            shape=shape,
+            model=model,
+            offline_faces_per_second=rate,
+            faces=what,
+            norm=norm,
+            layout=layout,
+            batches=batches,
         )
         everyone = list(range(len(images)))
         if shape == "routed":
@@ -326,10 +332,11 @@ def cpu_seconds(pid: int) -> dict[str, float]:
             model = next((Path(word).parents[1].name for word in command if word.endswith("/1/model.py")), "")
             ticks = int(fields[11]) + int(fields[12])
             used[int(folder.name)] = (f"model {model}" if model else name, ticks / os.sysconf("SC_CLK_TCK"))
-    family, found = {pid}, True
+    family: set[int] = set()
+    found = {pid}
     while found:
-        found = {child for child, parent in parents.items() if parent in family} - family
         family |= found
+        found = {child for child, parent in parents.items() if parent in family} - family
     total: dict[str, float] = {}
     for member in family & used.keys():
         name, seconds = used[member]

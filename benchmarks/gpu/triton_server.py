@@ -22,7 +22,6 @@ from pathlib import Path
 
 import checkout
 from engine import Settings
-
 from visard_benchmarks.gpu.reports import reason
 
 ECHO = "echo"
