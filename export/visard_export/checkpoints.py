@@ -22,7 +22,8 @@ from torch import Tensor
 
 from visard_errors import CheckpointError
 from visard_export.networks.architectures import IMAGE_SIZE, Pix2PixHDArchitecture, ResNet18Architecture
-from visard_export.networks.persona import DIRECTIONS, PersonaArchitecture, PersonaGenerator, decode_sheet
+from visard_export.networks.atlas import DIRECTIONS, decode_sheet
+from visard_export.networks.persona import PersonaArchitecture, PersonaGenerator
 from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18
 
@@ -111,7 +112,7 @@ def _load(path: Path, networks: tuple[str, ...]) -> Checkpoint:
         architecture = _architecture(networks, {name: tuple(t.shape) for name, t in tensors.items()}, metadata)
         if isinstance(architecture, PersonaArchitecture):
             for direction in DIRECTIONS:
-                decode_sheet(tensors[f"atlas_{direction}"])
+                decode_sheet(tensors[f"atlas_{direction}"].numpy())
             if "placement" in tensors and not (tensors["placement"].shape == (3,) and tensors["placement"][2] > 0):
                 raise ValueError("its placement should be x, y and a scale above zero")
     except ValueError as error:

@@ -14,21 +14,13 @@ import torch
 
 from visard_export.checkpoints import save_checkpoint
 from visard_export.networks.architectures import IMAGE_SIZE, Pix2PixHDArchitecture, ResNet18Architecture
-from visard_export.networks.persona import (
-    AGES,
-    EXPRESSIONS,
-    TILE_SHAPE,
-    TONES,
-    Atlas,
-    PersonaGenerator,
-    TraitsNetwork,
-)
+from visard_export.networks.atlas import AGES, EXPRESSIONS, TILE_SHAPE, TONES, Atlas
+from visard_export.networks.persona import PersonaGenerator, TraitsNetwork
 from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18
+from visard_export.prebuilt import CLASSIFIER_FILE, PERSONA_FILE, WEIGHTS_FOLDER
 
-WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 LICENCE = "Apache-2.0"
-CLASSIFIER_FILE, PERSONA_FILE = "gender_classifier.safetensors", "persona.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)

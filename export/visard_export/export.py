@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from visard_export import tensorrt
 from visard_export.checkpoints import Checkpoint, load_classifier, load_generator, sha256_of
 from visard_export.graphs import AnonymizerGraph, Generator, build_graph
-from visard_export.networks.persona import DIRECTIONS, Direction
+from visard_export.networks.atlas import DIRECTIONS, Direction
 from visard_export.networks.resnet18 import ResNet18
 from visard_export.onnx import OPSET, PrecisionHistogram, export_onnx
 from visard_export.options import ExportOptions, Precision, Shape

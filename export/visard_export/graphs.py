@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from visard_export.networks.architectures import CLASSIFIER_SIZE, IMAGE_SIZE
-from visard_export.networks.persona import DIRECTIONS, Direction, PersonaGenerator
+from visard_export.networks.atlas import DIRECTIONS, Direction
+from visard_export.networks.persona import PersonaGenerator
 from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18
 from visard_export.options import Precision

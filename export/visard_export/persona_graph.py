@@ -15,23 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from visard_export.networks.architectures import IMAGE_SIZE
-from visard_export.networks.persona import (
-    AGES,
-    DIRECTIONS,
-    EXPRESSIONS,
-    ROWS,
-    TILE_SHAPE,
-    TONES,
-    TRAITS_SIZE,
-    Direction,
-    PersonaGenerator,
-    decode_sheet,
-)
+from visard_export.networks.atlas import AGES, DIRECTIONS, EXPRESSIONS, ROWS, TILE_SHAPE, TONES, Direction, decode_sheet
+from visard_export.networks.persona import TRAITS_SIZE, PersonaGenerator
 from visard_export.options import Precision
 from visard_export.precision import dtype_of, in_precision
 
@@ -92,7 +83,10 @@ class PersonaGraph(nn.Module):
         self.network = in_precision(network.trunk, precision)
         self.traits = in_precision(network.traits, precision)
         # Half holds the levels 0..255 exactly, and TensorRT has bytes at a network's borders alone.
-        sheets = [decode_sheet(getattr(network, f"atlas_{direction}")).half() for direction in directions]
+        sheets = [
+            torch.from_numpy(decode_sheet(getattr(network, f"atlas_{direction}").numpy())).half()
+            for direction in directions
+        ]
         sizes = torch.tensor([len(sheet) for sheet in sheets])
         self.register_buffer("tiles", torch.cat(sheets))
         self.register_buffer("counts", sizes // ROWS)
@@ -123,8 +117,7 @@ class PersonaGraph(nn.Module):
         )
         self.register_buffer("blur_rows", _blur_matrix(rows // _LIGHT_STEP))
         self.register_buffer("blur_columns", _blur_matrix(columns // _LIGHT_STEP).T)
-        noise = torch.randn(1, 1, rows, columns, generator=torch.Generator().manual_seed(0))
-        self.register_buffer("noise", noise)
+        self.register_buffer("noise", _noise(rows, columns))
 
     def forward(self, image: Tensor, persona: Tensor) -> Tensor:
         """Draw the persona into the picture."""
@@ -218,6 +211,15 @@ class PersonaGraph(nn.Module):
         calm, own_calm = (1 / _mean(1 / (energies[0] + _CALM), weight) for energies in (their_energies, our_energies))
         noise = (calm - gains[0] ** 2 * own_calm).clamp(0.0, _NOISIEST**2).sqrt()
         return ours[0] * (gains[0] - 1) + ours[1] * (gains[1] - 1) + self.noise * noise
+
+
+def _noise(rows: int, columns: int) -> Tensor:
+    """Noise of unit variance, nearly normal: (1, 1, rows, columns) float32, to the bit the same on every machine.
+
+    Sums of twelve uniform bytes; numpy promises that this generator's numbers never change.
+    """
+    drawn = np.random.RandomState(0).randint(0, 256, (12, rows, columns), np.uint8)
+    return torch.from_numpy((drawn.sum(0, dtype=np.float32) - 12 * 127.5) / 256)[None, None]
 
 
 def _energy(band: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import nn
 from visard_errors import ExportError
 from visard_export.graphs import ClassifierGraph, Graph
 from visard_export.networks.architectures import IMAGE_SIZE
-from visard_export.networks.persona import DIRECTIONS
+from visard_export.networks.atlas import DIRECTIONS
 from visard_export.options import Precision
 from visard_export.repository import FUSED_MODEL, MODEL_FILE
 

@@ -1,7 +1,6 @@
 """The embedded server as it comes: with the demo models, and a sample photo to try them on.
 
-The only file of this package that imports the SDK and the export. It loads the export (and with it torch) only if the
-demo models do not exist yet.
+The only file of this package that imports the SDK and the export.
 """
 
 from __future__ import annotations
@@ -41,41 +40,24 @@ def embedded_server(
 
 
 def demo_models(report_line: Callable[[str], None] = lambda line: None) -> Path:
-    """Find the demo models in the user's cache folder; the first call exports them there, which takes a minute.
+    """Find the demo models in the user's cache folder; the first call puts them together there, which takes a second.
 
-    The folder's name holds the digest of all that the export depends on, so that whatever changes is exported anew.
-    Only models lie there, never a photograph.
+    The folder's name holds the digest of all that they are made of, so that whatever changes is made anew. Only models
+    lie there, never a photograph.
     """
     sources = [
-        *Path(repository.__file__).parent.rglob("*.py"),
-        *Path(repository.__file__).parent.rglob("*.safetensors"),
+        *Path(repository.__file__).parent.glob("*.py"),
+        *(path for path in (Path(repository.__file__).parent / "weights").iterdir() if path.is_file()),
         *repository.static_repository().rglob("*.pbtxt"),
         *repository.static_repository().rglob("*.py"),
     ]
     digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sorted(sources)))
     folder = user_cache_path("visard") / f"demo-models-{digest.hexdigest()[:12]}"
     if not folder.is_dir():
-        export_demo_models(folder, report_line)
+        with needs("serve", "making the demo models"):
+            from visard_export.prebuilt import put_together
+        put_together(folder, report_line)
     return folder
-
-
-def export_demo_models(folder: Path, report_line: Callable[[str], None]) -> None:
-    """Export the demo weights."""
-    with needs("export", "making the demo models"):
-        from visard_export.demo import demo_checkpoints
-        from visard_export.export import export_repository
-        from visard_export.options import ExportOptions
-
-    paths = demo_checkpoints()
-    export_repository(
-        folder,
-        classifier=paths.classifier,
-        to_male=paths.to_male,
-        to_female=paths.to_female,
-        faces=aligned_faces(SAMPLE_PHOTO),
-        options=ExportOptions(),
-        report=report_line,
-    )
 
 
 def aligned_faces(photo: Path) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ from visard_evaluation.second_classifier import SecondClassifier
 from visard_evaluation.second_detector import look
 from visard_evaluation.thumbnails import enlarge, shrink
 from visard_export.checkpoints import load_classifier, sha256_of
-from visard_export.demo import WEIGHTS_FOLDER
+from visard_export.prebuilt import WEIGHTS_FOLDER
 from visard_preprocess.align import finder
 from visard_preprocess.geometry import crop
 from visard_preprocess.photo import read_photo

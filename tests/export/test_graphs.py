@@ -20,7 +20,7 @@ from visard_export.graphs import (
     fold_batch_norms,
 )
 from visard_export.networks.architectures import ResNet18Architecture
-from visard_export.networks.persona import DIRECTIONS
+from visard_export.networks.atlas import DIRECTIONS
 from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18
 from visard_testing.small_models import aligned_faces, small_generator, small_network

@@ -20,7 +20,7 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
-from visard_export.networks.persona import AGES, EXPRESSIONS, TILE_SHAPE, TONES, Atlas
+from visard_export.networks.atlas import AGES, EXPRESSIONS, TILE_SHAPE, TONES, Atlas
 from visard_preprocess.files import write_atomically
 from visard_preprocess.geometry import CROP_SIZE
 from visard_training.data.faces import GENDERS, Gender, read_faces

@@ -14,7 +14,8 @@ from rich.console import Console
 from visard_errors import CheckpointError
 from visard_export.checkpoints import load_generator
 from visard_export.graphs import build_graph
-from visard_export.networks.persona import Direction, PersonaGenerator
+from visard_export.networks.atlas import Direction
+from visard_export.networks.persona import PersonaGenerator
 from visard_preprocess.files import write_atomically
 from visard_training.data.faces import GENDERS, IMAGES_FOLDER, Gender, Photo, read_faces, write_cache
 from visard_training.runs.progress import track

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visard_errors import DataError
-from visard_export.networks.persona import Atlas
+from visard_export.networks.atlas import Atlas
 from visard_preprocess.files import replace_atomically
 from visard_training.data.faces import GENDERS, Gender
 from visard_training.personas.shapes import ShapeModel

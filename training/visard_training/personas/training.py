@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from visard_errors import DataError
 from visard_export.networks.architectures import IMAGE_SIZE
-from visard_export.networks.persona import TONES, TRAITS_SIZE, PersonaGenerator, TraitsNetwork
+from visard_export.networks.atlas import TONES
+from visard_export.networks.persona import TRAITS_SIZE, PersonaGenerator, TraitsNetwork
 from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
 from visard_export.persona_graph import PERSONA_SCALE, SURROUNDINGS_SCALE, position_planes
 from visard_training.personas.frame import read_atlas
