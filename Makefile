@@ -11,7 +11,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
-demo: $(VENV)/.installed ## Anonymise the sample photo with the embedded server: out/demo/before_after.png
+demo: $(VENV)/.demo ## Anonymise the sample photo with the embedded server: out/demo/before_after.png
 	$(BIN)/visard demo --output out/demo
 
 test: $(VENV)/.installed system-packages ## Run the tests, the real Triton in them
@@ -43,7 +43,7 @@ format: $(VENV)/.installed ## Bring the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-serve: $(VENV)/.installed ## Serve the demo models on 127.0.0.1:8001 until Ctrl-C
+serve: $(VENV)/.demo ## Serve the demo models on 127.0.0.1:8001 until Ctrl-C
 	$(BIN)/visard serve
 
 bench: $(VENV)/.installed ## Measure alignment, stages and load against their ceilings (an hour)
@@ -62,10 +62,17 @@ fuzz: $(VENV)/.installed ## Throw mutated bytes at decoder, forms and answers fo
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) out
 
+# What using Visard needs, which is little, and what working on it needs, which is much.
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[serve]'
+	@touch $@
+
 # Two steps, so that pip settles the torch build first: see README for the small CPU build.
-$(VENV)/.installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Visard needs Python 3.10 or newer: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv is missing: sudo apt-get install python3-venv"; exit 1; }
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[serve,export,train,evaluate,naturalness,folder,ray,web,bench,dev]' '$(TORCH)'
-	@touch $@
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Visard needs Python 3.10 or newer: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv is missing: sudo apt-get install python3-venv"; exit 1; }

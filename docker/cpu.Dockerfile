@@ -3,28 +3,13 @@
 #
 #   docker build -f docker/cpu.Dockerfile -t visard-cpu .
 #   docker run --rm --read-only --tmpfs /tmp:exec -p 127.0.0.1:8001:8001 visard-cpu
-FROM scratch AS weights
-COPY export/visard_export/weights/ /
-
-FROM python:3.11-slim-bookworm AS models
-WORKDIR /src
-COPY . .
-# What is installed is this checkout, with the versions that it asks for.
-# hadolint ignore=DL3013
-RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu '.[export]' 'torch==2.13.0'
-COPY --from=weights / /weights/
-RUN ["visard", "export", "/models", \
-     "--classifier", "/weights/gender_classifier.safetensors", \
-     "--to-male", "/weights/persona.safetensors", \
-     "--to-female", "/weights/persona.safetensors"]
-
 FROM python:3.11-slim-bookworm
 WORKDIR /src
 COPY . .
 # What is installed is this checkout, with the versions that it asks for.
 # hadolint ignore=DL3013
-RUN pip install --no-cache-dir '.[serve]'
-COPY --from=models /models /models
+RUN pip install --no-cache-dir '.[serve]' \
+    && python -c 'from pathlib import Path; from visard_export.prebuilt import put_together; put_together(Path("/models"))'
 WORKDIR /
 ENV PYTHONDONTWRITEBYTECODE=1
 USER 1000:1000

@@ -1,8 +1,8 @@
 """The demo models put together without torch: their graphs, taken out of an export, and the demo weights.
 
-An export needs torch and half a minute. What is shipped instead are its graphs without their large tensors, each of which
-is named by the digest of its bytes: nearly all come out of the weights files, converted as the export does it. The file
-that results is the exported one to the last bit, which its provenance proves.
+An export needs torch and half a minute. What is shipped instead are its graphs without their large tensors, each of
+which is named by the digest of its bytes: nearly all come out of the weights files, converted as the export does it.
+The file that results is the exported one to the last bit, which its provenance proves.
 """
 
 from __future__ import annotations
@@ -47,8 +47,11 @@ def put_together(target: Path, report: Callable[[str], None] = lambda line: None
         try:
             with zipfile.ZipFile(WEIGHTS_FOLDER / GRAPHS_FILE) as graphs:
                 _write_versions(graphs, stage / "versions")
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise ExportError(f"the demo models in {WEIGHTS_FOLDER} are damaged ({error}): install visard again") from None
+        except Exception as error:  # of five libraries that read the files
+            raise ExportError(
+                f"the demo models cannot be put together from {WEIGHTS_FOLDER} ({error}): free some space, or install "
+                "visard again"
+            ) from None
         assemble(stage / "versions", stage / "repository")
         publish(stage / "repository", target)
 
@@ -122,7 +125,9 @@ def _folded(tensors: Mapping[str, NDArray[np.float32]], norm: str) -> tuple[NDAr
         tensors[f"{norm}.{name}"] for name in ("weight", "bias", "running_mean", "running_var")
     )
     inverse = 1 / np.sqrt(variance + _BATCH_NORM_EPSILON)
-    return tensors[f"{convolution}.weight"] * (scale * inverse)[:, None, None, None], (0 - mean) * inverse * scale + shift
+    return tensors[f"{convolution}.weight"] * (scale * inverse)[:, None, None, None], (
+        0 - mean
+    ) * inverse * scale + shift
 
 
 def _digest(data: bytes) -> str:
