@@ -17,7 +17,7 @@ import checkout  # noqa: F401 -- makes the next lines' packages importable
 from networks import Layout, Model, Norm, Swapper, fused, placed
 from runners import Replay
 from visard_export.graphs import AnonymizerGraph
-from visard_export.networks.persona import Direction
+from visard_export.networks.atlas import Direction
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,8 @@ import checkout
 from visard_export import persona_graph
 from visard_export.graphs import AnonymizerGraph, build_graph
 from visard_export.networks.architectures import IMAGE_SIZE, Pix2PixHDArchitecture, ResNet18Architecture
-from visard_export.networks.persona import ROWS, TILE_SHAPE, Direction, PersonaArchitecture, PersonaGenerator
+from visard_export.networks.atlas import ROWS, TILE_SHAPE, Direction
+from visard_export.networks.persona import PersonaArchitecture, PersonaGenerator
 from visard_export.networks.pix2pixhd import Pix2PixHDGenerator
 from visard_export.networks.resnet18 import ResNet18
 from visard_export.options import Precision
@@ -42,10 +43,10 @@ _TYPES = {"F32": torch.float32, "F16": torch.float16, "U8": torch.uint8, "I64": 
 
 if not checkout.HAS_PILLOW:
 
-    def _plain_tiles(_data: Tensor) -> Tensor:
+    def _plain_tiles(_data: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Tiles of noise in the shape of the personas': the same work, no picture."""
-        seeded = torch.Generator().manual_seed(SEEDS["tiles"])
-        return torch.randint(0, 256, (ROWS * PLAIN_PERSONAS, 3, *TILE_SHAPE), dtype=torch.uint8, generator=seeded)
+        seeded = np.random.default_rng(SEEDS["tiles"])
+        return seeded.integers(0, 256, (ROWS * PLAIN_PERSONAS, 3, *TILE_SHAPE), np.uint8)
 
     vars(persona_graph)["decode_sheet"] = _plain_tiles
 

@@ -31,7 +31,7 @@ from networks import Model, faces
 from offline import fastest
 from triton_server import ECHO, SEGMENTS, Server, serving
 from visard_benchmarks.gpu.meters import measure
-from visard_export.networks.persona import DIRECTIONS
+from visard_export.networks.atlas import DIRECTIONS
 
 Shape = Literal["routed", "fused"]
 

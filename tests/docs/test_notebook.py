@@ -177,9 +177,7 @@ def test_an_unusable_photo_is_said_in_plain_words(environment, tmp_path):
     assert cell(notebook, "gender").outputs == []
 
 
-@pytest.mark.parametrize(
-    ("folder", "wanted"), [(ROOT / "notebooks", f"{ROOT}[serve]"), (Path("/"), "visard[serve]")]
-)
+@pytest.mark.parametrize(("folder", "wanted"), [(ROOT / "notebooks", f"{ROOT}[serve]"), (Path("/"), "visard[serve]")])
 def test_installs_from_the_checkout_or_the_index(folder, wanted, monkeypatch, capsys):
     commands = []
     monkeypatch.chdir(folder)
