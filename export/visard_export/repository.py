@@ -46,6 +46,7 @@ CPU_INSTANCES = 2
 CPU_QUEUE = 4 * CPU_INSTANCES
 CPU_ROUTERS = CPU_INSTANCES + 1  # one face is classified while as many as there are instances are generated
 AFTER_GENERATORS = ("gender_classifier", "face_encoder")  # a face that was generated already must not be lost there
+OPTIMAL_BATCH = 16  # what saturation makes of a generator's queue, and so what an engine's kernels are chosen for
 ENGINE_CACHE = "/var/cache/visard"  # of the serving machine; holds engines and kernel timings, never a face
 WORKSPACE_BYTES = 4 * 1024**3  # scratch memory that a TensorRT kernel may ask for
 
@@ -107,15 +108,21 @@ def adapt(model: str, config: Any, profile: Profile) -> Any:
                 "trt_engine_cache_path": ENGINE_CACHE,
                 "trt_timing_cache_enable": "true",
                 "trt_timing_cache_path": ENGINE_CACHE,
-                "trt_profile_min_shapes": "image:1x512x512x3",
-                "trt_profile_opt_shapes": f"image:{max(1, config.max_batch_size // 2)}x512x512x3",
-                "trt_profile_max_shapes": f"image:{config.max_batch_size}x512x512x3",
             }
         )
+        # For all inputs: onnxruntime loads no model of which one has a free size and no profile.
+        for name, batch in zip(("min", "opt", "max"), engine_batches(config.max_batch_size), strict=True):
+            shapes = [f"{each.name}:" + "x".join(map(str, (batch, *each.dims))) for each in config.input]
+            accelerator.parameters[f"trt_profile_{name}_shapes"] = ",".join(shapes)
     elif config.backend == "onnxruntime":
         config.backend = "tensorrt"
         config.default_model_filename = ENGINE_FILE
     return config
+
+
+def engine_batches(max_batch: int) -> tuple[int, int, int]:
+    """The smallest batch of an engine, the one that it is best at, and the largest."""
+    return 1, min(OPTIMAL_BATCH, max_batch), max_batch
 
 
 def max_batch_size(model: str) -> int:

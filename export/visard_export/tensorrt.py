@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from visard_errors import ExportError
-from visard_export.repository import WORKSPACE_BYTES
+from visard_export.repository import WORKSPACE_BYTES, engine_batches
 
 
 def build_engine(onnx_path: Path, plan_path: Path, max_batch: int) -> None:
     """Build an engine; takes minutes for the published generator.
 
     Args:
-        onnx_path: an exported model, its only input `image`.
+        onnx_path: an exported model; of its inputs only the batch size is free.
         plan_path: the file to write, `model.plan` for Triton's TensorRT backend; its folder must exist.
-        max_batch: the largest batch that it takes; half of it is what it is optimised for.
+        max_batch: the largest batch that it takes.
 
     Raises:
         ExportError: TensorRT is not installed, or rejects the model.
@@ -37,9 +37,8 @@ def build_engine(onnx_path: Path, plan_path: Path, max_batch: int) -> None:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     profile = builder.create_optimization_profile()
-    batches = (1, max(1, max_batch // 2), max_batch)  # smallest, optimal, largest: 1, 8 and 16 for the generators
     for tensor in (network.get_input(i) for i in range(network.num_inputs)):
-        profile.set_shape(tensor.name, *((batch, *tuple(tensor.shape)[1:]) for batch in batches))
+        profile.set_shape(tensor.name, *((batch, *tuple(tensor.shape)[1:]) for batch in engine_batches(max_batch)))
     config.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, config)
     if engine is None:

@@ -30,6 +30,7 @@ from visard_export.repository import (
     FUSED_MODEL,
     add_version,
     assemble,
+    engine_batches,
     publish,
     read_provenance,
     staging,
@@ -284,11 +285,29 @@ def test_gpu_profile(tmp_path):
         assert config.model_warmup
         (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
         assert accelerator.name == "tensorrt"
-        assert accelerator.parameters["trt_profile_max_shapes"] == f"image:{config.max_batch_size}x512x512x3"
         assert "precision_mode" not in accelerator.parameters
     router = read_config(repository, "gender_router")
     assert [group.kind for group in router.instance_group] == [KIND_CPU]
     assert not router.HasField("optimization")
+
+
+def test_engines_take_every_input_in_every_batch_and_are_best_at_full_ones(tmp_path):
+    repository = fake_repository(tmp_path / "repository", "gpu", fused=True)
+    profiles = {}
+    for model in (*EXPORTED_MODELS, FUSED_MODEL):
+        (accelerator,) = read_config(repository, model).optimization.execution_accelerators.gpu_execution_accelerator
+        profiles[model] = [accelerator.parameters[f"trt_profile_{name}_shapes"] for name in ("min", "opt", "max")]
+    one, full = "image:1x512x512x3,persona:1x1", "image:16x512x512x3,persona:16x1"
+    assert profiles == {
+        "gender_classifier": ["image:1x512x512x3", "image:16x512x512x3", "image:64x512x512x3"],
+        "generator_to_male": [one, full, full],
+        "generator_to_female": [one, full, full],
+        "anonymizer": [one, full, "image:64x512x512x3,persona:64x1"],
+    }
+
+
+def test_no_engine_is_best_at_more_than_it_takes():
+    assert engine_batches(4) == (1, 4, 4)
 
 
 def test_tensorrt_profile(tmp_path):

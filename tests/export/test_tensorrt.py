@@ -54,4 +54,4 @@ def test_engine_keeps_the_graphs_types(tmp_path):
     build_engine(tmp_path / "model.onnx", tmp_path / "model.plan", 16)
     engine = tensorrt.Runtime(tensorrt.Logger()).deserialize_cuda_engine((tmp_path / "model.plan").read_bytes())
     assert tensorrt.nptype(engine.get_tensor_dtype("image")) == np.uint8
-    assert [shape[0] for shape in engine.get_tensor_profile_shape("image", 0)] == [1, 8, 16]
+    assert [shape[0] for shape in engine.get_tensor_profile_shape("image", 0)] == [1, 16, 16]
