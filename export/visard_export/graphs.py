@@ -98,7 +98,7 @@ class GeneratorGraph(nn.Module):
             The same shape and range; what is behind the point is to be dropped.
         """
         photo = levels.permute(0, 3, 1, 2)
-        # An input that nothing asks is left out of an engine, whose cached profile then never fits: built at each start.
+        # Used, because onnxruntime leaves other inputs out of an engine, which it then never finds in its cache again.
         minus_one = (0 * persona - 1).float()[:, :, None, None]
         output: Tensor = self.network((photo / 127.5 + minus_one).to(dtype_of(self.network))).float()
         swapped = (output + 1) * 127.5  # (y + 1) / 2 · 255, to the last bit
