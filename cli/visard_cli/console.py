@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 from rich.console import Console
@@ -17,8 +17,9 @@ from rich.text import Text
 
 from visard.connection import Connection
 from visard.declared import words
+from visard.local import Local
 from visard.options import PersonaKey
-from visard_errors import ServerRefused
+from visard_errors import MissingExtra, ServerError, ServerRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +46,15 @@ ServerOption = Annotated[
     str | None,
     typer.Option(
         "--server", envvar="VISARD_SERVER", help="host:port of a running server; without it one is started here."
+    ),
+]
+Engine = Literal["auto", "triton", "local"]
+EngineOption = Annotated[
+    Engine,
+    typer.Option(
+        envvar="VISARD_ENGINE",
+        help="What runs the models where no --server is named: triton (an embedded server), local (this process), or "
+        "auto (triton where it is installed).",
     ),
 ]
 PersonaKeyOption = Annotated[
@@ -123,6 +133,31 @@ def connection_to(
     else:
         url = server
     return usage(lambda: Connection(url=url, **options))
+
+
+def engine_for(
+    stack: ExitStack, server: str | None, models: Path | None, engine: Engine, **options: Any
+) -> Connection | Local:
+    """Say what runs the models: what `connection_to` says, or this process, see `EngineOption`."""
+    if server is not None and engine == "local":
+        raise typer.BadParameter("--server and --engine local exclude each other")
+    if server is not None or engine == "triton" or (engine == "auto" and _has_triton()):
+        return connection_to(stack, server, models, **options)
+    from visard_server.embedded import demo_models
+
+    with err.status("Loading the models") as status:
+        return Local(models=models or demo_models(progress_line(status)))
+
+
+def _has_triton() -> bool:
+    from visard_server.wheel import find_wheel
+
+    try:
+        find_wheel()
+    except (MissingExtra, ServerError) as error:
+        err.print(f"No embedded server here, so the models run in this process: {error}", soft_wrap=True)
+        return False
+    return True
 
 
 def warn_untrained(client: Client) -> dict[str, dict[str, Any]]:

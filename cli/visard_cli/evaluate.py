@@ -18,7 +18,7 @@ from typing_extensions import Doc
 
 from visard.blocking import Client
 from visard_cli import console, outputs
-from visard_cli.console import ModelsOption, ServerOption
+from visard_cli.console import EngineOption, ModelsOption, ServerOption
 from visard_cli.derived import Fields, derived
 from visard_cli.exit_codes import exit_help
 
@@ -149,6 +149,7 @@ def evaluate(
     reports: Annotated[ReportOptions, Fields()],
     server: ServerOption = None,
     models: ModelsOption = None,
+    engine: EngineOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Measure how well photos are anonymised, with 95 % intervals; the largest face of each counts."""
@@ -161,7 +162,7 @@ def evaluate(
     if reports.report is not None:
         import visard_evaluation.html  # noqa: F401 # a missing extra is known before the work
     with ExitStack() as stack:
-        client = stack.enter_context(Client(console.connection_to(stack, server, models)))
+        client = stack.enter_context(Client(console.engine_for(stack, server, models, engine)))
         provenance = console.warn_untrained(client)
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         bar = Progress(TextColumn("{task.description}", markup=False), *columns, console=console.err)

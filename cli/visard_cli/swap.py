@@ -16,13 +16,14 @@ from visard.boxes import parse_box
 from visard_cli import outputs, report
 from visard_cli.console import (
     CaOption,
+    EngineOption,
     ModelsOption,
     PersonaKeyOption,
     ServerOption,
     TlsOption,
     TokenOption,
     coloured,
-    connection_to,
+    engine_for,
     err,
     out,
     usage,
@@ -56,6 +57,7 @@ def swap(
     *,
     server: ServerOption = None,
     models: ModelsOption = None,
+    engine: EngineOption = "auto",
     options: Annotated[Options, Fields(without=("output", "landmarks_model", "max_pixels", "persona_key", "boxes"))],
     persona_key: PersonaKeyOption = None,
     box: BoxOption = None,
@@ -86,10 +88,11 @@ def swap(
     run = _Run(photos, targets, side_by_side=side_by_side, as_json=as_json)
     servers: list[TritonServer] = []  # the embedded one, if any
     with ExitStack() as stack:
-        connection = connection_to(
+        connection = engine_for(
             stack,
             server,
             models,
+            engine,
             started=servers.append,
             tls=tls,
             root_certificates=ca,

@@ -12,12 +12,13 @@ import typer
 from visard.blocking import Client
 from visard_cli.console import (
     CaOption,
+    EngineOption,
     ModelsOption,
     ServerOption,
     TlsOption,
     TokenOption,
     coloured,
-    connection_to,
+    engine_for,
     err,
     usage,
     warn_untrained,
@@ -29,7 +30,7 @@ from visard_errors.extras import needs
 from visard_web.settings import MEBIBYTE, Settings
 
 if TYPE_CHECKING:
-    from visard import Connection
+    from visard import Connection, Local
 
 EPILOG = f"Example: visard web --server gpu1:8001 --api-keys keys --rate 10/minute\n\n{exit_help(4, 5, 6, 7)}"
 
@@ -52,6 +53,7 @@ def web(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8080,
     server: ServerOption = None,
     models: ModelsOption = None,
+    engine: EngineOption = "auto",
     tls: TlsOption = False,
     ca: CaOption = None,
     token: TokenOption = None,
@@ -92,8 +94,8 @@ def web(
     if api_keys is not None:
         Keys(api_keys)  # one that lets nobody in must be known before the models are loaded
     with ExitStack() as stack:
-        connection = connection_to(
-            stack, server, models, tls=tls, root_certificates=ca, token=token, deadline_s=_DEADLINE_S
+        connection = engine_for(
+            stack, server, models, engine, tls=tls, root_certificates=ca, token=token, deadline_s=_DEADLINE_S
         )
         _warn_of_models(connection)
         if api_keys is None and not _loopback(host):
@@ -107,7 +109,7 @@ def web(
             raise ServerError("the web server did not start: see the log above")
 
 
-def _warn_of_models(connection: Connection) -> None:
+def _warn_of_models(connection: Connection | Local) -> None:
     """Say loudly where weights are random, and where there is no server yet."""
     try:
         with Client(connection, workers=1) as client:

@@ -12,6 +12,7 @@ Importing this package loads neither torch nor dlib; dlib comes with the first p
 from visard.blocking import Client
 from visard.client import AsyncClient
 from visard.connection import Connection
+from visard.local import Local
 from visard.options import Options
 from visard.pipeline import Found
 from visard.result import ApparentGender, FaceResult, Outcome, Result, UnswappedFace
@@ -56,6 +57,7 @@ __all__ = [
     "FaceResult",
     "FaceTooSmall",
     "Found",
+    "Local",
     "MissingExtra",
     "NoFace",
     "NotHidden",

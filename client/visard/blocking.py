@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from visard.client import AsyncClient
 from visard.connection import DEFAULT_URL, Connection
+from visard.local import Local
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Sequence
@@ -34,7 +35,7 @@ class Client:
     Runs an `AsyncClient` on a thread of its own. Close it, or use it as a context manager. May be shared by threads.
 
     Args:
-        server: address or `Connection`.
+        server: address or `Connection`; or a `Local` repository, whose models then run in this process.
         workers: threads for the work outside the server; the number of cores by default.
 
     Example:
@@ -45,7 +46,7 @@ class Client:
     In the examples of the methods, `client` is open.
     """
 
-    def __init__(self, server: str | Connection = DEFAULT_URL, *, workers: int | None = None) -> None:
+    def __init__(self, server: str | Connection | Local = DEFAULT_URL, *, workers: int | None = None) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="visard-client", daemon=True)
         self._client = AsyncClient(server, workers=workers)

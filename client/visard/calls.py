@@ -22,6 +22,9 @@ from visard.shared_memory import RegionPool
 from visard.slots import Slots
 from visard.statuses import error_from_status, parse_retry_after_s
 from visard.wire import (
+    CLASSIFIER,
+    ENCODED_ENSEMBLES,
+    ENSEMBLES,
     MODELS,
     REGION_SIZE,
     Swap,
@@ -54,8 +57,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CLASSIFIER = "gender_classifier"
-
 _RETRY_PAUSE_S = 0.1  # doubled per attempt, jittered over its whole length so that callers do not return in step
 _RETRY_PAUSE_MAX_S = 2.0
 _METADATA_DEADLINE_S = 5.0
@@ -72,6 +73,7 @@ class Calls:
 
     def __init__(self, connection: Connection, threads: Executor) -> None:
         self.connection = connection
+        self.ensembles = ENCODED_ENSEMBLES if connection.encoded else ENSEMBLES
         self._threads = threads
         self._slots = Slots(connection.max_in_flight, adapts=connection.max_attempts > 1)
         self._checked: set[str] = set()

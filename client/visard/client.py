@@ -21,14 +21,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from visard.calls import CLASSIFIER, Calls
+from visard.calls import Calls
 from visard.connection import DEFAULT_URL, Connection
 from visard.judgement import after_second_try, for_second_try, identity_distance, judge, score
+from visard.local import Local, LocalCalls
 from visard.options import Choice, Options
 from visard.personas import draw
 from visard.pipeline import Found, Prepared, Stopwatch, choose, find, finish, prepare, unswappable, warm_up
 from visard.result import ApparentGender, FaceResult, Outcome, Result
-from visard.wire import ENCODED_ENSEMBLES, ENSEMBLES, Direction, Swap, check_images, check_personas
+from visard.wire import CLASSIFIER, Direction, Swap, check_images, check_personas
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
@@ -49,7 +50,7 @@ class AsyncClient:
     `anonymize_many` does with its window. Close it, or use it as an asynchronous context manager.
 
     Args:
-        server: address or `Connection`.
+        server: address or `Connection`; or a `Local` repository, whose models then run in this process.
         workers: threads for the work outside the server; the number of cores by default.
         measure_identity: measures the identity distance elsewhere than on a worker thread, where dlib holds Python's
             interpreter for a tenth of a second or more; see `visard.judgement.identity_distance` for what it is given.
@@ -64,16 +65,20 @@ class AsyncClient:
 
     def __init__(
         self,
-        server: str | Connection = DEFAULT_URL,
+        server: str | Connection | Local = DEFAULT_URL,
         *,
         workers: int | None = None,
         measure_identity: MeasureIdentity | None = None,
     ) -> None:
         self._measure_identity = measure_identity or self._identity_on_thread
-        self.connection = server if isinstance(server, Connection) else Connection(url=server)
         self.workers = workers or os.cpu_count() or 1
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="visard")
-        self._calls = Calls(self.connection, self._threads)
+        self._calls: Calls | LocalCalls
+        if isinstance(server, Local):
+            self._calls = LocalCalls(server)
+        else:
+            connection = server if isinstance(server, Connection) else Connection(url=server)
+            self._calls = Calls(connection, self._threads)
 
     async def __aenter__(self) -> Self:
         """Return itself."""
@@ -215,7 +220,7 @@ class AsyncClient:
         directions = [direction] * len(batch) if isinstance(direction, str) else direction
         numbers = draw(len(batch)) if personas is None else personas
         check_personas(numbers, len(batch))
-        ensembles = ENCODED_ENSEMBLES if self.connection.encoded else ENSEMBLES
+        ensembles = self._calls.ensembles
 
         async def swap_one(index: int) -> Swap:
             return await self._calls.swap(ensembles[directions[index]], batch[index : index + 1], numbers[index])

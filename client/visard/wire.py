@@ -32,6 +32,8 @@ ENSEMBLES: dict[Direction, str] = {
     "to_male": "anonymizer_to_male",
     "to_female": "anonymizer_to_female",
 }
+CLASSIFIER = "gender_classifier"
+GENERATORS: dict[Direction, str] = {"to_male": "generator_to_male", "to_female": "generator_to_female"}
 ENCODED_ENSEMBLES: dict[Direction, str] = {direction: f"encoded_{model}" for direction, model in ENSEMBLES.items()}
 
 _NUMPY = {
@@ -238,7 +240,7 @@ def parse_response(model: str, response: Any, memory: NDArray[np.uint8] | None =
         if expected is None:
             continue
         if tensor.datatype != expected.datatype or tuple(tensor.shape[1:]) != expected.shape or not tensor.shape[0]:
-            raise ServerRefused(_other_shape(model, expected, tensor.datatype, tuple(tensor.shape[1:])))
+            raise ServerRefused(other_shape(model, expected, tensor.datatype, tuple(tensor.shape[1:])))
         if memory is not None:
             offset = _REGION_OFFSETS[tensor.name]
             raw = memory[offset : offset + _size(expected.datatype, expected.shape)].tobytes()
@@ -248,8 +250,7 @@ def parse_response(model: str, response: Any, memory: NDArray[np.uint8] | None =
         if len(raw) != _size(tensor.datatype, tensor.shape):
             raise ServerRefused(f"model '{model}' sent {len(raw)} bytes for '{tensor.name}' {list(tensor.shape)}")
         values: NDArray[Any] = np.frombuffer(raw, _NUMPY[tensor.datatype]).reshape(tuple(tensor.shape))
-        if tensor.datatype == "FP32" and not ((values >= 0) & (values <= 1)).all():  # so that NaN fails
-            raise ServerRefused(f"model '{model}' sent no probabilities as '{tensor.name}': its weights are damaged")
+        check_probabilities(model, tensor.name, values)
         tensors[tensor.name] = values
     missing = [spec.name for spec in _SPECS[model].outputs if spec.name not in tensors]
     if missing:
@@ -286,7 +287,13 @@ def check_metadata(model: str, metadata: Any) -> None:
                 raise ServerRefused(f"model '{model}' has no tensor '{spec.name}'; its repository needs a new export")
             shape = tuple(tensor.shape)[1:]  # the first dimension is the batch
             if (tensor.datatype, shape) != (spec.datatype, spec.shape):
-                raise ServerRefused(_other_shape(model, spec, tensor.datatype, shape))
+                raise ServerRefused(other_shape(model, spec, tensor.datatype, shape))
+
+
+def check_probabilities(model: str, name: str, values: NDArray[Any]) -> None:
+    """Raise ServerRefused where a gender is no probability: a face whose gender is not known must not be guessed."""
+    if values.dtype == np.float32 and not ((values >= 0) & (values <= 1)).all():  # so that NaN fails
+        raise ServerRefused(f"model '{model}' sent no probabilities as '{name}': its weights are damaged")
 
 
 def _read_bytes(model: str, tensor: Any, raw: bytes) -> NDArray[Any]:
@@ -333,7 +340,8 @@ def _size(datatype: str, shape: Sequence[int]) -> int:
     return math.prod(shape) * np.dtype(_NUMPY[datatype]).itemsize
 
 
-def _other_shape(model: str, spec: TensorSpec, datatype: str, shape: tuple[int, ...]) -> str:
+def other_shape(model: str, spec: TensorSpec, datatype: str, shape: tuple[int, ...]) -> str:
+    """Say that a tensor is not the contract's."""
     return (
         f"model '{model}' has '{spec.name}' as {datatype} {list(shape)}, this client needs "
         f"{spec.datatype} {list(spec.shape)}: export the models and update the client from the same version"

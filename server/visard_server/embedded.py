@@ -54,7 +54,7 @@ def demo_models(report_line: Callable[[str], None] = lambda line: None) -> Path:
     digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sorted(sources)))
     folder = user_cache_path("visard") / f"demo-models-{digest.hexdigest()[:12]}"
     if not folder.is_dir():
-        with needs("serve", "making the demo models"):
+        with needs("local", "making the demo models"):
             from visard_export.prebuilt import put_together
         put_together(folder, report_line)
     return folder

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,12 @@ import pytest
 import typer
 from PIL import Image
 
+from visard import Local
+from visard_cli import console
 from visard_cli.app import app
 from visard_cli.exit_codes import EXIT_CODES
 from visard_errors import PhotoError, VisardError
+from visard_server import wheel
 from visard_testing.command_line import visard
 from visard_testing.tiny_models import held
 from visard_testing.waiting import wait_until
@@ -171,6 +175,20 @@ def test_serve_refuses_a_folder_that_is_no_repository(tmp_path):
     run = visard("serve", tmp_path)
     assert run.returncode == 6
     assert "visard export" in run.stderr
+
+
+def test_models_run_in_this_process_where_there_is_no_server(exported, astronaut, tmp_path, monkeypatch):
+    here, there = (tmp_path / f"{engine}.png" for engine in ("local", "triton"))
+    for path in (here, there):
+        options = ("--engine", path.stem, "--persona-key", "one", "--unswapped", "show", "--no-identity")
+        run = visard("swap", astronaut, "-o", path, "--models", exported, *options)
+        assert run.returncode == 0, run.stderr
+    assert here.read_bytes() == there.read_bytes()
+    assert "exclude each other" in visard("swap", astronaut, "-o", here, "--server", "a:1", "--engine", "local").stderr
+
+    monkeypatch.setattr(wheel.sys, "platform", "darwin")
+    with ExitStack() as stack:
+        assert console.engine_for(stack, None, exported, "auto") == Local(models=exported)
 
 
 @pytest.mark.slow

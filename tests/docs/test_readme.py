@@ -8,6 +8,7 @@ import pytest
 from typer.main import get_command
 
 from visard_cli.app import app
+from visard_server import embedded
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,6 +29,15 @@ def test_first_python_runs(guide, tiny_server, astronaut, tmp_path, monkeypatch,
         printed = capsys.readouterr().out
         assert "0 anonymised" in printed
         assert "1 cannot read" in printed
+    assert (tmp_path / "anonymised.jpg").is_file()
+
+
+def test_python_without_a_server_runs(tiny_server, astronaut, tmp_path, monkeypatch):
+    (tmp_path / "photo.jpg").write_bytes(astronaut.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(embedded, "demo_models", lambda: tiny_server.repository)
+    (block,) = (block for block in blocks("docs/python.md", "python") if "visard.Local" in block)
+    exec(compile(block, "docs/python.md", "exec"), {})
     assert (tmp_path / "anonymised.jpg").is_file()
 
 

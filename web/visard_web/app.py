@@ -38,13 +38,13 @@ from visard_web.store import Store
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from visard import Connection
+    from visard import Connection, Local
     from visard_web.settings import Settings
 
 _SWEEP_S = 5.0
 
 
-def create_app(connection: Connection, settings: Settings) -> FastAPI:
+def create_app(connection: Connection | Local, settings: Settings) -> FastAPI:
     """Make the app.
 
     Args:

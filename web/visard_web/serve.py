@@ -13,7 +13,7 @@ from visard_web import log
 from visard_web.app import create_app
 
 if TYPE_CHECKING:
-    from visard import Connection
+    from visard import Connection, Local
     from visard_web.settings import Settings
 
 DRAIN_S = 30  # what requests in flight get when the server stops
@@ -59,7 +59,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def make_server(connection: Connection, settings: Settings, *, proxy: str | None = None) -> uvicorn.Server:
+def make_server(connection: Connection | Local, settings: Settings, *, proxy: str | None = None) -> uvicorn.Server:
     """Make the server; see `run`."""
     return Server(
         uvicorn.Config(
@@ -77,7 +77,9 @@ def make_server(connection: Connection, settings: Settings, *, proxy: str | None
     )
 
 
-def run(connection: Connection, settings: Settings, listening: socket.socket, *, proxy: str | None = None) -> bool:
+def run(
+    connection: Connection | Local, settings: Settings, listening: socket.socket, *, proxy: str | None = None
+) -> bool:
     """Serve until Ctrl-C or SIGTERM; requests in flight are then answered first.
 
     Args:
