@@ -25,7 +25,7 @@ _PARTS = {
     "embedded server": ("pytriton", ("nvidia-pytriton",), "pip install 'visard[serve]'"),
     "model runtime": ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "pip install 'visard[serve]'"),
     "export": ("torch", ("torch",), "pip install 'visard[export]'"),
-    "ONNX": ("onnx", ("onnx",), "pip install 'visard[export]'"),
+    "ONNX": ("onnx", ("onnx",), "pip install 'visard[local]'"),
     "web server": ("fastapi", ("fastapi",), "pip install 'visard[web]'"),
     "cluster engine": ("ray", ("ray",), "pip install 'visard[ray]'"),
     "TensorRT": ("tensorrt", ("tensorrt",), "pip install tensorrt (machines with an NVIDIA GPU)"),
