@@ -47,6 +47,7 @@ CPU_QUEUE = 4 * CPU_INSTANCES
 CPU_ROUTERS = CPU_INSTANCES + 1  # one face is classified while as many as there are instances are generated
 AFTER_GENERATORS = ("gender_classifier", "face_encoder")  # a face that was generated already must not be lost there
 OPTIMAL_BATCH = 16  # what saturation makes of a generator's queue, and so what an engine's kernels are chosen for
+CUDA_GRAPH_BATCHES = (1, 4, 16, 64)
 ENGINE_CACHE = "/var/cache/visard"  # of the serving machine; holds engines and kernel timings, never a face
 WORKSPACE_BYTES = 4 * 1024**3  # scratch memory that a TensorRT kernel may ask for
 
@@ -117,7 +118,26 @@ def adapt(model: str, config: Any, profile: Profile) -> Any:
     elif config.backend == "onnxruntime":
         config.backend = "tensorrt"
         config.default_model_filename = ENGINE_FILE
+        if model == FUSED_MODEL:
+            _add_cuda_graphs(config)
     return config
+
+
+def _add_cuda_graphs(config: Any) -> None:
+    """Have the hundreds of small kernels of one graph started at once; between two sizes, the larger one is run.
+
+    Triton's TensorRT backend alone: that of onnxruntime gives no sizes and keeps no addresses, so that a graph of it
+    would repeat an earlier batch.
+    """
+    config.optimization.cuda.graphs = True
+    smallest = 1
+    for batch in CUDA_GRAPH_BATCHES:
+        spec = config.optimization.cuda.graph_spec.add(batch_size=batch)
+        spec.graph_lower_bound.batch_size = smallest
+        for tensor in config.input:
+            for part in (spec, spec.graph_lower_bound):
+                part.input[tensor.name].dim.extend(tensor.dims)
+        smallest = batch + 1
 
 
 def engine_batches(max_batch: int) -> tuple[int, int, int]:

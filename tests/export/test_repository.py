@@ -315,6 +315,21 @@ def test_tensorrt_profile(tmp_path):
     assert (config.backend, config.default_model_filename) == ("tensorrt", "model.plan")
 
 
+def test_one_graph_of_tensorrt_is_started_at_once_at_every_batch_size(tmp_path):
+    repository = fake_repository(tmp_path / "repository", "tensorrt", fused=True)
+    cuda = read_config(repository, "anonymizer").optimization.cuda
+    assert cuda.graphs
+    covered = [range(spec.graph_lower_bound.batch_size, spec.batch_size + 1) for spec in cuda.graph_spec]
+    assert [size for sizes in covered for size in sizes] == list(range(1, 65))
+    for spec in cuda.graph_spec:
+        for part in (spec, spec.graph_lower_bound):
+            assert {name: list(shape.dim) for name, shape in part.input.items()} == {
+                "image": [512, 512, 3],
+                "persona": [1],
+            }
+    assert not read_config(repository, "generator_to_male").optimization.cuda.graphs
+
+
 def test_queues_and_limits_survive_every_profile(profiled):
     _, repository = profiled
     for model in EXPORTED_MODELS:
