@@ -45,8 +45,10 @@ from visard_testing.tiny_models import (
     expected_to_female,
     expected_to_male,
     held,
+    read_config,
     tiny_repository,
     without_stripe,
+    write_config,
     written_personas,
 )
 from visard_testing.waiting import wait_until
@@ -341,6 +343,29 @@ def test_a_failed_half_of_a_mixed_request_fails_it_in_the_generator_s_own_words(
         mixed = slow.ModelInfer.future(build_request("anonymizer", faces(40, 200), timeout_s=0.05))
         assert "timeout expired" in mixed.exception().details()
     assert first.exception() is None
+
+
+def test_a_full_batch_of_the_router_reaches_the_generator_as_a_whole(tmp_path):
+    repository = tiny_repository(tmp_path / "models", slow_s=0.1)
+    for model in ("gender_router", "generator_to_male"):
+        config = read_config(repository / model)
+        config.instance_group[0].count = 1
+        if model == "gender_router":  # which waits until a batch is full
+            config.dynamic_batching.preferred_batch_size[:] = [16]
+            config.dynamic_batching.max_queue_delay_microseconds = 10**9
+        write_config(repository / model, config)
+    with TritonServer(repository) as server:
+        ask = connect(server).ModelInfer.future
+        with held(repository) as begun:
+            first = ask(build_request("anonymizer_to_male", faces(40)))
+            wait_until(begun)
+            futures = [ask(build_request("anonymizer", faces(40))) for _ in range(16)]
+            waiting = 'nv_inference_pending_request_count{model="generator_to_male",version="1"} 16'
+            wait_until(lambda: waiting in urllib.request.urlopen(server.metrics_url).read().decode())
+        assert first.exception() is None
+        for future in futures:
+            answer = parse_response("anonymizer", future.result())
+            np.testing.assert_array_equal(answer["swapped"], expected_to_male(faces(40)))
 
 
 # -- what clients may not do -----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ before all work: what a full server refuses, it refuses within milliseconds and 
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,10 @@ from .route import route
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# Calls of other models that are under way at once: two generators for each request of a full batch. Each of them waits on
+# a thread of the loop, which by itself has cores + 4: on a small machine a full batch would reach the generators in bits.
+_CALLS = 32
+
 
 class TritonPythonModel:
     """One instance of the router; busy until every request of a batch has been classified and generated."""
@@ -28,6 +33,7 @@ class TritonPythonModel:
     def initialize(self, _args: dict[str, str]) -> None:
         """Keep one event loop: Triton would make one, with a new thread for the children's answers, for every batch."""
         self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(ThreadPoolExecutor(_CALLS))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request for itself: what fails in one is that one's error alone."""
