@@ -3,8 +3,8 @@
 The files in the order of the data: `job` (what to do; `boxes` by hand for its photos), `run` (from the start to the
 end), `places` (a folder, or one of `stores`), `walk` (find and read), `photo` (one photo, through the SDK's steps and
 `people`; `leaks` proves the result), `write` and `journal` (what became of each), `manifest`, `report` and
-`annotations` (the end). Who does it: `local_engine` on this machine, `ray_engine` on a cluster; both ask the servers
-through `pool`.
+`annotations` (the end). Who does it: `local_engine` on this machine, in several `processes` where it has the cores, or
+`ray_engine` on a cluster; these divide the photos among `worker`s. All ask the servers through `pool`.
 """
 
 from visard_folder.annotations import Annotations

@@ -1,6 +1,8 @@
 """The engine of one machine: alignment over all cores, many faces at the servers, and a bounded window between.
 
 photos ─► [window: read, align ─► servers ─► blend, encode ─► write ─► journal]
+
+Where there are many cores, several processes do this, see `processes`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ from typing import TYPE_CHECKING, TypeVar
 from visard_folder.photo import anonymise
 from visard_folder.places import reader, writer
 from visard_folder.pool import Pool
+from visard_folder.processes import THREADS, do_in_processes
+from visard_folder.stores import is_url
 from visard_folder.walk import Found
+from visard_preprocess.files import folds_case
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +46,12 @@ class LocalEngine:
 
     def do(self, run: Run) -> None:
         """See `visard_folder.run.Engine`."""
-        asyncio.run(_Work(run, self.workers or len(os.sched_getaffinity(0))).do())
+        workers = self.workers or len(os.sched_getaffinity(0))
+        # Of names that differ by case only, one process decides which came first.
+        if workers < 2 * THREADS or (not is_url(run.job.target) and folds_case(run.journal.drafts)):
+            asyncio.run(_Work(run, workers).do())
+        else:
+            do_in_processes(run, workers // THREADS)
 
 
 class _Work:

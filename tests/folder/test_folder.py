@@ -22,6 +22,7 @@ import time
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
@@ -403,7 +404,7 @@ def test_a_folder_that_folds_case_loses_no_photo_in_silence(tiny_server, astrona
 # --- interruptions ---
 
 
-def start(source, target, server, *arguments, **options):
+def start(source, target, server, *arguments, workers=1, **options):
     command = [
         sys.executable,
         "-m",
@@ -414,7 +415,7 @@ def start(source, target, server, *arguments, **options):
         "--server",
         server.grpc_url,
         "--workers",
-        "1",
+        workers,
     ]
     return subprocess.Popen(
         [*map(str, command), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
@@ -448,6 +449,36 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(photos, undisturbed,
     assert process.returncode == EXIT_CODES[PhotoError], said  # one is withheld and one broken
     summary = json.loads(printed)
     assert summary["done_before"] >= done - 4  # an image whose record was not yet written is made again: of 4 writers
+    assert_same(target, undisturbed)
+
+
+def test_several_processes_do_the_same_and_end_with_the_run(photos, undisturbed, tiny_server, tmp_path):
+    target = tmp_path / "out"
+
+    def children(process):
+        return psutil.Process(process.pid).children()
+
+    with start(photos, target, tiny_server, workers=4) as process:
+        one, *others = wait_until(lambda: len(found := children(process)) == 2 and found)
+        one.kill()
+        _, said = process.communicate()
+    assert process.returncode == EXIT_CODES[OutputError], said
+    assert "ended abruptly (-9)" in said
+    assert "Traceback" not in said
+    with start(photos, target, tiny_server, workers=4) as process:
+        others += wait_until(lambda: len(found := children(process)) == 2 and found)
+        process.kill()
+    wait_until(lambda: not any(child.is_running() for child in others))
+    with start(photos, target, tiny_server, workers=4) as process:
+        wait_until(lambda: outputs(target) or process.poll() is not None)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+    assert process.returncode in (130, EXIT_CODES[PhotoError])  # the latter where it had just ended by itself
+    assert "Traceback" not in said
+    assert outputs(target).items() <= outputs(undisturbed).items()
+    seen = []
+    run(photos, target, tiny_server, workers=4, watcher=Watcher(photo=seen.append))
+    assert len(seen) == N_FACES + 2
     assert_same(target, undisturbed)
 
 

@@ -8,26 +8,24 @@ only after its image stands under its final name.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import pickle
 import shutil
 import threading
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import visard_errors
 from visard_errors import OutputError, ServerRefused, UnreadablePhoto
 from visard_folder.journal import Record
-from visard_folder.pool import Pool
-from visard_folder.ray_engine.actor import Actor, Answer
+from visard_folder.ray_engine.actor import Actor
 from visard_folder.ray_engine.cluster import cluster
 from visard_folder.stores import is_url
+from visard_folder.worker import record_of, watching
 from visard_preprocess.files import folds_case
 
 if TYPE_CHECKING:
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
     from visard_folder.journal import Stamp
     from visard_folder.run import Run
     from visard_folder.walk import Found
+    from visard_folder.worker import Answer
 
 _CHUNK = 8  # photos per call of an actor: few, because a call that is lost is done again
 _CHUNKS_PER_ACTOR = 3  # one at work, two on their way
@@ -62,31 +61,10 @@ class RayEngine:
                 f"'{os.fspath(run.job.target)}' takes names that differ by case only for one: use --engine local, or "
                 "another folder"
             )
-        with cluster(self.address, self.workers, run.job.connections) as cores, _watching(run):
+        with cluster(self.address, self.workers, run.job.connections) as cores, watching(run):
             _Driver(run, self.workers or cores).do()
         for left in run.journal.drafts.iterdir():  # of actors that ended, or died
             shutil.rmtree(left, ignore_errors=True)
-
-
-@contextmanager
-def _watching(run: Run) -> Iterator[None]:
-    """Tell the user which servers are away, while the actors wait for them."""
-    ended = threading.Event()
-
-    async def watch() -> None:
-        direction, notice = run.job.settings.direction, run.watcher.notice
-        async with Pool(run.job.connections, direction, run.models, notice=notice) as pool:
-            watching = asyncio.ensure_future(pool.watch())
-            await asyncio.to_thread(ended.wait)
-            watching.cancel()
-
-    thread = threading.Thread(target=lambda: asyncio.run(watch()), name="servers", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 class _Driver:
@@ -184,10 +162,7 @@ class _Driver:
 
     def _take(self, answer: Answer) -> None:
         self._answered = True
-        if isinstance(answer[0], str):
-            kind = getattr(visard_errors, answer[0])
-            raise kind.__new__(kind, answer[1])
-        self._record(*answer)
+        self._record(*record_of(answer))
 
     def _record(self, record: Record, stamp: Stamp | None) -> None:
         self._in_flight.pop(record.path, None)
