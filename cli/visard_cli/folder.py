@@ -126,7 +126,9 @@ class EngineOptions:
     """Who does the work."""
 
     workers: Annotated[
-        int | None, Interval(ge=1), Doc("Threads for everything but the server's work; the cores by default.")
+        int | None,
+        Interval(ge=1),
+        Doc("Threads for everything but the server's work, in processes of two from four on; the cores by default."),
     ] = None
     engine: Annotated[
         Literal["local", "ray"],

@@ -39,7 +39,8 @@ class LocalEngine:
     """Works on this machine; a `visard_folder.run.Engine`.
 
     Attributes:
-        workers: threads for everything but the servers' work; the number of cores by default.
+        workers: threads for everything but the servers' work, in processes of two from four on; the number of cores by
+            default.
     """
 
     workers: int | None = None

@@ -22,8 +22,8 @@ from .route import route
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Calls of other models that are under way at once: two generators for each request of a full batch. Each of them waits on
-# a thread of the loop, which by itself has cores + 4: on a small machine a full batch would reach the generators in bits.
+# Calls of other models that are under way at once: two generators for each request of a full batch. Each of them waits
+# on a thread of the loop, which by itself has cores + 4: on a small machine a batch would reach the generators in bits.
 _CALLS = 32
 
 
