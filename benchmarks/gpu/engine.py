@@ -9,9 +9,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor, nn
 
 import checkout  # noqa: F401 -- makes the next lines' packages importable
 from networks import Layout, Model, Norm, Swapper, fused, placed
@@ -53,6 +52,18 @@ class Settings:
         return cls(**{**values, "sizes": tuple(values["sizes"])})
 
 
+class _Contiguous(nn.Module):
+    """A network whose answers lie in memory as they are to be sent: pictures as rows of RGB."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, persona: Tensor) -> tuple[Tensor, ...]:
+        """Ask the network."""
+        return tuple(answer.contiguous() for answer in self.network(image, persona))
+
+
 class Engine:
     """A model on its device, warm at every size; one caller at a time.
 
@@ -73,7 +84,7 @@ class Engine:
         else:
             network = Swapper(settings.model, settings.direction, "fp16", settings.tiny)
         self.outputs = network.outputs
-        graph = placed(network, settings.device, settings.norm, settings.layout)
+        graph = placed(_Contiguous(network), settings.device, settings.norm, settings.layout)
         self._replays: dict[int, Replay] = {}
         with self._on_stream():
             for size in settings.sizes:
@@ -83,27 +94,27 @@ class Engine:
         largest = self._replays[settings.sizes[-1]]
         self._images = torch.empty_like(largest.image, device="cpu", pin_memory=on_gpu)
         self._personas = torch.empty_like(largest.persona, device="cpu", pin_memory=on_gpu)
-        self._answers = [torch.empty_like(answer, device="cpu", pin_memory=on_gpu) for answer in largest.answer]
+        self._answers = [torch.empty(answer.shape, dtype=answer.dtype, pin_memory=on_gpu) for answer in largest.answer]
 
     def replay(self, size: int) -> Replay:
         """The network at one size, for measuring it without its copies."""
         return self._replays[size]
 
-    def run(self, images: Sequence[NDArray[np.uint8]], personas: Sequence[NDArray[np.int32]]) -> list[Any]:
+    def run(self, images: Sequence[Tensor], personas: Sequence[Tensor]) -> list[list[Tensor]]:
         """Answer some requests as one batch.
 
         Args:
-            images: (n, 512, 512, 3) each; no more together than the largest size.
-            personas: (n, 1) each.
+            images: (n, 512, 512, 3) uint8 each, on the host; no more together than the largest size.
+            personas: (n, 1) int32 each.
 
         Returns:
-            For each request its part of every output; views that the next run overwrites.
+            For each request its part of every output, on the host; views that the next run overwrites.
         """
         counts = [len(part) for part in images]
         faces = sum(counts)
         size = next(size for size in self._settings.sizes if size >= faces)
-        np.concatenate(images, out=self._images.numpy()[:faces])
-        np.concatenate(personas, out=self._personas.numpy()[:faces])
+        torch.cat(list(images), out=self._images[:faces])
+        torch.cat(list(personas), out=self._personas[:faces])
         replay = self._replays[size]
         with self._on_stream():
             replay.image[:faces].copy_(self._images[:faces], non_blocking=True)
@@ -113,11 +124,8 @@ class Engine:
                 host[:faces].copy_(answer[:faces], non_blocking=True)
         if self._stream is not None:
             self._stream.synchronize()
-        ends = np.cumsum(counts)
-        return [
-            [host[end - count : end].numpy() for host in self._answers]
-            for end, count in zip(ends.tolist(), counts, strict=True)
-        ]
+        parts = [host[:faces].split(counts) for host in self._answers]
+        return [list(part) for part in zip(*parts, strict=True)]
 
     def _on_stream(self) -> Any:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)

@@ -17,6 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
+import torch
 
 import checkout
 from engine import Engine, Settings
@@ -61,9 +62,10 @@ class Served:
                     for call in calls:
                         call.answer = {"swapped": call.image}
                 else:
-                    answers = engine.run([call.image for call in calls], [call.persona for call in calls])
+                    images = [torch.from_numpy(call.image) for call in calls]
+                    answers = engine.run(images, [torch.from_numpy(call.persona) for call in calls])
                     for call, answer in zip(calls, answers, strict=True):
-                        call.answer = {n: part.copy() for n, part in zip(engine.outputs, answer, strict=True)}
+                        call.answer = {n: part.numpy().copy() for n, part in zip(engine.outputs, answer, strict=True)}
             except Exception as error:  # the callers are told, and the next batch may do better
                 for call in calls:
                     call.error = str(error)
@@ -80,7 +82,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Answer."""
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = bytearray(int(self.headers["Content-Length"]))  # torch wants memory that can be written
+        self.rfile.readinto(body)
         parts = self.path.strip("/").split("/")
         if parts[1] == "systemsharedmemory":
             asked = json.loads(body)

@@ -151,6 +151,7 @@ def _work(figures: Figures, shape: Shape, model: Model, device: str, sizes: Size
     norm, layout = fastest(figures, model)
     images, what = faces()
     images = images[: sizes.faces]
+    personas = torch.arange(len(images), dtype=torch.int32)[:, None].split(1)
     directions = DIRECTIONS if shape == "routed" else (None,)
     settings: dict[str, Settings | None] = {}
     expected: dict[str, str] = {}
@@ -173,8 +174,8 @@ def _work(figures: Figures, shape: Shape, model: Model, device: str, sizes: Size
             )
             engine = Engine(each)
             answers = [
-                [output.copy() for output in engine.run([image[None]], [np.array([[index]], np.int32)])[0]]
-                for index, image in enumerate(images)
+                [output.numpy().copy() for output in engine.run([image], [persona])[0]]
+                for image, persona in zip(torch.from_numpy(images).split(1), personas, strict=True)
             ]
             expected[name] = str(folder / f"{name}.npy")
             np.save(folder / f"{name}.npy", np.concatenate([answer[0] for answer in answers]))
