@@ -3,7 +3,8 @@
     python callers.py CONFIG      a `Callers` as JSON
 
 Writes `ready` when it is connected, waits for a line, runs, and writes what it saw as one line of JSON. It speaks the
-binary tensor extension of the HTTP protocol, and registers shared memory over it; numpy is all that it needs.
+binary tensor extension of the HTTP protocol, and registers shared memory over it; numpy is all that it needs. Where
+grpcio is there, it speaks gRPC as well.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 import checkout
+import grpc_messages
+
+Transport = Literal["shared memory", "HTTP", "gRPC"]
 
 FACE_BYTES = 512 * 512 * 3
 TIMEOUT_S = 120.0
@@ -34,19 +38,21 @@ class Callers:
     """What one process is to do.
 
     Attributes:
-        port: of the server on this machine.
+        transport: pixels in HTTP messages, in gRPC messages, or in shared memory with messages over HTTP.
+        port: of the server on this machine, for these messages.
         outputs: names that are asked for, `swapped` first.
         models: each caller takes them in turns, each with the next of its faces.
         faces: per model, numbers of the faces to send; the persona's number is the face's.
         images: file with all faces.
         expected: file with the right answers per model, one for each face.
         callers: how many; each has a connection and a thread.
-        shared_memory: prefix of the segments' names, one for each process; empty for pixels in the message.
+        segment: name of the shared memory, where there is one.
         alone: send every face once before all else, one after the other.
         warm_s: seconds before those that count.
         seconds: that count.
     """
 
+    transport: Transport
     port: int
     outputs: list[str]
     models: list[str]
@@ -54,7 +60,7 @@ class Callers:
     images: str
     expected: dict[str, str]
     callers: int
-    shared_memory: str
+    segment: str
     alone: bool
     warm_s: float
     seconds: float
@@ -92,12 +98,12 @@ class Seen:
         self.largest_difference = max(self.largest_difference, difference)
 
 
-class Connection:
-    """One caller's connection, and its place in shared memory where there is one."""
+class HttpConnection:
+    """One caller's connection over HTTP, and its place in shared memory where there is one."""
 
-    def __init__(self, config: Callers, region: str, memory: mmap.mmap | None, place: int) -> None:
+    def __init__(self, config: Callers, memory: mmap.mmap | None, place: int) -> None:
         self._http = http.client.HTTPConnection("127.0.0.1", config.port, timeout=TIMEOUT_S)
-        self._outputs, self._region, self._memory, self._place = config.outputs, region, memory, place
+        self._outputs, self._region, self._memory, self._place = config.outputs, config.segment, memory, place
         self._message = json.dumps(self._describe()).encode()
 
     def _describe(self) -> dict[str, Any]:
@@ -137,13 +143,33 @@ class Connection:
             return memoryview(content)[start : start + FACE_BYTES]
         return memoryview(self._memory)[at + FACE_BYTES : at + 2 * FACE_BYTES]
 
-    def register(self, key: str, size: int) -> None:
-        """Tell the server of a shared memory segment."""
-        body = json.dumps({"key": key, "offset": 0, "byte_size": size})
+    def register(self, size: int) -> None:
+        """Tell the server of the shared memory."""
+        body = json.dumps({"key": f"/{self._region}", "offset": 0, "byte_size": size})
         self._http.request("POST", f"/v2/systemsharedmemory/region/{self._region}/register", body)
         answer = self._http.getresponse()
         if answer.read() and answer.status != 200:
             raise ConnectionError(f"shared memory is not registered: {answer.status}")
+
+
+class GrpcConnection:
+    """One caller's channel over gRPC."""
+
+    def __init__(self, config: Callers) -> None:
+        import grpc
+
+        # A connection of its own, as the others have, and no limit on a message's size.
+        options = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
+        channel = grpc.insecure_channel(f"127.0.0.1:{config.port}", [*options, ("grpc.use_local_subchannel_pool", 1)])
+        self._infer = channel.unary_unary(grpc_messages.METHOD)
+        self._outputs = config.outputs
+
+    def ask(self, model: str, image: bytes, persona: int) -> Any:
+        """Send one face and return the swapped one's bytes."""
+        inputs = ("image", "UINT8", (1, 512, 512, 3)), ("persona", "INT32", (1, 1))
+        contents = image, persona.to_bytes(4, "little")
+        asked = grpc_messages.request(model, inputs, self._outputs, contents)
+        return grpc_messages.first_output(self._infer(asked, timeout=TIMEOUT_S))
 
 
 def run(config: Callers) -> dict[str, Any]:
@@ -151,16 +177,19 @@ def run(config: Callers) -> dict[str, Any]:
     images = np.load(config.images)
     expected = {model: np.load(path) for model, path in config.expected.items()}
     pixels = [image.tobytes() for image in images]
-    memory, path = None, Path(f"/dev/shm/{config.shared_memory}")
-    region = config.shared_memory
-    if region:
+    memory, path = None, Path(f"/dev/shm/{config.segment}")
+    if config.segment:
         with path.open("w+b") as file:
             file.truncate(2 * FACE_BYTES * config.callers)
             memory = mmap.mmap(file.fileno(), 0)
     try:
-        connections = [Connection(config, region, memory, place) for place in range(config.callers)]
-        if memory is not None:
-            connections[0].register(f"/{region}", len(memory))
+        connections: list[HttpConnection] | list[GrpcConnection]
+        if config.transport == "gRPC":
+            connections = [GrpcConnection(config) for _ in range(config.callers)]
+        else:
+            connections = [HttpConnection(config, memory, place) for place in range(config.callers)]
+            if memory is not None:
+                connections[0].register(len(memory))
         seen = Seen()
         if config.alone:
             alone = Seen()
@@ -194,7 +223,7 @@ def run(config: Callers) -> dict[str, Any]:
             list(pool.map(loop, range(config.callers)))
         return {**dataclasses.asdict(seen), "cpu_s": time.process_time() - cpu, "pid": os.getpid()}
     finally:
-        if region:
+        if config.segment:
             path.unlink(missing_ok=True)
 
 

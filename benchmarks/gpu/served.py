@@ -7,6 +7,8 @@ classifier's judgement. `fused`: one model classifies, finds each face's directi
 from __future__ import annotations
 
 import gc
+import importlib.util
+import itertools
 import json
 import os
 import secrets
@@ -18,13 +20,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
 import checkout
-from callers import Callers
+from callers import Callers, Transport
 from engine import Engine, Settings
 from figures import Figures
 from networks import Model, faces
@@ -123,17 +125,16 @@ def served(figures: Figures, device: str, dry: bool, bundle: Path | None) -> Non
 
 
 def wire(figures: Figures, device: str, dry: bool, bundle: Path | None) -> None:
-    """The fused shape, and an echo as the limit of the way alone, with the pixels in messages and in shared memory."""
+    """The fused shape, and an echo as the limit of the way alone, with the pixels in shared memory and in messages."""
     sizes = DRY if dry else ON_GPU
     with _work(figures, "fused", "demo", device, sizes) as work:
         settings: dict[str, Settings | None] = {**work.settings, ECHO: None}
         with serving(settings, bundle, sizes.instances, figures.until) as server:
-            for model in (FUSED, ECHO):
-                for shared_memory in (True, False):
-                    case = {"model": model, "shared_memory": shared_memory, "under_way": sizes.under_way[-1]}
-                    with suppress_as_line(figures, case):
-                        sent = {model: work.faces[FUSED]}
-                        _load(figures, case, work, sent, server, sizes, alone=True, shared_memory=shared_memory)
+            for model, transport in itertools.product((FUSED, ECHO), get_args(Transport)):
+                case = {"model": model, "transport": transport, "under_way": sizes.under_way[-1]}
+                with suppress_as_line(figures, case):
+                    sent = {model: work.faces[FUSED]}
+                    _load(figures, case, work, sent, server, sizes, alone=True, transport=transport)
 
 
 @contextmanager
@@ -234,22 +235,28 @@ def _load(
     sizes: Sizes,
     *,
     alone: bool,
-    shared_memory: bool = False,
+    transport: Transport = "HTTP",
 ) -> None:
     """Load the server from some processes and write what came back."""
     if not figures.has_time(sizes.warm_s + sizes.seconds + 3, **case):
         return
+    port = server.grpc_port if transport == "gRPC" else server.port
+    if port is None:
+        raise ValueError("the plain server speaks no gRPC")
+    if transport == "gRPC" and importlib.util.find_spec("grpc") is None:
+        raise ValueError("gRPC needs grpcio, which is not here")
     is_echo = list(sent) == [ECHO]
     loads = [
         Callers(
-            port=server.port,
+            transport=transport,
+            port=port,
             outputs=["swapped"] if is_echo else work.outputs,
             models=list(sent),
             faces=sent,
             images=str(work.images),
             expected={model: work.expected[model] for model in sent},
             callers=case["under_way"] // PROCESSES,
-            shared_memory=f"{SEGMENTS}{secrets.token_hex(4)}" if shared_memory else "",
+            segment=f"{SEGMENTS}{secrets.token_hex(4)}" if transport == "shared memory" else "",
             alone=alone and number == 0,
             warm_s=sizes.warm_s,
             seconds=sizes.seconds,

@@ -37,11 +37,13 @@ class Server:
     Attributes:
         name: what it is.
         port: of its HTTP.
+        grpc_port: of its gRPC; None where it speaks none.
         pid: of its first process.
     """
 
     name: str
     port: int
+    grpc_port: int | None
     pid: int
 
 
@@ -81,7 +83,7 @@ def _start_plain(
     while time.monotonic() < until:
         found = log.read_text(encoding="utf-8").splitlines()
         if found and found[0].isdecimal():
-            return Server(name="torch in one process, not Triton", port=int(found[0]), pid=process.pid)
+            return Server(name="torch in one process, not Triton", port=int(found[0]), grpc_port=None, pid=process.pid)
         _check(process, log)
         time.sleep(_POLL_S)
     raise TimeoutError("the models were not ready in time")
@@ -112,14 +114,15 @@ def _start_triton(
         _write_model(folder / "models" / name, settings, instances)
     segments = f"{SEGMENTS}{secrets.token_hex(4)}"
     undo.callback(remove_segments, segments)
-    port = _free_port()
+    port, grpc_port = _free_ports()
     options = {
         "model-repository": folder / "models",
         "backend-directory": folder / "backends",
         "http-address": "127.0.0.1",
         "http-port": port,
         "http-thread-count": 16,
-        "allow-grpc": "false",
+        "grpc-address": "127.0.0.1",
+        "grpc-port": grpc_port,
         "allow-metrics": "false",
         "exit-timeout-secs": 5,
         # Room for a full batch in and out from the beginning: growing it stops every request.
@@ -135,7 +138,7 @@ def _start_triton(
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
             connection.request("GET", "/v2/health/ready")
             if connection.getresponse().status == 200:
-                return Server(name="Triton, Python backend", port=port, pid=process.pid)
+                return Server(name="Triton, Python backend", port=port, grpc_port=grpc_port, pid=process.pid)
         _check(process, log)
         time.sleep(_POLL_S)
     raise TimeoutError(f"Triton was not ready in time: {_last_words(log)}")
@@ -203,10 +206,11 @@ def _last_words(log: Path, code: int = 1) -> str:
     return reason(code, "\n".join(errors) or text)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _free_ports() -> tuple[int, int]:
+    with socket.socket() as one, socket.socket() as other:  # both at once, so that they differ
+        for probe in (one, other):
+            probe.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1]), int(other.getsockname()[1])
 
 
 def remove_segments(prefix: str) -> None:
