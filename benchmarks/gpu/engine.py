@@ -124,7 +124,7 @@ class Engine:
                 host[:faces].copy_(answer[:faces], non_blocking=True)
         if self._stream is not None:
             self._stream.synchronize()
-        parts = [host[:faces].split(counts) for host in self._answers]
+        parts = [torch.split(host[:faces], counts) for host in self._answers]
         return [list(part) for part in zip(*parts, strict=True)]
 
     def _on_stream(self) -> Any:

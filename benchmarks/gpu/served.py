@@ -152,7 +152,7 @@ def _work(figures: Figures, shape: Shape, model: Model, device: str, sizes: Size
     norm, layout = fastest(figures, model)
     images, what = faces()
     images = images[: sizes.faces]
-    personas = torch.arange(len(images), dtype=torch.int32)[:, None].split(1)
+    personas = torch.split(torch.arange(len(images), dtype=torch.int32)[:, None], 1)
     directions = DIRECTIONS if shape == "routed" else (None,)
     settings: dict[str, Settings | None] = {}
     expected: dict[str, str] = {}
@@ -176,7 +176,7 @@ def _work(figures: Figures, shape: Shape, model: Model, device: str, sizes: Size
             engine = Engine(each)
             answers = [
                 [output.numpy().copy() for output in engine.run([image], [persona])[0]]
-                for image, persona in zip(torch.from_numpy(images).split(1), personas, strict=True)
+                for image, persona in zip(torch.split(torch.from_numpy(images), 1), personas, strict=True)
             ]
             expected[name] = str(folder / f"{name}.npy")
             np.save(folder / f"{name}.npy", np.concatenate([answer[0] for answer in answers]))

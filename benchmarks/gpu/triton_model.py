@@ -31,7 +31,7 @@ class TritonPythonModel:
         images = [_input(request, "image") for request in requests]
         if self._engine is None:
             return [_response(["swapped"], [image]) for image in images]
-        from torch import from_dlpack
+        from torch.utils.dlpack import from_dlpack
 
         personas = [from_dlpack(_input(request, "persona")) for request in requests]
         answers = self._engine.run([from_dlpack(image) for image in images], personas)

@@ -35,17 +35,20 @@ def with_what_they_need(names):
     return found.values()
 
 
-@pytest.fixture(scope="module")
-def bare_python(tmp_path_factory):
-    """An interpreter that sees only these packages of the present one."""
-    folder = tmp_path_factory.mktemp("bare") / "venv"
+def interpreter(folder, names):
+    """Make one that sees only some packages of the present one."""
     venv.create(folder, symlinks=True, with_pip=False)
     (packages,) = folder.glob("lib/python*/site-packages")
-    for distribution in with_what_they_need(INSTALLED_THERE):
+    for distribution in with_what_they_need(names):
         for name in {file.parts[0] for file in distribution.files} - {"..", "__pycache__"}:
             if not (packages / name).exists():
                 (packages / name).symlink_to(distribution.locate_file(name))
     return folder / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory):
+    return interpreter(tmp_path_factory.mktemp("bare") / "venv", INSTALLED_THERE)
 
 
 def environment(**more):
@@ -91,7 +94,7 @@ def test_what_is_missing_has_a_named_reason(dry_run):
     assert printed.count("DRY RUN") == 2
     assert [part for part in dict.fromkeys(line["part"] for line in lines) if part in PARTS] == list(PARTS)
     reasons = {line["failed"] for line in lines if "failed" in line}
-    assert reasons == {"RuntimeError: CUDA graphs need a GPU"}  # which is all that a CPU cannot do
+    assert reasons == {"RuntimeError: CUDA graphs need a GPU", "ValueError: the plain server speaks no gRPC"}
     totals = json.loads(printed.splitlines()[-1])["parts"]
     assert sum(total["figures"] for total in totals.values()) == len([line for line in lines if "failed" not in line])
 
@@ -162,28 +165,29 @@ def test_served(figures):
         assert line["served_over_offline"] == pytest.approx(ratio)
 
 
-def is_the_wire(lines):
-    assert [(line["model"], line["shared_memory"]) for line in lines] == [
-        (model, shared_memory) for model in ("anonymizer", "echo") for shared_memory in (True, False)
+def is_the_wire(lines, *transports):
+    assert [(line["model"], line["transport"]) for line in lines] == [
+        (model, transport) for model in ("anonymizer", "echo") for transport in transports
     ]
     return all(is_right(line) for line in lines)
 
 
 def test_the_wire(figures):
-    assert is_the_wire([line for line in figures("wire") if "server" in line])
+    assert is_the_wire([line for line in figures("wire") if "server" in line], "shared memory", "HTTP")
 
 
-def test_triton_serves_from_a_bundle(bare_python, tmp_path):
+def test_triton_serves_from_a_bundle(tmp_path):
     bundle, out = tmp_path / "bundle", tmp_path / "out"
+    python = interpreter(tmp_path / "venv", [*INSTALLED_THERE, "grpcio"])
     subprocess.run([sys.executable, FOLDER / "make_bundle.py", bundle], check=True)
-    process = start(bare_python, out, "--seconds", LONG_S, "--parts", "wire", "--triton", bundle)
+    process = start(python, out, "--seconds", LONG_S, "--parts", "wire", "--triton", bundle)
     process.communicate()
     assert process.returncode == 0
     lines = lines_of(out)
     assert not [line for line in lines if "failed" in line]
     loads = [line for line in lines if "server" in line]
     assert {line["server"] for line in loads} == {"Triton, Python backend"}
-    assert is_the_wire(loads)
+    assert is_the_wire(loads, "shared memory", "HTTP", "gRPC")
     assert all({"tritonserver", f"model {line['model']}"} < line["cpu_ms_per_face"].keys() for line in loads)
 
 

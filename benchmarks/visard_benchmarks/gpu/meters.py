@@ -37,14 +37,17 @@ class Rate:
 
 
 def measure(runner: Runner, seconds: float, gpu: Gpu | None = None) -> Rate:
-    """Warm a runner up and run it for a while, with the GPU's energy where one is given."""
-    for _ in range(WARM_UP_RUNS):
+    """Warm a runner up and run it for a while, with the GPU's energy where one is given.
+
+    With no time at all it runs as rarely as possible, for dry runs.
+    """
+    for _ in range(WARM_UP_RUNS if seconds else 0):
         runner.run()
     runner.wait()
     start = time.perf_counter()
     runner.run()
     runner.wait()
-    per_block = max(1, int(BLOCK_S / (time.perf_counter() - start)))
+    per_block = max(1, int(BLOCK_S / (time.perf_counter() - start))) if seconds else 1
     rates: list[float] = []
     with (gpu or Gpu(None)).energy() as joules:
         start = last = time.perf_counter()
