@@ -6,15 +6,15 @@ whole. It needs neither weights nor torch.
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
@@ -263,21 +263,24 @@ def staging(target: Path, report: Callable[[str], None] = lambda line: None) -> 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         stage.mkdir(exist_ok=True)
-        lock = os.open(stage, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        if stage.is_symlink():
+            raise NotADirectoryError(errno.ENOTDIR, "a link is in the way", stage)
+        lock = FileLock(stage / "lock", blocking=False)  # released by the system when its holder is killed
+        lock.acquire()
+    except Timeout as error:
+        raise RepositoryError(f"another export to '{target}' is at work: wait for it") from error
     except OSError as error:
         raise _not_writable(target, error) from error
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the system when its holder is killed
-        except OSError as error:
-            raise RepositoryError(f"another export to '{target}' is at work: wait for it") from error
-        _recover(stage, target, report)
-        try:
-            yield stage
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
+        _recover(stage / "new", target, report)
+        (stage / "new").mkdir(exist_ok=True)
+        yield stage / "new"
     finally:
-        os.close(lock)
+        shutil.rmtree(stage, ignore_errors=True)  # before the lock is free, so that nobody else's files go
+        lock.release()
+        with suppress(OSError):  # Windows keeps a file that is open; and another export may be at work by now
+            (stage / "lock").unlink(missing_ok=True)
+            stage.rmdir()
 
 
 def _recover(stage: Path, target: Path, report: Callable[[str], None]) -> None:
@@ -287,11 +290,9 @@ def _recover(stage: Path, target: Path, report: Callable[[str], None]) -> None:
         else:  # killed between the two renames of `publish`
             _old(target).rename(target)
             report(f"an earlier export was interrupted: the repository before it is back at {target}")
-    left_over = list(stage.iterdir())
-    if left_over:
+    if stage.exists():
         report(f"an earlier export to {target} was interrupted: its unfinished files are removed")
-    for child in left_over:
-        shutil.rmtree(child) if child.is_dir() else child.unlink()
+        shutil.rmtree(stage)
 
 
 def _old(target: Path) -> Path:

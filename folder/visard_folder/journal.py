@@ -8,7 +8,6 @@ absolute paths in it.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -18,6 +17,8 @@ from collections import Counter
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from filelock import FileLock, Timeout
 
 from visard.policy import REASONS, FaceOutcome, Reason
 from visard_errors import OutputError
@@ -356,13 +357,16 @@ def output_errors(target: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that the kernel releases when this process ends, however it ends."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(f"another run is writing to '{path.parent.parent}': wait for its end") from None
+    """Hold a lock that the system releases when this process ends, however it ends."""
+    lock = FileLock(path, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise OutputError(f"another run is writing to '{path.parent.parent}': wait for its end") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _record(path: str, body: str) -> Record:

@@ -191,6 +191,23 @@ def test_models_run_in_this_process_where_there_is_no_server(exported, astronaut
         assert console.engine_for(stack, None, exported, "auto") == Local(models=exported)
 
 
+def test_it_runs_without_the_modules_that_only_unix_has(exported, astronaut, tmp_path):
+    code = (
+        "import runpy, sys\n"
+        "sys.modules.update(dict.fromkeys(('fcntl', 'grp', 'pwd', 'resource', 'termios')))\n"
+        "runpy.run_module('visard_cli', run_name='__main__')"
+    )
+
+    def run(*arguments):
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    run("folder", "--help")
+    run("swap", astronaut, "-o", tmp_path / "out.png", "--models", exported, "--engine", "local")
+    assert (tmp_path / "out.png").is_file()
+
+
 @pytest.mark.slow
 def test_serve_until_interrupted(exported):
     command = [sys.executable, "-m", "visard_cli", "serve", str(exported), "--port", "0"]

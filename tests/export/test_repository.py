@@ -448,6 +448,14 @@ def test_two_exports_do_not_meet(tmp_path):
         assert (stage / "mine").exists()
 
 
+def test_a_link_where_it_works_is_not_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".repository.visard-new").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RepositoryError, match="a link is in the way"), staging(tmp_path / "repository"):
+        pass
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 # Versions
 
 
