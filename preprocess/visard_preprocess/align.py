@@ -26,6 +26,7 @@ from visard_errors import CheckpointError
 from visard_preprocess import DETECTOR_THRESHOLD
 from visard_preprocess.detect import detect, look_at, looks
 from visard_preprocess.geometry import CROP_SIZE, Box, Quad, ffhq_quad, five_point_quad
+from visard_preprocess.pixels import pixels_of
 from visard_preprocess.recogniser import CHIP_PADDING, CHIP_SIZE, WEIGHTS, describe
 from visard_preprocess.upright import (
     PATCH_FACE_PX,
@@ -301,7 +302,7 @@ class FaceFinder:
     def _predict(self, picture: Image.Image, box: Box) -> NDArray[np.float64]:
         """(68, 2) landmarks in pixel-index coordinates of a picture."""
         low, high = np.rint(box[:2]).astype(int), np.rint(box[2:]).astype(int) - 1
-        shape = self._predictor(np.asarray(picture), dlib.rectangle(*map(int, low), *map(int, high)))
+        shape = self._predictor(pixels_of(picture), dlib.rectangle(*map(int, low), *map(int, high)))
         return np.array([(point.x, point.y) for point in shape.parts()], np.float64)
 
 

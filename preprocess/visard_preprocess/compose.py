@@ -16,16 +16,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from visard_preprocess.geometry import CROP_SIZE, Quad
+from visard_preprocess.pixels import pixels_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _Box = tuple[int, int, int, int]  # left, top, right, bottom in photo pixels
 
 # In unit coordinates, −1..1 across a crop.
+_ROUNDING = 1e-3
 _FEATHER = 0.1  # chins reach 0.87 in the median: a wider feather would let the original show through
 _FACE_CENTRE_V = 0.15  # hairline to chin, over the landmarks of real faces
 _FACE_RADII = (0.6, 0.75)
+
+_BLOCK = 128  # pixels of the photo that are blended at once: what is computed of them stays in the processor's caches
 
 _CELLS = 16  # colour is matched on 16×16 cells of 32 pixels: too few to hold a face
 _FADE_FROM, _FADE_TO = 0.45, 1 - 1 / _CELLS  # no correction inside, full correction in the outermost cells
@@ -73,15 +77,36 @@ def compose(photo: NDArray[np.uint8], swaps: Sequence[FaceSwap]) -> NDArray[np.u
         if left >= right or top >= bottom:
             continue
         overlapping = [other for other in range(len(quads)) if _overlap(boxes[other], box)]
-        opacity = _opacity([quads[other] for other in overlapping], overlapping.index(index), box)[..., None]
-        region = result[top:bottom, left:right]
-        change = _warp(_match_colours(swap), swap.quad, box).astype(np.float32)
-        change -= region
-        change *= opacity
-        change += region
-        np.rint(change, out=change)
-        region[...] = change
+        rivals, place = [quads[other] for other in overlapping], overlapping.index(index)
+        warped = _warp(_match_colours(swap), swap.quad, box)
+        for part in _blocks(box):
+            x0, y0, x1, y1 = part
+            _blend(
+                result[y0:y1, x0:x1], warped[y0 - top : y1 - top, x0 - left : x1 - left], _opacity(rivals, place, part)
+            )
     return result
+
+
+def _blend(region: NDArray[np.uint8], swapped: NDArray[np.uint8], opacity: NDArray[np.float32] | float) -> None:
+    """Lay a swap over a part of the photo, in place."""
+    if isinstance(opacity, float):
+        if opacity:
+            region[...] = swapped
+        return
+    change = swapped.astype(np.float32)
+    change -= region
+    change *= opacity[..., None]
+    change += region
+    np.rint(change, out=change)
+    region[...] = change
+
+
+def _blocks(box: _Box) -> Iterator[_Box]:
+    """Cut a box into blocks, the last ones smaller."""
+    left, top, right, bottom = box
+    for y in range(top, bottom, _BLOCK):
+        for x in range(left, right, _BLOCK):
+            yield x, y, min(x + _BLOCK, right), min(y + _BLOCK, bottom)
 
 
 def _bounding_box(quad: Quad, width: int, height: int) -> _Box:
@@ -98,7 +123,7 @@ def _overlap(a: _Box, b: _Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _opacity(quads: Sequence[Quad], index: int, box: _Box) -> NDArray[np.float32]:
+def _opacity(quads: Sequence[Quad], index: int, box: _Box) -> NDArray[np.float32] | float:
     """How strongly swap `index` covers what is there when it is pasted, after those before it and before those after.
 
     Let c be the largest of the swaps' masks at a pixel and s_k the share of swap k in it (the shares sum to 1). The
@@ -106,19 +131,24 @@ def _opacity(quads: Sequence[Quad], index: int, box: _Box) -> NDArray[np.float32
     c·s_k / (1 − c + c·(s_1 + … + s_k)).
 
     Args:
-        quads: every face whose box overlaps `box`, in the order of pasting.
+        quads: every face that may cover a part of `box`, in the order of pasting.
         index: the face to paste.
-        box: its box, (left, top, right, bottom).
+        box: a part of the photo, (left, top, right, bottom).
 
     Returns:
-        (bottom − top, right − left) float32, 0..1.
+        (bottom − top, right − left) float32, 0..1; or 0.0 or 1.0 for all of it.
     """
     left, top, right, bottom = box
     x, y = np.arange(left, right, dtype=np.float32)[None, :], np.arange(top, bottom, dtype=np.float32)[:, None]
+    u, v = quads[index].to_unit(x[:, [0, -1]], y[[0, -1]])  # the corners: a square has all of a box that has these
+    if min(u.max(), -u.min(), v.max(), -v.min()) < -1:
+        return 0.0
+    if len(quads) == 1:
+        if max(np.abs(u).max(), np.abs(v).max()) < 1 - _FEATHER - _ROUNDING:
+            return 1.0
+        return _mask(*quads[index].to_unit(x, y))
     masks, claims = zip(*(_mask_and_claim(quad, x, y) for quad in quads), strict=True)
     coverage: NDArray[np.float32] = np.maximum.reduce(masks)
-    if len(quads) == 1:
-        return coverage
     before = np.add.reduce(claims[: index + 1])
     total = np.add.reduce(claims)
     opacity = np.zeros_like(coverage)
@@ -128,12 +158,18 @@ def _opacity(quads: Sequence[Quad], index: int, box: _Box) -> NDArray[np.float32
     return opacity
 
 
+def _mask(u: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How much of a pixel a crop may cover, 0..1."""
+    mask: NDArray[np.float32] = _smoothstep((1 - np.maximum(np.abs(u), np.abs(v))) / _FEATHER)
+    return mask
+
+
 def _mask_and_claim(
     quad: Quad, x: NDArray[np.float32], y: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """How much of a pixel a crop may cover, 0..1, and how strongly its face claims the pixel against other faces."""
+    """`_mask`, and how strongly a crop's face claims the pixel against other faces."""
     u, v = quad.to_unit(x, y)
-    mask = _smoothstep((1 - np.maximum(np.abs(u), np.abs(v))) / _FEATHER)
+    mask = _mask(u, v)
     distance2 = (u / _FACE_RADII[0]) ** 2 + ((v - _FACE_CENTRE_V) / _FACE_RADII[1]) ** 2  # 1 at the face's outline
     return mask, mask / (distance2 + 1e-3) ** 4
 
@@ -157,7 +193,7 @@ def _warp(crop: NDArray[np.uint8], quad: Quad, box: _Box) -> NDArray[np.uint8]:
     x0, y0 = quad.to_crop(np.array([left - 0.5, top - 0.5]), size) + 0.5
     per_pixel = size / quad.side**2 * 2
     a, b = quad.x_axis[0] * per_pixel, quad.x_axis[1] * per_pixel
-    return np.asarray(
+    return pixels_of(
         image.transform(
             (right - left, bottom - top),
             Image.Transform.AFFINE,
@@ -180,9 +216,12 @@ def _match_colours(swap: FaceSwap) -> NDArray[np.uint8]:
     ring, continuation = _continuation()
     offsets = (continuation @ (before - after).reshape(-1, 3)[ring]).T.reshape(3, _CELLS, _CELLS)
     size = (CROP_SIZE, CROP_SIZE)
-    shift = [np.asarray(Image.fromarray(channel).resize(size, Image.Resampling.BICUBIC)) for channel in offsets]
-    shifted: NDArray[np.float32] = swap.swapped + np.stack(shift, axis=-1)
-    return np.clip(np.rint(shifted), 0, 255).astype(np.uint8)
+    shifted = swap.swapped.astype(np.float32)
+    for channel, offset in enumerate(offsets):
+        shifted[..., channel] += np.asarray(Image.fromarray(offset).resize(size, Image.Resampling.BICUBIC))
+    np.rint(shifted, out=shifted)
+    np.clip(shifted, 0, 255, out=shifted)
+    return shifted.astype(np.uint8)
 
 
 @cache

@@ -14,13 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from visard_preprocess.pixels import pixels_of
+
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 CROP_SIZE = 512
 
-# The textbook procedure samples an 8-fold grid whatever the face's size. One twice as fine as the photo and at most
-# 2-fold is enough for the final Lanczos filter to see no aliasing, once the photo has been reduced with a filter.
-_OVERSAMPLING = 2
+# The textbook procedure samples an 8-fold grid whatever the face's size. Here a photo that is finer than a 2-fold grid
+# is reduced to it with a filter, and then sampled on it. What is coarser needs no more than 1.5 samples for each pixel
+# of the photo or the crop, whichever is larger: the final Lanczos filter sees no aliasing.
+_OVERSAMPLING, _OF_COARSE = 2, 1.5
 
 # FFHQ's constants, in units of the quad's side.
 _BORDER = 0.1
@@ -163,7 +166,7 @@ def crop(photo: NDArray[np.uint8], quad: Quad, size: int = CROP_SIZE) -> NDArray
     scale = min(1.0, _OVERSAMPLING * size / quad.side)
     if scale < 1:
         reduced_size = max(1, round(region.width * scale)), max(1, round(region.height * scale))
-        region = region.resize(reduced_size, Image.Resampling.LANCZOS)
+        region = region.resize(reduced_size, Image.Resampling.BICUBIC)
     per_pixel = np.array(region.size) / (right - left, bottom - top)
     corners = (quad.corners + 0.5 - (left, top)) * per_pixel  # edges at integers from here on, as in Pillow
 
@@ -174,11 +177,11 @@ def crop(photo: NDArray[np.uint8], quad: Quad, size: int = CROP_SIZE) -> NDArray
         region = _pad(region, pad, quad.side * scale)
         corners += pad[0]
 
-    grid = max(size, math.ceil(_OVERSAMPLING * min(size, quad.side)))
+    grid = max(size, math.ceil((_OF_COARSE if scale == 1 else _OVERSAMPLING) * min(size, quad.side)))
     origin, along_x, along_y = corners[0], (corners[3] - corners[0]) / grid, (corners[1] - corners[0]) / grid
     affine = np.column_stack([along_x, along_y, origin]).ravel()
     turned = region.transform((grid, grid), Image.Transform.AFFINE, tuple(affine), Image.Resampling.BILINEAR)
-    return np.asarray(turned.resize((size, size), Image.Resampling.LANCZOS))
+    return pixels_of(turned.resize((size, size), Image.Resampling.LANCZOS))
 
 
 def part_of(photo: NDArray[np.uint8], left: int, top: int, right: int, bottom: int) -> Image.Image:

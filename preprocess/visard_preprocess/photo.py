@@ -19,6 +19,7 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlug
 from visard_errors import CorruptPhoto, OutputError, PhotoError, PhotoTooLarge, UnreadablePhoto, UnsupportedFormat
 from visard_preprocess import MAX_PIXELS
 from visard_preprocess.files import write_atomically
+from visard_preprocess.pixels import pixels_of
 from visard_preprocess.truncated_jpeg import with_end
 
 MAX_BYTES = 256 * 2**20  # an uncompressed 64-megapixel photo has 183 MiB
@@ -233,7 +234,7 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> NDArray[np.uint8]
         image.load()
         upright = _TRANSPOSITIONS.get(_orientation(image))
         image = _to_srgb(_to_eight_bits(image))
-        return np.asarray(image if upright is None else image.transpose(upright))
+        return pixels_of(image if upright is None else image.transpose(upright))
     except Exception as error:
         raise _corrupt(name, error) from error
 

@@ -57,6 +57,19 @@ def test_an_unchanged_face_leaves_the_photo_as_it_was(photo, quad):
     assert min(errors, key=errors.__getitem__) == (0, 0)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_blocks_leave_no_trace(photo, monkeypatch, count):
+    """Blocks that lie within a face, outside or across its edge are those of the picture that is blended in one go."""
+    large = Quad(centre=(250.3, 260.2), x_axis=(190.0, 60.0))  # has whole blocks within and without
+    swaps = [
+        FaceSwap(quad=quad, aligned=crop(photo, quad), swapped=noise(512, 512)) for quad in (large, TURNED, UPRIGHT)
+    ][:count]
+    monkeypatch.setattr("visard_preprocess.compose._BLOCK", 32)
+    blocks = compose(photo, swaps)
+    monkeypatch.setattr("visard_preprocess.compose._BLOCK", 4096)
+    np.testing.assert_array_equal(blocks, compose(photo, swaps))
+
+
 @pytest.mark.parametrize("quad", [UPRIGHT, TURNED, Quad(centre=(0.0, 511.0), x_axis=(0.0, 90.0))])
 def test_pixels_outside_the_crop_stay_identical(photo, quad):
     before = photo.copy()

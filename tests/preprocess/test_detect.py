@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import cv2
 import numpy as np
+import onnx
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 
@@ -193,6 +196,30 @@ def test_yunet_is_opencvs(astronaut):
     assert (*boxes[best, :2], *(boxes[best, 2:] - boxes[best, :2])) == pytest.approx(expected[:4], abs=0.1)
     assert points[best].ravel() == pytest.approx(expected[4:14], abs=0.1)
     assert scores[best] == pytest.approx(expected[14], abs=1e-4)
+
+
+def test_the_network_is_opencvs_but_for_the_sizes_that_are_free():
+    model = onnx.load(MODEL)
+    for tensor in model.graph.output:
+        stride = int(tensor.name.split("_")[1])
+        tensor.type.tensor_type.shape.dim[1].dim_value = (TILE // stride) ** 2
+    for axis in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = TILE
+    digest = hashlib.sha256(model.SerializeToString()).hexdigest()
+    assert digest == "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"  # of OpenCV Zoo's file
+
+
+@pytest.mark.parametrize("edge", [256, 320, 480])
+def test_a_small_picture_is_seen_as_in_a_whole_tile(photo, edge):
+    picture = np.asarray(Image.fromarray(photo).resize((edge, edge * 3 // 4)))
+    tile = np.zeros((TILE, TILE, 3), np.uint8)
+    tile[: picture.shape[0], :edge] = picture
+    (in_tile, boxes, points), (scores, *alone) = look_at(tile, 0.6), look_at(picture, 0.6)
+    inside = (boxes[:, 0] < edge) & (boxes[:, 1] < picture.shape[0])
+    assert inside.sum() > 3
+    np.testing.assert_allclose(scores, in_tile[inside], atol=1e-3)
+    np.testing.assert_allclose(alone[0], boxes[inside], atol=0.05)
+    np.testing.assert_allclose(alone[1], points[inside], atol=0.05)
 
 
 @pytest.mark.parametrize("shape", [(3000, 4000), (700, 700), (641, 1281), (480, 640), (9, 2000)])

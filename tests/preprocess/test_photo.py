@@ -15,6 +15,7 @@ from PIL import Image, ImageCms
 
 from visard_errors import CorruptPhoto, OutputError, PhotoError, PhotoTooLarge, UnreadablePhoto, UnsupportedFormat
 from visard_preprocess.photo import encode_photo, read_photo, write_photo
+from visard_preprocess.pixels import pixels_of
 
 COMPOSITE = "compositeWithTrainedAlgorithmicMedia"
 VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -59,6 +60,12 @@ def test_the_three_formats_are_read_whatever_the_file_is_called(face, tmp_path, 
     np.testing.assert_array_equal(read_photo(str(path)), photo)
     np.testing.assert_array_equal(read_photo(path.read_bytes()), photo)
     np.testing.assert_array_equal(read_photo(Image.open(path)), photo)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (512, 333), (30_000, 5), (5, 30_000), (4000, 23)])
+def test_no_pixel_is_lost_on_the_way_out_of_pillow(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    np.testing.assert_array_equal(pixels_of(Image.fromarray(pixels)), pixels)
 
 
 def test_an_array_is_a_photo(face):
