@@ -44,16 +44,17 @@ MAX_CROP_DIFFERENCE = 1.0  # grey levels, mean
 MAX_LANDMARK_DIFFERENCE = 0.02  # of the distance between the eyes, mean over the points
 
 
-def scene_with(photo: NDArray[np.uint8], finder: FaceFinder) -> bytes:
-    """Enlarge a photo until its largest face is of a phone photo's size, and set it into a scene of 12 megapixels."""
+def scene_with(photo: NDArray[np.uint8], finder: FaceFinder, width: int = SCENE[0]) -> bytes:
+    """Enlarge a photo until its largest face is of a phone photo's size, and set it into a scene 4:3, as a JPEG."""
     face = finder.find(photo)[0]
-    scale = QUAD_SIDE / face.quad.side
+    size = width, width * SCENE[1] // SCENE[0]
+    scale = QUAD_SIDE * width / SCENE[0] / face.quad.side
     image = Image.fromarray(photo)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    background = image.resize(SCENE, Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(60))
-    grain = np.random.default_rng(0).normal(0, 6, (SCENE[1], SCENE[0], 1))  # what a sensor adds: no flat areas
+    background = image.resize(size, Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(60))
+    grain = np.random.default_rng(0).normal(0, 6, (size[1], size[0], 1))  # what a sensor adds: no flat areas
     x, y = (np.array(face.quad.centre) * scale).astype(int)
-    background.paste(image, (SCENE[0] // 2 - int(x), SCENE[1] // 2 - int(y)))
+    background.paste(image, (size[0] // 2 - int(x), size[1] // 2 - int(y)))
     pixels = np.clip(np.asarray(background) + grain, 0, 255).astype(np.uint8)
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=92)

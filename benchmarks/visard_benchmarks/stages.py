@@ -16,6 +16,11 @@ run of `visard folder` over as many photos stands beside it.
 
     python -m visard_benchmarks.stages           the sample photo and the demo models
     python -m visard_benchmarks.stages --quick   a look within a minute
+    python -m visard_benchmarks.stages --cpu     what photos of several sizes cost the client, in processor time
+
+`--cpu` says how many cores of clients keep a server busy. Its limit is what no client can leave out that reads and
+writes a JPEG file and finds faces with YuNet: libjpeg both ways and the network, alone. Other work on the machine only
+adds to a time, so the least of some rounds counts.
 
 The last line is JSON.
 """
@@ -24,11 +29,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -42,9 +48,11 @@ from rich.console import Console
 from rich.table import Table
 
 from visard import Client, Connection, Options
-from visard.judgement import score
-from visard.pipeline import finish, prepare
+from visard.judgement import identity_distance, judge, score
+from visard.pipeline import choices_of, choose, find, finish, prepare
+from visard.result import FaceResult
 from visard.scoring import similarity
+from visard_benchmarks.align import scene_with
 from visard_benchmarks.drive import IMAGE_BYTES, drive_triton
 from visard_benchmarks.environment import environment
 from visard_benchmarks.flops import count_flops
@@ -66,6 +74,8 @@ MATRIX = 1536  # rows and columns: 7 GFLOP, and three of them outgrow the second
 MANY_FACES_S = 3.0  # a face takes tens of milliseconds on the server: a shorter time would count too few
 COPY_BYTES = 64 * 2**20  # outgrows the caches
 OPTIONS = Options(faces="largest", identity=False)
+WIDTHS = 2048, 4000, 8000  # 3, 12 and 48 megapixels
+JPEG: dict[str, Any] = {"quality": 95, "subsampling": "4:4:4"}  # as photos are written
 
 
 @dataclass(kw_only=True)
@@ -278,6 +288,71 @@ def folder_rate(jpeg: bytes, connection: Connection, photos: int) -> float:
         return photos / (time.perf_counter() - start)
 
 
+def client_costs(jpeg: bytes, client: Client, rounds: int) -> dict[str, float]:
+    """Processor milliseconds that one photo with all its faces takes in this process, by stage, and the limit of them.
+
+    Args:
+        jpeg: the photo.
+        client: of a server with the models.
+        rounds: of which the least counts.
+    """
+    options = Options()
+    costs: dict[str, float] = {}
+
+    def cost(stage: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        start = time.process_time()
+        outcome = work(*arguments)
+        costs[stage] = min(costs.get(stage, math.inf), 1000 * (time.process_time() - start))
+        return outcome
+
+    def distances_of(faces: Sequence[FaceResult]) -> list[float]:
+        return [identity_distance(face.aligned, face.swapped, options) for face in faces]
+
+    for _ in range(rounds + 1):  # the first one loads what is not counted
+        photo = cost("decode", read_photo, jpeg)
+        found = cost("find", find, photo, options)
+        chosen = cost("align", choose, found, choices_of(found, options))
+        swaps = cost("wire", client.swap, chosen.aligned, chosen.directions, chosen.personas)
+        faces = cost("score", score, chosen, swaps, options)
+        distances = cost("identity", distances_of, faces)
+        faces = [replace(face, reason=None) for face in judge(chosen, faces, distances, options)]  # all are blended
+        result = cost("blend", finish, chosen, faces, options, {})
+        cost("encode", result.encode, "jpeg")
+        picture = cost("libjpeg", decoded, jpeg)
+        cost("YuNet", detector_alone(photo))
+        cost("libjpeg's encoder", lambda picture: picture.save(BytesIO(), "JPEG", **JPEG), picture)
+    limit = sum(costs.pop(stage) for stage in ("libjpeg", "YuNet", "libjpeg's encoder"))
+    return {"faces": len(result.faces), **costs, "limit": limit}
+
+
+def decoded(jpeg: bytes) -> Image.Image:
+    """What libjpeg makes of a file."""
+    picture = Image.open(BytesIO(jpeg))
+    picture.load()
+    return picture
+
+
+def show_costs(photos: dict[str, bytes], repository: Path, rounds: int, faces_per_s: float) -> dict[str, Any]:
+    """Measure the client's processor time for photos, and print the table and what it means."""
+    with TritonServer(repository) as server, Client(server.grpc_url) as client:
+        costs = {name: client_costs(jpeg, client, rounds) for name, jpeg in photos.items()}
+    table = Table(title=f"processor milliseconds of the client, and its cores for a server of {faces_per_s:g} faces/s")
+    rows = []
+    for name, cost in costs.items():
+        stages = {stage: value for stage, value in cost.items() if stage not in ("faces", "limit")}
+        photo_ms, faces = sum(stages.values()), cost["faces"]
+        cores, least = (faces_per_s * ms / faces / 1000 for ms in (photo_ms, cost["limit"]))
+        figures = {**stages, "photo": photo_ms, "a face": photo_ms / faces, "limit of the photo": cost["limit"]}
+        rows.append({"": name, "faces": f"{faces:g}", **{key: f"{value:.1f}" for key, value in figures.items()}})
+        rows[-1] |= {"cores": f"{cores:.0f}", "limit of the cores": f"{least:.0f}"}
+    for heading in rows[0]:
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in rows:
+        table.add_row(*row.values())
+    Console(width=160).print(table)
+    return {name: {stage: round(value, 2) for stage, value in cost.items()} for name, cost in costs.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photo", nargs="?", type=Path, default=SAMPLE_PHOTO, help="a photo with a face in it")
@@ -286,12 +361,24 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="how often all take turns (default 3)")
     parser.add_argument("--in-flight", type=int, default=8, help="faces under way at once on the wire (default 8)")
     parser.add_argument("--quick", action="store_true", help="one repeat of half a second each")
+    parser.add_argument(
+        "--cpu", type=Path, nargs="*", metavar="PHOTO", help="only the client's processor time; for these photos, too"
+    )
+    parser.add_argument("--faces-per-s", type=float, default=600.0, help="of the server in --cpu (default 600)")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.seconds, arguments.repeats = min(arguments.seconds, 0.5), 1
 
     machine = environment()
     repository = arguments.models or demo_models()
+    if arguments.cpu is not None:
+        sample = read_photo(arguments.photo)
+        photos = {arguments.photo.name: as_jpeg(arguments.photo)}
+        photos |= {f"{width} pixels wide": scene_with(sample, finder(), width) for width in WIDTHS}
+        photos |= {path.name: as_jpeg(path) for path in arguments.cpu}
+        costs = show_costs(photos, repository, arguments.repeats, arguments.faces_per_s)
+        print(json.dumps({"milliseconds": costs, "environment": machine}))
+        return
     with tempfile.TemporaryDirectory() as folder:
         _, identities = identity_models(Path(folder))
         with TritonServer(repository) as demo, TritonServer(identities, shared_memory=True) as identity:

@@ -31,8 +31,8 @@ def similarity(aligned: NDArray[np.uint8], swapped: NDArray[np.uint8]) -> tuple[
     """
     n, sums = aligned.size, np.zeros(5)
     for start in range(0, n, _PART):
-        a, b = (image.reshape(-1)[start : start + _PART].reshape(-1, _ROW) for image in (aligned, swapped))
-        a, b = a.astype(np.float32), b.astype(np.float32)
+        parts = (image.reshape(-1)[start : start + _PART] for image in (aligned, swapped))
+        a, b = (part.reshape(-1, _ROW).astype(np.float32) for part in parts)
         sums += [_total(a.sum(1)), _total(b.sum(1)), _dot(a, b), _dot(a, a), _dot(b, b)]
     sum_a, sum_b, dot_ab, square_a, square_b = map(float, sums)
     square_a += n * _MIDDLE**2 - 2 * _MIDDLE * sum_a

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from visard import Client
 from visard_benchmarks.flops import count_flops, flops_by_node_type
 from visard_benchmarks.rates import rate_of
-from visard_benchmarks.stages import Stage, ceiling_of_stages
+from visard_benchmarks.stages import Stage, ceiling_of_stages, client_costs
 
 
 def graph(nodes, inputs, weights):
@@ -121,3 +122,11 @@ def test_a_share_compares_what_was_measured_together():
     stage = Stage(name="decode", ceiling="libjpeg", rates=[50, 10, 45], ceilings=[100, 20, 100])
     assert stage.rate == 45
     assert stage.share == 0.5  # the slow minute slowed both
+
+
+def test_what_a_photo_costs_the_client(tiny_server, astronaut):
+    with Client(tiny_server.grpc_url) as client:
+        costs = client_costs(astronaut.read_bytes(), client, 1)
+    assert costs.pop("faces") == 1
+    assert list(costs) == ["decode", "find", "align", "wire", "score", "identity", "blend", "encode", "limit"]
+    assert min(costs.values()) > 0
