@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from runners import How, Replay
 from visard_benchmarks.gpu.meters import Gpu, count_flop, gpu_uuid, measure, measure_peaks
 from visard_export.graphs import build_graph
 
-# In the order of their worth, the batch varying slowest: what the time does not suffice for stands at the end.
+# In the order of their worth: what the time does not suffice for stands at the end.
 MODELS: tuple[Model, ...] = ("full", "demo")
 BATCHES = (16, 64, 1, 4)
 DRY_BATCHES = (1,)
@@ -29,8 +29,11 @@ COMPILING_S = 20.0  # for a case with its compilation
 
 
 def peaks(figures: Figures, device: str, dry: bool) -> None:
-    """What the device reaches at best, one line each."""
-    for name, value in measure_peaks(device, 0.05 if dry else 1.0):
+    """What the device is, and what it reaches at best, one line each."""
+    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    figures.add(device=name, torch=torch.__version__, cuda=torch.version.cuda, cudnn=cudnn)
+    for name, value in measure_peaks(device, 0.05 if dry else 0.7):
         figures.add(peak=name, value=value)
 
 
@@ -42,11 +45,21 @@ def peak_tflops(figures: Figures) -> float | None:
 
 def offline(figures: Figures, device: str, dry: bool) -> None:
     """Eager and as CUDA graphs: every batch, norm and layout."""
-    cases = itertools.product(DRY_BATCHES if dry else BATCHES, MODELS, NORMS, LAYOUTS)
     built = _Built(device, dry)
-    for batch, model, norm, layout in cases:
+    for batch, model, norm, layout in _cases(figures, DRY_BATCHES if dry else BATCHES):
         for how in ("graph", "eager"):
             _case(figures, built, batch=batch, model=model, norm=norm, layout=layout, how=how, dry=dry)
+
+
+def _cases(figures: Figures, batches: tuple[int, ...]) -> Iterator[tuple[int, Model, Norm, Layout]]:
+    """Everything at the first batch; the others with what was fastest there; then the rest."""
+    first, *others = batches
+    yield from itertools.product((first,), MODELS, NORMS, LAYOUTS)
+    best = {model: fastest(figures, model) for model in MODELS}
+    yield from ((batch, model, *best[model]) for batch, model in itertools.product(others, MODELS))
+    for batch, model, norm, layout in itertools.product(others, MODELS, NORMS, LAYOUTS):
+        if (norm, layout) != best[model]:
+            yield batch, model, norm, layout
 
 
 def compiled(figures: Figures, device: str, dry: bool) -> None:

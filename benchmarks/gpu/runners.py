@@ -25,7 +25,7 @@ class Replay:
         backend: of torch.compile.
 
     Attributes:
-        image: (batch, 512, 512, 3) uint8, to be filled.
+        image: (batch, 512, 512, 3) uint8, to be filled; noise at first.
         persona: (batch, 1) int32, likewise.
         answer: of the last run; the same tensors after every run of a graph.
     """
@@ -33,7 +33,8 @@ class Replay:
     answer: Any
 
     def __init__(self, module: nn.Module, batch: int, device: str, how: How, backend: str = "inductor") -> None:
-        self.image = torch.zeros((batch, 512, 512, 3), dtype=torch.uint8, device=device)
+        # Noise, because a GPU does zeros with less power, and so faster, than pictures.
+        self.image = torch.randint(0, 256, (batch, 512, 512, 3), dtype=torch.uint8, device=device)
         self.persona = torch.zeros((batch, 1), dtype=torch.int32, device=device)
         self._device = device
         call = torch.compile(module, dynamic=False, backend=backend) if how == "compiled" else module
