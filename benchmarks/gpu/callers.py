@@ -143,6 +143,10 @@ class HttpConnection:
             return memoryview(content)[start : start + FACE_BYTES]
         return memoryview(self._memory)[at + FACE_BYTES : at + 2 * FACE_BYTES]
 
+    def close(self) -> None:
+        """Hang up."""
+        self._http.close()
+
     def register(self, size: int) -> None:
         """Tell the server of the shared memory."""
         body = json.dumps({"key": f"/{self._region}", "offset": 0, "byte_size": size})
@@ -160,8 +164,10 @@ class GrpcConnection:
 
         # A connection of its own, as the others have, and no limit on a message's size.
         options = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
-        channel = grpc.insecure_channel(f"127.0.0.1:{config.port}", [*options, ("grpc.use_local_subchannel_pool", 1)])
-        self._infer = channel.unary_unary(grpc_messages.METHOD)
+        self._channel = grpc.insecure_channel(
+            f"127.0.0.1:{config.port}", [*options, ("grpc.use_local_subchannel_pool", 1)]
+        )
+        self._infer = self._channel.unary_unary(grpc_messages.METHOD)
         self._outputs = config.outputs
 
     def ask(self, model: str, image: bytes, persona: int) -> Any:
@@ -170,6 +176,10 @@ class GrpcConnection:
         contents = image, persona.to_bytes(4, "little")
         asked = grpc_messages.request(model, inputs, self._outputs, contents)
         return grpc_messages.first_output(self._infer(asked, timeout=TIMEOUT_S))
+
+    def close(self) -> None:
+        """Hang up."""
+        self._channel.close()
 
 
 def run(config: Callers) -> dict[str, Any]:
@@ -182,8 +192,8 @@ def run(config: Callers) -> dict[str, Any]:
         with path.open("w+b") as file:
             file.truncate(2 * FACE_BYTES * config.callers)
             memory = mmap.mmap(file.fileno(), 0)
+    connections: list[HttpConnection] | list[GrpcConnection] = []
     try:
-        connections: list[HttpConnection] | list[GrpcConnection]
         if config.transport == "gRPC":
             connections = [GrpcConnection(config) for _ in range(config.callers)]
         else:
@@ -223,6 +233,8 @@ def run(config: Callers) -> dict[str, Any]:
             list(pool.map(loop, range(config.callers)))
         return {**dataclasses.asdict(seen), "cpu_s": time.process_time() - cpu, "pid": os.getpid()}
     finally:
+        for connection in connections:
+            connection.close()
         if config.segment:
             path.unlink(missing_ok=True)
 

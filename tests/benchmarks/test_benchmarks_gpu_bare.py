@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import venv
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from packaging.requirements import Requirement
 
 from visard_testing.waiting import wait_until
@@ -35,20 +41,17 @@ def with_what_they_need(names):
     return found.values()
 
 
-def interpreter(folder, names):
-    """Make one that sees only some packages of the present one."""
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory):
+    """An interpreter that sees only these packages of the present one."""
+    folder = tmp_path_factory.mktemp("bare") / "venv"
     venv.create(folder, symlinks=True, with_pip=False)
     (packages,) = folder.glob("lib/python*/site-packages")
-    for distribution in with_what_they_need(names):
+    for distribution in with_what_they_need(INSTALLED_THERE):
         for name in {file.parts[0] for file in distribution.files} - {"..", "__pycache__"}:
             if not (packages / name).exists():
                 (packages / name).symlink_to(distribution.locate_file(name))
     return folder / "bin" / "python"
-
-
-@pytest.fixture(scope="module")
-def bare_python(tmp_path_factory):
-    return interpreter(tmp_path_factory.mktemp("bare") / "venv", INSTALLED_THERE)
 
 
 def environment(**more):
@@ -68,8 +71,9 @@ def lines_of(out):
 
 @pytest.fixture(scope="module")
 def dry_run(bare_python, tmp_path_factory):
-    out = tmp_path_factory.mktemp("dry")
-    process = start(bare_python, out, "--seconds", LONG_S)
+    out, bundle = tmp_path_factory.mktemp("dry"), tmp_path_factory.mktemp("bundle") / "triton"
+    subprocess.run([sys.executable, FOLDER / "make_bundle.py", bundle], check=True)
+    process = start(bare_python, out, "--seconds", LONG_S, "--triton", bundle)
     printed, _ = process.communicate()
     assert process.returncode == 0
     return printed, lines_of(out)
@@ -94,7 +98,7 @@ def test_what_is_missing_has_a_named_reason(dry_run):
     assert printed.count("DRY RUN") == 2
     assert [part for part in dict.fromkeys(line["part"] for line in lines) if part in PARTS] == list(PARTS)
     reasons = {line["failed"] for line in lines if "failed" in line}
-    assert reasons == {"RuntimeError: CUDA graphs need a GPU", "ValueError: the plain server speaks no gRPC"}
+    assert reasons == {"RuntimeError: CUDA graphs need a GPU", "ValueError: gRPC needs grpcio, which is not here"}
     totals = json.loads(printed.splitlines()[-1])["parts"]
     assert sum(total["figures"] for total in totals.values()) == len([line for line in lines if "failed" not in line])
 
@@ -162,35 +166,80 @@ def test_served(figures):
     ]
     for line in loads:
         assert is_right(line)
-        assert "not Triton" in line["server"]
+        assert line["server"] == "Triton, Python backend"
+        assert "tritonserver" in line["cpu_ms_per_face"]
         ratio = line["faces_per_second"] / offline[line["shape"]]["offline_faces_per_second"]
         assert line["served_over_offline"] == pytest.approx(ratio)
 
 
-def is_the_wire(lines, *transports):
-    assert [(line["model"], line["transport"]) for line in lines] == [
-        (model, transport) for model in ("anonymizer", "echo") for transport in transports
-    ]
-    return all(is_right(line) for line in lines)
-
-
 def test_the_wire(figures):
-    assert is_the_wire([line for line in figures("wire") if "server" in line], "shared memory", "HTTP")
+    lines = [line for line in figures("wire") if "server" in line]
+    assert [(line["model"], line["transport"]) for line in lines] == [
+        (model, transport) for model in ("anonymizer", "echo") for transport in ("shared memory", "HTTP")
+    ]
+    for line in lines:
+        assert is_right(line)
+        assert {"tritonserver", f"model {line['model']}"} < line["cpu_ms_per_face"].keys()
 
 
-def test_triton_serves_from_a_bundle(tmp_path):
-    bundle, out = tmp_path / "bundle", tmp_path / "out"
-    python = interpreter(tmp_path / "venv", [*INSTALLED_THERE, "grpcio"])
-    subprocess.run([sys.executable, FOLDER / "make_bundle.py", bundle], check=True)
-    process = start(python, out, "--seconds", LONG_S, "--parts", "wire", "--triton", bundle)
-    process.communicate()
-    assert process.returncode == 0
-    lines = lines_of(out)
-    assert not [line for line in lines if "failed" in line]
-    loads = [line for line in lines if "server" in line]
-    assert {line["server"] for line in loads} == {"Triton, Python backend"}
-    assert is_the_wire(loads, "shared memory", "HTTP", "gRPC")
-    assert all({"tritonserver", f"model {line['model']}"} < line["cpu_ms_per_face"].keys() for line in loads)
+@pytest.fixture
+def module(monkeypatch):
+    """Import one of the benchmark's files into this interpreter."""
+    monkeypatch.syspath_prepend(FOLDER)
+    threads = torch.get_num_threads()
+    yield importlib.import_module
+    torch.set_num_threads(threads)
+
+
+def callers_of(module, **values):
+    settled = {"outputs": ["swapped"], "images": "", "expected": {}, "segment": "", "alone": True, "callers": 2}
+    settled |= {"transport": "HTTP", "models": [], "faces": {}, "warm_s": 0, "seconds": 0.1}
+    return module("callers").Callers(**{**settled, **values})
+
+
+def test_over_grpc_comes_what_comes_over_http(module, tiny_server):
+    callers = module("callers")
+    http = callers.HttpConnection(callers_of(module, port=int(tiny_server.http_url.rpartition(":")[2])), None, 0)
+    grpc = callers.GrpcConnection(callers_of(module, port=int(tiny_server.grpc_url.rpartition(":")[2])))
+    face = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8).tobytes()
+    with closing(http), closing(grpc):
+        over_http, over_grpc = (bytes(way.ask("generator_to_male", face, 7)) for way in (http, grpc))
+    assert over_grpc == over_http != face
+    assert len(over_grpc) == len(face)
+
+
+@pytest.mark.parametrize("transport", ["HTTP", "shared memory"])
+def test_without_triton_a_plain_server_gives_the_same_answers(module, tmp_path, monkeypatch, transport):
+    engine, server = module("engine"), module("plain_server")
+    settings = engine.Settings(
+        model="full", direction="to_male", norm="layer_norm", layout="nchw", sizes=(1, 2), device="cpu", tiny=True
+    )
+    faces = np.random.default_rng(0).integers(0, 256, (2, 512, 512, 3), np.uint8)
+    alone = engine.Engine(settings)
+    personas = torch.zeros((1, 1), dtype=torch.int32)
+    right = [alone.run([torch.from_numpy(face[None])], [personas])[0][0].numpy().copy() for face in faces]
+    for name, array in (("faces", faces), ("right", np.concatenate(right))):
+        np.save(tmp_path / f"{name}.npy", array)
+    monkeypatch.setattr(server.Handler, "served", {"swap": server.Served(settings.to_json(), 1)}, raising=False)
+    with server.Server(("127.0.0.1", 0), server.Handler) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        config = callers_of(
+            module,
+            transport=transport,
+            segment=f"visard-test-{os.getpid()}" if transport == "shared memory" else "",
+            port=listening.server_address[1],
+            models=["swap"],
+            faces={"swap": [0, 1]},
+            images=str(tmp_path / "faces.npy"),
+            expected={"swap": str(tmp_path / "right.npy")},
+        )
+        monkeypatch.setattr(sys, "stdin", io.StringIO("go\n"))
+        seen = module("callers").run(config)
+        listening.shutdown()
+    assert seen["alone"] == [2, 2]
+    assert seen["checked"] == 2
+    assert seen["largest_difference"] < 10
+    assert not Path(f"/dev/shm/{config.segment}").is_file()
 
 
 def test_killed_midway_it_leaves_what_it_had_found(bare_python, tmp_path):
