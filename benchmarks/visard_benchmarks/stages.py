@@ -349,7 +349,7 @@ def show_costs(photos: dict[str, bytes], repository: Path, rounds: int, faces_pe
         table.add_column(heading, justify="right" if heading else "left")
     for row in rows:
         table.add_row(*row.values())
-    Console(width=160).print(table)
+    Console(width=200).print(table)
     return {name: {stage: round(value, 2) for stage, value in cost.items()} for name, cost in costs.items()}
 
 

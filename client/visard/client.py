@@ -52,8 +52,8 @@ class AsyncClient:
     Args:
         server: address or `Connection`; or a `Local` repository, whose models then run in this process.
         workers: threads for the work outside the server; the number of cores by default.
-        measure_identity: measures the identity distance elsewhere than on a worker thread, where dlib holds Python's
-            interpreter for a tenth of a second or more; see `visard.judgement.identity_distance` for what it is given.
+        measure_identity: measures the identity distance elsewhere than on a worker thread; see
+            `visard.judgement.identity_distance` for what it is given.
 
     Example:
         >>> async def main():

@@ -39,7 +39,7 @@ UnswappedOption = Annotated[
 ]
 IdentityOption = Annotated[
     bool,
-    Doc("A face that a recogniser still matches counts as not swapped. Costs 14 ms of processor time a face."),
+    Doc("A face that a recogniser still matches counts as not swapped. Costs 16 ms of processor time a face."),
 ]
 PersonaKey = Annotated[
     str | bytes | None,

@@ -1,7 +1,7 @@
 """Measures the distance between two faces' descriptors, in a separate process.
 
-dlib keeps Python's interpreter to itself while it describes a face, for a tenth of a second or more: on a thread, every
-other caller would stand still meanwhile. Crops travel through a pipe; the process writes nothing.
+Landmarks, chips and descriptors are not computed between the callers then. Crops travel through a pipe; the process
+writes nothing.
 """
 
 from __future__ import annotations
