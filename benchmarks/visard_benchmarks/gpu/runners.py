@@ -110,7 +110,7 @@ def _providers(variant: Variant, job: Job, settings: dict[str, str]) -> tuple[st
     """Which provider is wanted, and all of them in order with their options."""
     import onnxruntime
 
-    from visard_export.repository import WORKSPACE_BYTES
+    from visard_export.repository import WORKSPACE_BYTES, engine_batches
 
     # onnxruntime's Python takes "True" and "False" for this provider's switches and refuses "1".
     tensorrt = {
@@ -119,10 +119,9 @@ def _providers(variant: Variant, job: Job, settings: dict[str, str]) -> tuple[st
         "trt_engine_cache_path": str(job.work),
         "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(job.work),
-        "trt_profile_min_shapes": _shapes(1),
-        "trt_profile_opt_shapes": _shapes(max(1, max(job.batches) // 2)),
-        "trt_profile_max_shapes": _shapes(max(job.batches)),
     }
+    for name, batch in zip(("min", "opt", "max"), engine_batches(max(job.batches)), strict=True):
+        tensorrt[f"trt_profile_{name}_shapes"] = f"image:{batch}x512x512x3,persona:{batch}x1"
     cuda: tuple[str, dict[str, str]] = ("CUDAExecutionProvider", {"device_id": "0", **settings})
     wanted = cuda[0]
     providers: list[Any] = [cuda]
@@ -137,11 +136,6 @@ def _providers(variant: Variant, job: Job, settings: dict[str, str]) -> tuple[st
     if wanted not in onnxruntime.get_available_providers():
         raise RuntimeError(f"this onnxruntime has no {wanted}: pip install onnxruntime-gpu in place of onnxruntime")
     return wanted, providers
-
-
-def _shapes(batch: int) -> str:
-    """The inputs' shapes as onnxruntime's TensorRT provider takes them."""
-    return f"image:{batch}x512x512x3,persona:{batch}x1"
 
 
 def _load_cuda_libraries(onnxruntime: Any) -> None:
