@@ -43,6 +43,8 @@ _LONGEST_WORD = 64  # settings are words and numbers; anything longer, or with a
 def make_keys(prefix: Path) -> tuple[Path, Path]:
     """Write a new pair of keys, `PREFIX.key` for its owner alone and `PREFIX.pub` for everybody, both PEM.
 
+    Their folder is made too.
+
     Returns:
         Path of the private and of the public key.
 
@@ -53,6 +55,10 @@ def make_keys(prefix: Path) -> tuple[Path, Path]:
     for path in (private, public):
         if os.path.lexists(path):
             raise OutputError(f"'{path}' exists and is not overwritten: receipts signed with it could not be checked")
+    try:
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder '{prefix.parent}' cannot be made ({error.strerror}): choose another") from None
     key = Ed25519PrivateKey.generate()
     secret = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

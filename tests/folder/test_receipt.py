@@ -266,13 +266,16 @@ def test_private_key_is_its_owners_alone_and_never_overwritten(tmp_path):
 
 def test_commands(receipt, target, tmp_path, keys):
     runner = CliRunner()
-    run = runner.invoke(app, ["keygen", str(tmp_path / "mine")])
+    run = runner.invoke(app, ["keygen", str(tmp_path / "keys" / "mine")])
     assert run.exit_code == 0
-    assert (tmp_path / "mine.key").is_file()
+    assert (tmp_path / "keys" / "mine.key").is_file()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be made"):
+        make_keys(tmp_path / "file" / "mine")
 
     run = runner.invoke(app, ["verify", str(receipt), "--key", str(keys[1]), "--folder", str(target)])
     assert run.exit_code == 0, run.output
-    run = runner.invoke(app, ["verify", str(receipt), "--key", str(tmp_path / "mine.pub")])
+    run = runner.invoke(app, ["verify", str(receipt), "--key", str(tmp_path / "keys" / "mine.pub")])
     assert run.exit_code == 1
     receipt.write_text(receipt.read_text().replace('"swapped": 3', '"swapped": 4'))
     run = runner.invoke(app, ["verify", str(receipt), "--key", str(keys[1])])
