@@ -12,7 +12,7 @@ import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MeasureIdentity = Callable[[NDArray[np.uint8], NDArray[np.uint8], Options], Awaitable[float]]
-
 
 class AsyncClient:
     """Anonymises photographs through a server, for callers with an event loop.
@@ -52,8 +50,6 @@ class AsyncClient:
     Args:
         server: address or `Connection`; or a `Local` repository, whose models then run in this process.
         workers: threads for the work outside the server; the number of cores by default.
-        measure_identity: measures the identity distance elsewhere than on a worker thread; see
-            `visard.judgement.identity_distance` for what it is given.
 
     Example:
         >>> async def main():
@@ -68,9 +64,7 @@ class AsyncClient:
         server: str | Connection | Local = DEFAULT_URL,
         *,
         workers: int | None = None,
-        measure_identity: MeasureIdentity | None = None,
     ) -> None:
-        self._measure_identity = measure_identity or self._identity_on_thread
         self.workers = workers or os.cpu_count() or 1
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="visard")
         self._calls: Calls | LocalCalls
@@ -275,16 +269,10 @@ class AsyncClient:
         faces = await self._on_thread(partial(score, prepared, swaps, options))
         distances = None
         if options.identity:
-            distances = await asyncio.gather(
-                *(self._measure_identity(face.aligned, face.swapped, options) for face in faces)
-            )
+            measures = (partial(identity_distance, face.aligned, face.swapped, options) for face in faces)
+            distances = await asyncio.gather(*map(self._on_thread, measures))
         watch.lap("score")
         return judge(prepared, faces, distances, options)
-
-    async def _identity_on_thread(
-        self, aligned: NDArray[np.uint8], swapped: NDArray[np.uint8], options: Options
-    ) -> float:
-        return await self._on_thread(partial(identity_distance, aligned, swapped, options))
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -10,6 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import grpc
 import numpy as np
@@ -153,14 +154,8 @@ def run_with_distances(server, photo, distances, **options):
     """Anonymise with a recogniser that says these distances, one after another."""
     left = list(distances)
 
-    async def measure(aligned, swapped, options):
-        return left.pop(0)
-
-    async def run():
-        async with AsyncClient(server, measure_identity=measure) as client:
-            return await client.anonymize(photo, Options(**options))
-
-    result = asyncio.run(run())
+    with patch("visard.client.identity_distance", lambda *_: left.pop(0)), Client(server) as client:
+        result = client.anonymize(photo, Options(**options))
     assert not left
     return result
 

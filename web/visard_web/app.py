@@ -15,10 +15,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
-from visard import AsyncClient, Options, VisardError
+from visard import AsyncClient, VisardError
 from visard_web import page, probes, rest
 from visard_web.described import DESCRIPTION, PROBLEM
-from visard_web.identity import Identity
 from visard_web.keys import Keys
 from visard_web.limiter import ConcurrencyLimiter, Rate
 from visard_web.memory import give_back
@@ -56,27 +55,23 @@ def create_app(connection: Connection | Local, settings: Settings) -> FastAPI:
     """
     limiter = ConcurrencyLimiter(in_work=settings.in_work, waiting=settings.waiting, wait_s=settings.wait_s)
     store = Store(keep_s=settings.keep_s, most=settings.keep_photos, most_bytes=settings.keep_bytes)
-    identity = Identity(Options())
     state = AppState(
         settings=settings,
-        client=AsyncClient(connection, measure_identity=identity.measure),
+        client=AsyncClient(connection),
         limiter=limiter,
         store=store,
         metrics=Metrics(limiter, store),
-        identity=identity,
     )
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
         async with state.client:
-            state.identity.start()
-            await state.client.warm_up(state.options(identity=False))  # that is the other process's
+            await state.client.warm_up(state.options())
             with suppress(VisardError):  # not there yet; /readyz says so. Its protocol is loaded now
                 await state.client.models()
             sweeper = asyncio.create_task(_sweep(state))
             yield
             sweeper.cancel()
-            state.identity.close()
             state.threads.shutdown(wait=False, cancel_futures=True)
 
     app = FastAPI(

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from visard import AsyncClient, Found, Result
     from visard.options import Choice
-    from visard_web.identity import Identity
     from visard_web.limiter import ConcurrencyLimiter
     from visard_web.metrics import Metrics
     from visard_web.settings import Settings
@@ -42,7 +41,6 @@ class AppState:
         limiter: the queue.
         store: photos of the page.
         metrics: counters.
-        identity: measures the distance of descriptors.
         threads: for parsing and encoding; the client brings its own for the rest.
     """
 
@@ -51,7 +49,6 @@ class AppState:
     limiter: ConcurrencyLimiter
     store: Store
     metrics: Metrics
-    identity: Identity
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="visard-web"))
 
     def options(self, **choices: Any) -> Options:
