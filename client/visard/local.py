@@ -26,8 +26,10 @@ from visard.wire import (
     GENERATORS,
     MODELS,
     Swap,
+    TensorSpec,
     check_probabilities,
-    other_shape,
+    check_tensors,
+    swap_of,
 )
 from visard_errors import RepositoryError, ServerRefused
 
@@ -38,7 +40,7 @@ T = TypeVar("T")
 Tensors = dict[str, NDArray[Any]]
 
 _DIRECTIONS = {model: direction for direction, model in ENSEMBLES.items()}
-_ONNX_TYPES = {"UINT8": "tensor(uint8)", "INT32": "tensor(int32)", "FP32": "tensor(float)"}
+_DATATYPES = {"tensor(uint8)": "UINT8", "tensor(int32)": "INT32", "tensor(float)": "FP32"}  # ONNX's words, Triton's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,7 @@ class LocalCalls:
     def __init__(self, local: Local) -> None:
         self._local = local
         self._threads = ThreadPoolExecutor(local.at_once, thread_name_prefix="visard-models")
+        self._files = {model: file for model in MODELS if (file := _newest(Path(local.models) / model)) is not None}
         self._sessions: dict[str, Any] = {}
         self._loading = threading.Lock()
 
@@ -85,20 +88,21 @@ class LocalCalls:
 
     async def models(self) -> dict[str, bool]:
         """Say which models of the contract are there: an ensemble is where its parts are."""
-        return {model: all(self._file(part) is not None for part in self._parts(model)) for model in MODELS}
+        return {model: all(part in self._files for part in self._parts(model)) for model in MODELS}
 
     async def provenance(self) -> dict[str, dict[str, Any]]:
         """Say where the models come from: model name → what its export wrote about it."""
         found = {}
-        for model in MODELS:
-            file = self._file(model)
-            if file is not None and (file.parent / "provenance.json").is_file():
+        for model, file in self._files.items():
+            if (file.parent / "provenance.json").is_file():
                 found[model] = json.loads((file.parent / "provenance.json").read_text(encoding="utf-8"))
         return found
 
     async def check_contract(self, model: str) -> None:
         """Load what the model needs, and compare its tensors with ours: a wrong model gives a clear error."""
-        await self._on_thread(lambda: [self._session(part) for part in self._parts(model)])
+        missing = [part for part in self._parts(model) if part not in self._sessions]
+        if missing:  # else it would wait for a thread behind the faces under way
+            await self._on_thread(lambda: [self._session(part) for part in missing])
 
     async def gender(self, image: NDArray[np.uint8]) -> ApparentGender:
         """Classify one aligned face, (1, 512, 512, 3) uint8 RGB."""
@@ -112,7 +116,7 @@ class LocalCalls:
     def _swap(self, model: str, image: NDArray[np.uint8], persona: int) -> Swap:
         given: Tensors = {"image": image, "persona": np.array([[persona]], np.int32)}
         answer: Tensors = {}
-        if self._file(model) is not None:  # the anonymizer as one graph
+        if model in self._files:  # the anonymizer as one graph
             answer = self._run(model, **given)
         else:
             direction = _DIRECTIONS[model]
@@ -122,25 +126,14 @@ class LocalCalls:
                 direction = "to_female" if male > female else "to_male"  # a tie counts as female, as the router has it
             answer |= self._run(GENERATORS[direction], **given)
             answer["swapped_gender"] = self._run(CLASSIFIER, image=answer["swapped"])["gender"]
-        gender = answer.get("gender")
-        return Swap(
-            swapped=answer["swapped"][0],
-            gender=None if gender is None else gender[0],
-            swapped_gender=answer["swapped_gender"][0],
-        )
+        return swap_of(answer, answer["swapped"][0])
 
     def _parts(self, model: str) -> tuple[str, ...]:
         """The ONNX files that a model of the contract is computed with."""
-        if model not in _DIRECTIONS or self._file(model) is not None:
+        if model not in _DIRECTIONS or model in self._files:
             return (model,)
         direction = _DIRECTIONS[model]
         return (*(GENERATORS.values() if direction == "opposite" else [GENERATORS[direction]]), CLASSIFIER)
-
-    def _file(self, model: str) -> Path | None:
-        """The file of the version that a server would serve: the highest number."""
-        files = (Path(self._local.models) / model).glob("*/model.onnx")
-        numbered = {int(file.parent.name): file for file in files if file.parent.name.isdecimal()}
-        return numbered[max(numbered)] if numbered else None
 
     def _run(self, model: str, **tensors: NDArray[Any]) -> Tensors:
         session = self._session(model)
@@ -162,7 +155,7 @@ class LocalCalls:
     def _load(self, model: str) -> Any:
         import onnxruntime
 
-        file = self._file(model)
+        file = self._files.get(model)
         if file is None:
             raise ServerRefused(f"'{self._local.models}' lacks the model '{model}': export it again, without TensorRT")
         options = onnxruntime.SessionOptions()
@@ -172,19 +165,18 @@ class LocalCalls:
             session = onnxruntime.InferenceSession(file, options, providers=list(self._local.providers))
         except Exception as error:  # see _run
             raise ServerRefused(f"'{file}' cannot be loaded: {error}") from None
-        for wanted, offered in (
-            (MODELS[model].inputs, session.get_inputs()),
-            (MODELS[model].outputs, session.get_outputs()),
-        ):
-            by_name = {tensor.name: tensor for tensor in offered}
-            for spec in wanted:
-                tensor = by_name.get(spec.name)
-                if tensor is None:
-                    raise ServerRefused(f"model '{model}' has no tensor '{spec.name}'; it needs a new export")
-                shape = tuple(tensor.shape[1:])  # the first dimension is the batch
-                if (tensor.type, shape) != (_ONNX_TYPES[spec.datatype], spec.shape):
-                    raise ServerRefused(other_shape(model, spec, tensor.type, shape))
+        inputs, outputs = (
+            [TensorSpec(each.name, _DATATYPES.get(each.type, each.type), tuple(each.shape[1:])) for each in tensors]
+            for tensors in (session.get_inputs(), session.get_outputs())
+        )
+        check_tensors(model, inputs, outputs)
         return session
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _newest(model: Path) -> Path | None:
+    """The file of the version that a server would serve: the highest number."""
+    numbered = {int(file.parent.name): file for file in model.glob("*/model.onnx") if file.parent.name.isdecimal()}
+    return numbered[max(numbered)] if numbered else None

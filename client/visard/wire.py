@@ -209,7 +209,7 @@ def parse_encoded_swap(model: str, response: Any) -> Swap:
             swapped = np.asarray(picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError):  # whose words may quote the file
         raise ServerRefused(f"model '{model}' sent something else than a JPEG of {IMAGE_SIZE} pixels") from None
-    return _swap(tensors, swapped)
+    return swap_of(tensors, swapped)
 
 
 def write_region(memory: NDArray[np.uint8], image: NDArray[np.uint8]) -> None:
@@ -240,7 +240,7 @@ def parse_response(model: str, response: Any, memory: NDArray[np.uint8] | None =
         if expected is None:
             continue
         if tensor.datatype != expected.datatype or tuple(tensor.shape[1:]) != expected.shape or not tensor.shape[0]:
-            raise ServerRefused(other_shape(model, expected, tensor.datatype, tuple(tensor.shape[1:])))
+            raise ServerRefused(_other_shape(model, expected, tensor.datatype, tuple(tensor.shape[1:])))
         if memory is not None:
             offset = _REGION_OFFSETS[tensor.name]
             raw = memory[offset : offset + _size(expected.datatype, expected.shape)].tobytes()
@@ -261,10 +261,11 @@ def parse_response(model: str, response: Any, memory: NDArray[np.uint8] | None =
 def parse_swap(model: str, response: Any, memory: NDArray[np.uint8] | None = None) -> Swap:
     """Read the answer of one of `ENSEMBLES` to a request of one image."""
     tensors = parse_response(model, response, memory)
-    return _swap(tensors, tensors["swapped"][0])
+    return swap_of(tensors, tensors["swapped"][0])
 
 
-def _swap(tensors: Mapping[str, NDArray[Any]], swapped: NDArray[np.uint8]) -> Swap:
+def swap_of(tensors: Mapping[str, NDArray[Any]], swapped: NDArray[np.uint8]) -> Swap:
+    """Put the answer about one face together: its genders, and the picture."""
     gender = tensors.get("gender")
     return Swap(
         swapped=swapped,
@@ -279,15 +280,28 @@ def check_metadata(model: str, metadata: Any) -> None:
     Raises:
         ServerRefused: a tensor is missing or has another type or shape.
     """
-    for wanted, offered in ((_SPECS[model].inputs, metadata.inputs), (_SPECS[model].outputs, metadata.outputs)):
+    # The first dimension is the batch.
+    inputs, outputs = (
+        [TensorSpec(each.name, each.datatype, tuple(each.shape)[1:]) for each in tensors]
+        for tensors in (metadata.inputs, metadata.outputs)
+    )
+    check_tensors(model, inputs, outputs)
+
+
+def check_tensors(model: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    """Check what a model takes and gives against the contract.
+
+    Raises:
+        ServerRefused: a tensor is missing or has another type or shape.
+    """
+    for wanted, offered in ((_SPECS[model].inputs, inputs), (_SPECS[model].outputs, outputs)):
         by_name = {tensor.name: tensor for tensor in offered}
         for spec in wanted:
             tensor = by_name.get(spec.name)
             if tensor is None:
                 raise ServerRefused(f"model '{model}' has no tensor '{spec.name}'; its repository needs a new export")
-            shape = tuple(tensor.shape)[1:]  # the first dimension is the batch
-            if (tensor.datatype, shape) != (spec.datatype, spec.shape):
-                raise ServerRefused(other_shape(model, spec, tensor.datatype, shape))
+            if tensor != spec:
+                raise ServerRefused(_other_shape(model, spec, tensor.datatype, tensor.shape))
 
 
 def check_probabilities(model: str, name: str, values: NDArray[Any]) -> None:
@@ -340,8 +354,7 @@ def _size(datatype: str, shape: Sequence[int]) -> int:
     return math.prod(shape) * np.dtype(_NUMPY[datatype]).itemsize
 
 
-def other_shape(model: str, spec: TensorSpec, datatype: str, shape: tuple[int, ...]) -> str:
-    """Say that a tensor is not the contract's."""
+def _other_shape(model: str, spec: TensorSpec, datatype: str, shape: tuple[int, ...]) -> str:
     return (
         f"model '{model}' has '{spec.name}' as {datatype} {list(shape)}, this client needs "
         f"{spec.datatype} {list(spec.shape)}: export the models and update the client from the same version"
