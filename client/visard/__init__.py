@@ -13,10 +13,22 @@ from visard.blocking import Client
 from visard.client import AsyncClient
 from visard.connection import Connection
 from visard.local import Local
-from visard.options import Options
+from visard.options import Choice, Options
 from visard.pipeline import Found
-from visard.result import ApparentGender, FaceResult, Outcome, Result, UnswappedFace
-from visard.wire import Swap
+from visard.policy import FaceOutcome, Reason, Unswapped
+from visard.progress import Progress
+from visard.result import (
+    Anonymized,
+    ApparentGender,
+    FaceResult,
+    Failed,
+    Gender,
+    ImageFormat,
+    Outcome,
+    Result,
+    UnswappedFace,
+)
+from visard.wire import Direction, Swap
 from visard_errors import (
     BoxOutsidePhoto,
     CheckpointError,
@@ -44,19 +56,26 @@ from visard_errors import (
 )
 
 __all__ = [
+    "Anonymized",
     "ApparentGender",
     "AsyncClient",
     "BoxOutsidePhoto",
     "CheckpointError",
+    "Choice",
     "Client",
     "Connection",
     "CorruptPhoto",
     "DataError",
     "DeadlineExceeded",
+    "Direction",
     "ExportError",
+    "FaceOutcome",
     "FaceResult",
     "FaceTooSmall",
+    "Failed",
     "Found",
+    "Gender",
+    "ImageFormat",
     "Local",
     "MissingExtra",
     "NoFace",
@@ -68,6 +87,8 @@ __all__ = [
     "PermissionDenied",
     "PhotoError",
     "PhotoTooLarge",
+    "Progress",
+    "Reason",
     "RepositoryError",
     "Result",
     "ServerError",
@@ -77,6 +98,7 @@ __all__ = [
     "UncertainGender",
     "UnreadablePhoto",
     "UnsupportedFormat",
+    "Unswapped",
     "UnswappedFace",
     "VisardError",
 ]

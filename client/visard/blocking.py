@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 from visard.client import AsyncClient
 from visard.connection import DEFAULT_URL, Connection
 from visard.local import Local
+from visard.progress import Reporter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
 
     from visard.options import Choice, Options
     from visard.pipeline import Found
+    from visard.progress import Progress
     from visard.result import ApparentGender, Outcome, Result
     from visard.wire import Direction, Swap
 
@@ -108,22 +110,30 @@ class Client:
         return self._run(self._client.anonymize_found(found, choices, options))
 
     def anonymize_many(
-        self, photos: Iterable[Any], options: Options | None = None, *, window: int | None = None
+        self,
+        photos: Iterable[Any],
+        options: Options | None = None,
+        *,
+        window: int | None = None,
+        progress: Callable[[Progress], object] | None = None,
     ) -> Iterator[Outcome]:
         """Anonymise many photos and yield what became of each in their order; see `AsyncClient.anonymize_many`.
 
+        `progress` is called on the caller's own thread, so that it may draw and may use this client.
+
         Example:
             >>> for outcome in client.anonymize_many(["photo.jpg", "missing.jpg"]):
-            ...     if outcome.error:
+            ...     if isinstance(outcome, visard.Failed):
             ...         print(outcome.source, "was not anonymised:", type(outcome.error).__name__)
             ...     else:
             ...         outcome.result.save(f"anonymised_{outcome.source}")
             missing.jpg was not anonymised: UnreadablePhoto
         """
+        report = Reporter(progress, photos)
         outcomes = self._client.anonymize_many(photos, options, window=window)
         try:
             while (outcome := self._run(_next(outcomes))) is not None:
-                yield outcome
+                yield report(outcome)
         finally:
             self._run(outcomes.aclose())
 

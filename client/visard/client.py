@@ -28,7 +28,8 @@ from visard.local import Local, LocalCalls
 from visard.options import Choice, Options
 from visard.personas import draw
 from visard.pipeline import Found, Prepared, Stopwatch, choose, find, finish, prepare, unswappable, warm_up
-from visard.result import ApparentGender, FaceResult, Outcome, Result
+from visard.progress import Progress, Reporter
+from visard.result import Anonymized, ApparentGender, FaceResult, Failed, Outcome, Result
 from visard.wire import CLASSIFIER, Direction, Swap, check_images, check_personas
 
 if TYPE_CHECKING:
@@ -152,29 +153,41 @@ class AsyncClient:
         return await self._finish(prepared, options)
 
     async def anonymize_many(
-        self, photos: Iterable[Any], options: Options | None = None, *, window: int | None = None
+        self,
+        photos: Iterable[Any],
+        options: Options | None = None,
+        *,
+        window: int | None = None,
+        progress: Callable[[Progress], object] | None = None,
     ) -> AsyncGenerator[Outcome, None]:
         """Anonymise many photos, several at once, and yield what became of each in their order.
 
-        A photo that fails yields its error and stops no other. Nothing is read ahead of the window, so `photos` may
-        be endless.
+        A photo that fails yields its error, as a `Failed`, and stops no other. Nothing is read ahead of the window, so
+        `photos` may be endless.
 
         Args:
             photos: sources as for `anonymize`; iterated on a worker thread.
             options: the same for all.
             window: photos under way or waiting for their turn to be yielded; each holds its pixels in memory. Twice
                 the number of workers plus four by default.
+            progress: called on the event loop before each outcome is yielded. What it raises is logged, it is not
+                called again, and the photos go on.
 
         Example:
             >>> async def main():
             ...     async with visard.AsyncClient("127.0.0.1:8001") as client:
             ...         async for outcome in client.anonymize_many(["photo.jpg", "missing.jpg"]):
-            ...             print(outcome.index, type(outcome.error).__name__ if outcome.error else "anonymised")
+            ...             match outcome:
+            ...                 case visard.Anonymized(result=result):
+            ...                     print(outcome.index, "anonymised:", result.count("swapped"), "swapped")
+            ...                 case visard.Failed(error=error):
+            ...                     print(outcome.index, type(error).__name__)
             >>> asyncio.run(main())
-            0 anonymised
+            0 anonymised: 1 swapped
             1 UnreadablePhoto
         """
         window = window or 2 * self.workers + 4
+        report = Reporter(progress, photos)
         source, end = iter(photos), object()
         pending: deque[asyncio.Task[Outcome]] = deque()
         try:
@@ -183,9 +196,9 @@ class AsyncClient:
                 pending.append(asyncio.ensure_future(self._outcome(index, photo, options)))
                 index += 1
                 if len(pending) >= window:
-                    yield await pending.popleft()
+                    yield report(await pending.popleft())
             while pending:
-                yield await pending.popleft()
+                yield report(await pending.popleft())
         finally:
             for task in pending:
                 task.cancel()
@@ -251,9 +264,9 @@ class AsyncClient:
 
     async def _outcome(self, index: int, photo: Any, options: Options | None) -> Outcome:
         try:
-            return Outcome(index=index, source=photo, result=await self.anonymize(photo, options))
+            return Anonymized(index=index, source=photo, result=await self.anonymize(photo, options))
         except Exception as error:  # a defect that one photo brings out must not stop the others either
-            return Outcome(index=index, source=photo, error=error)
+            return Failed(index=index, source=photo, error=error)
 
     async def _finish(self, prepared: Prepared, options: Options) -> Result:
         watch = Stopwatch()

@@ -1,13 +1,13 @@
 """What a caller gets back: the photo without the faces that were in it, and one report per face.
 
-Values only. Pixels leave a result through `save`, and only to the path that the caller names, or as the bytes of
-`encode`; `to_dict` has none.
+Values only. Pixels leave a result through `save`, and only to the path that the caller names, as the bytes of `encode`,
+or where a notebook shows it; `to_dict` has none.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -204,6 +204,18 @@ class Result:
         """
         return encode(self._blended(), format, self.source_type)
 
+    def _repr_html_(self) -> str:
+        """Show the anonymised photo, reduced, and the scores; see `visard.display`."""
+        from visard.display import html
+
+        return html(self)
+
+    def _repr_jpeg_(self) -> bytes | None:
+        """Show the anonymised photo, reduced, where a notebook is exported to something else than HTML."""
+        from visard.display import jpeg
+
+        return jpeg(self)
+
     def _blended(self) -> NDArray[np.uint8]:
         if self.photo is None:
             raise ValueError("there is no blended photo, crops alone were asked for: save result.faces[i] instead")
@@ -220,20 +232,41 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Outcome:
-    """What became of one photo of many: a result, or the error that kept it from one.
+class Anonymized:
+    """One photo of many, and its result.
 
     Attributes:
         index: position in the sequence of photos, from 0.
         source: the photo as it was given.
-        result: None where there was an error.
-        error: what the same call for this photo alone would have raised: a `VisardError`, unless Visard has a defect.
+        result: what the same call for this photo alone would have returned.
+        error: None: what tells it from a `Failed`, to type checkers too.
     """
 
     index: int
     source: Any = field(repr=False)
-    result: Result | None = None
-    error: Exception | None = None
+    result: Result
+    error: None = field(default=None, init=False, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Failed:
+    """One photo of many, and what kept it from a result.
+
+    Attributes:
+        index: position in the sequence of photos, from 0.
+        source: the photo as it was given.
+        error: what the same call for this photo alone would have raised: a `VisardError`, unless Visard has a defect.
+        result: None: what tells it from an `Anonymized`, to type checkers too.
+    """
+
+    index: int
+    source: Any = field(repr=False)
+    error: Exception
+    result: None = field(default=None, init=False, repr=False)
+
+
+# What became of one photo of many. `isinstance`, `match` and `outcome.error is None` tell which it is.
+Outcome: TypeAlias = Anonymized | Failed
 
 
 def encode(image: NDArray[np.uint8], format: ImageFormat, source_type: SourceType | None) -> bytes:

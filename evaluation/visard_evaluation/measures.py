@@ -220,8 +220,8 @@ def measure_many(
 
     def work(item: tuple[LabelledPhoto, Outcome]) -> Measures | Exception:
         photo, outcome = item
-        if outcome.result is None:
-            return outcome.error or RuntimeError("an outcome without result and error")
+        if outcome.error is not None:
+            return outcome.error
         try:
             return measure(photo, outcome.result, judges, swap)
         except (PhotoError, ServerError) as error:

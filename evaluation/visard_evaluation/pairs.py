@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from visard import scoring
-from visard.result import ApparentGender, FaceResult, Outcome, Result
+from visard.result import Anonymized, ApparentGender, FaceResult, Failed, Outcome, Result
 from visard_errors import DataError, FaceTooSmall, NoFace, PhotoError, VisardError
 from visard_evaluation.measures import check_same_size, in_order
 
@@ -45,9 +45,9 @@ def compare_many(photos: Sequence[LabelledPhoto], results: Path, swap: Swapper) 
     def work(item: tuple[int, LabelledPhoto]) -> Outcome:
         index, photo = item
         try:
-            return Outcome(index=index, source=photo.path, result=compare(photo, results / photo.name, swap))
+            return Anonymized(index=index, source=photo.path, result=compare(photo, results / photo.name, swap))
         except VisardError as error:
-            return Outcome(index=index, source=photo.path, error=error)
+            return Failed(index=index, source=photo.path, error=error)
 
     return in_order(work, enumerate(photos))
 

@@ -35,6 +35,7 @@ from visard import (
     ServerRefused,
     ServerUnavailable,
     UncertainGender,
+    UnreadablePhoto,
     UnsupportedFormat,
     calls,
 )
@@ -55,6 +56,7 @@ from visard_testing.tiny_models import (
     tiny_repository,
     without_stripe,
 )
+from visard_testing.typed_outcomes import by_class, by_error, by_match, by_result, many, many_async
 from visard_testing.waiting import wait_until
 
 
@@ -256,6 +258,44 @@ def test_many_keep_their_order_and_one_bad_photo_stops_no_other(client, astronau
     assert all(isinstance(outcome.error, PhotoError) for outcome in outcomes if outcome.result is None)
 
 
+def test_an_outcome_tells_itself_apart_in_every_way(client, astronaut):
+    good, bad = many(client, [astronaut, "missing.jpg"], [])
+    for tell in (by_match, by_class, by_error, by_result):
+        assert tell(good) is good.result
+        assert tell(bad) is bad.error
+    assert isinstance(bad.error, UnreadablePhoto)
+    assert (good.error, bad.result) == (None, None)
+
+
+def test_progress_counts_on_the_callers_thread(client, astronaut):
+    came, threads = [], set()
+
+    def progress(each):
+        came.append((each.done, each.failed, each.total))
+        threads.add(threading.current_thread())
+        client.models()  # the client is free to be used
+
+    assert len(list(client.anonymize_many([astronaut, b"", astronaut], progress=progress))) == 3
+    assert came == [(1, 0, 3), (2, 1, 3), (3, 1, 3)]
+    assert threads == {threading.current_thread()}
+    counted = []
+    many(client, (each for each in [b"", b""]), counted)
+    assert [each.total for each in counted] == [None, None]  # an iterator does not say how many
+
+
+def test_progress_that_fails_costs_no_photo(client, astronaut, caplog):
+    calls = []
+
+    def progress(each):
+        calls.append(each)
+        raise RuntimeError("no place to draw")
+
+    outcomes = list(client.anonymize_many([astronaut, b"", astronaut], progress=progress))
+    assert [outcome.error is None for outcome in outcomes] == [True, False, True]
+    assert len(calls) == 1
+    assert "no place to draw" in caplog.text
+
+
 def test_many_read_no_further_ahead_than_their_window(client, astronaut):
     taken = itertools.count()
     photos = ((next(taken), astronaut.read_bytes())[1] for _ in itertools.count())  # endless
@@ -292,10 +332,11 @@ def test_async_client_is_the_same(tiny_server, astronaut, client):
     async def run():
         async with AsyncClient(tiny_server.grpc_url) as async_client:
             one = await async_client.anonymize(astronaut)
-            many = [outcome async for outcome in async_client.anonymize_many([astronaut, b""])]
-            return one, many
+            return one, await many_async(async_client, [astronaut, b""], progress.append)
 
+    progress = []
     one, many = asyncio.run(run())
+    assert [(each.done, each.failed, each.total) for each in progress] == [(1, 0, 2), (2, 1, 2)]
     assert np.array_equal(one.photo, client.anonymize(astronaut).photo)
     assert np.array_equal(many[0].result.photo, one.photo)
     assert isinstance(many[1].error, UnsupportedFormat)

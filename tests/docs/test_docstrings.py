@@ -8,9 +8,10 @@ import pytest
 import visard
 from visard.personas import draw
 
+PUBLIC = [getattr(visard, name) for name in visard.__all__]
 EXAMPLES = [
     test
-    for public in (*(getattr(visard, name) for name in visard.__all__), draw)
+    for public in (*(each for each in PUBLIC if isinstance(each, type)), draw)
     for test in doctest.DocTestFinder().find(public, public.__name__, globs={})
     if test.examples
 ]

@@ -120,6 +120,15 @@ def test_before_and_after_differ_in_the_picture(executed):
     assert right.mean() < left.mean() - 1
 
 
+def test_a_result_shows_itself_without_the_original(executed, tiny_server, astronaut):
+    with Client(tiny_server.grpc_url) as client:
+        expected = client.anonymize(astronaut)._repr_jpeg_()
+    assert [base64.b64decode(data) for data in outputs(executed, "shown", "image/jpeg")] == [expected]
+    (page,) = outputs(executed, "shown", "text/html")
+    assert re.findall(r"base64,([^\"]+)", page) == [base64.b64encode(expected).decode()]
+    assert "<td>swapped</td>" in page
+
+
 def assert_scores(notebook, client, photo):
     """Every figure in the table is the client's for the same photo, as far as it is printed."""
     (table,) = outputs(notebook, "numbers", "text/markdown")

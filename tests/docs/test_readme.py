@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+import visard
 from visard_cli.app import app
 from visard_server import embedded
 
@@ -30,6 +31,17 @@ def test_first_python_runs(guide, tiny_server, astronaut, tmp_path, monkeypatch,
         assert "0 anonymised" in printed
         assert "1 cannot read" in printed
     assert (tmp_path / "anonymised.jpg").is_file()
+
+
+def test_python_for_many_photos_runs(tiny_server, astronaut, tmp_path, monkeypatch, capsys):
+    (tmp_path / "photo.jpg").write_bytes(astronaut.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    (block,) = (block for block in blocks("docs/python.md", "python") if "visard.Progress" in block)
+    exec(compile(block.replace("127.0.0.1:8001", tiny_server.grpc_url), "docs/python.md", "exec"), {"visard": visard})
+    printed = capsys.readouterr().out
+    assert "2 of 2, 1 failed" in printed
+    assert "missing.jpg was not anonymised" in printed
+    assert (tmp_path / "anonymised_photo.jpg").is_file()
 
 
 def test_python_without_a_server_runs(tiny_server, astronaut, tmp_path, monkeypatch):
