@@ -56,7 +56,9 @@ def find_photos(folder: Path, split: str | None = None) -> list[LabelledPhoto]:
     photos = _from_manifest(manifest, split) if manifest.is_file() else _from_folders(folder)
     if not photos:
         what = f"no photo of split '{split}'" if split else "no photo"
-        raise DataError(f"{what} in '{folder}': it needs JPEG, PNG or WebP files, or a manifest.csv that names some")
+        raise DataError(
+            f"{what} in '{folder}': it needs JPEG, PNG, WebP, AVIF or HEIC files, or a manifest.csv that names some"
+        )
     return photos
 
 

@@ -15,7 +15,7 @@ import hmac
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -202,8 +202,6 @@ class _Photo:
         self.watch = Stopwatch()
 
     def run(self, data: bytes) -> Steps:
-        from visard_preprocess.photo import photo_format
-
         self.found = found = find(data, self.options)
         self.watch.lap("find")
         if not found.faces:
@@ -213,9 +211,8 @@ class _Photo:
         else:
             result = yield from self._anonymise(found)
         self.watch.lap("blend")
-        format_ = photo_format(data)
-        assert format_ is not None and result.photo is not None  # noqa: S101, PT018 - it was decoded
-        encoded = _encode(result.photo, format_, result.source_type)
+        assert result.photo is not None  # noqa: S101 - it was asked for
+        encoded = _encode(result.photo, _written(data), result.source_type)
         self.watch.lap("encode")
         faces = tuple(_face_record(face) for face in result.all_faces)
         seconds = {**self.watch.seconds, **result.seconds}
@@ -316,6 +313,14 @@ def _face_record(face: FaceResult | UnswappedFace) -> FaceRecord:
 def _whole(box: Box) -> tuple[int, int, int, int]:
     left, top, right, bottom = (round(edge) for edge in box)
     return left, top, right, bottom
+
+
+def _written(data: bytes) -> Format:
+    """Choose the format of a result: that of the photo, or JPEG where that is not written."""
+    from visard_preprocess.photo import Format, photo_format
+
+    format_ = photo_format(data)
+    return format_ if format_ in get_args(Format) else "JPEG"
 
 
 def _encode(photo: NDArray[np.uint8], format_: Format, source_type: SourceType | None) -> bytes:

@@ -24,7 +24,7 @@ _PHOTO_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif"),
     *(".jp2", ".jxl", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw"),
 )
-_HEAD = 16  # bytes that tell the format
+_HEAD = 32  # bytes that tell the format
 _NO_FILE = "neither a file nor a folder"
 
 
@@ -89,13 +89,13 @@ def read_file(file: BinaryIO, path: str, size: int) -> bytes:
         UnsupportedFormat: it is called a photo and is not one that can be read here.
         PhotoTooLarge: it has more bytes than allowed.
     """
-    from visard_preprocess.photo import MAX_BYTES, photo_format
+    from visard_preprocess.photo import ACCEPTED, MAX_BYTES, photo_format
 
     head = file.read(_HEAD)
     if photo_format(head) is None:
         if path.lower().endswith(_PHOTO_SUFFIXES):
-            what = "the content is neither JPEG nor PNG nor WebP" if head else "the file is empty"
-            raise UnsupportedFormat(f"{what}: Visard reads still JPEG, PNG and WebP photos, whatever they are called")
+            what = "the content is another" if head else "the file is empty"
+            raise UnsupportedFormat(f"{what}: {ACCEPTED}, whatever they are called")
         raise NotAPhoto("not a photo")
     if size > MAX_BYTES:
         raise PhotoTooLarge(f"the photo has {size} bytes, at most {MAX_BYTES} are allowed: reduce it first")

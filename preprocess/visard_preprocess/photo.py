@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import AvifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from visard_errors import CorruptPhoto, OutputError, PhotoError, PhotoTooLarge, UnreadablePhoto, UnsupportedFormat
 from visard_preprocess import MAX_PIXELS
@@ -24,15 +24,23 @@ from visard_preprocess.truncated_jpeg import with_end
 
 MAX_BYTES = 256 * 2**20  # an uncompressed 64-megapixel photo has 183 MiB
 
-Format = Literal["JPEG", "PNG", "WEBP"]
+Format = Literal["JPEG", "PNG", "WEBP"]  # that are written
+ReadFormat = Literal["JPEG", "PNG", "WEBP", "AVIF", "HEIC"]
 SourceType = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
 
-_ACCEPTED = "Visard reads still JPEG, PNG and WebP photos"
+ACCEPTED = "Visard reads still JPEG, PNG, WebP, AVIF and HEIC photos"
 _FORMATS: dict[str, Format] = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
-_OPENERS: dict[Format, type[ImageFile.ImageFile]] = {
+_OPENERS: dict[str, type[ImageFile.ImageFile]] = {  # of HEIC: see `_opener`
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+}
+# The brand with which a file of the ISO family begins, as a video or an audio book does too (MP4, MOV, M4A). Those of
+# moving HEIC pictures (hevc, msf1) are not here; a moving AVIF is told by its number of pictures.
+_BRANDS: dict[bytes, ReadFormat] = {
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"mif1"), "HEIC"),
 }
 _SAVE_OPTIONS: dict[Format, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": "4:4:4"},
@@ -66,8 +74,8 @@ def read_photo(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MA
     """Decode a photo to upright sRGB pixels.
 
     The EXIF orientation is applied, an embedded colour profile is converted to sRGB, transparency is laid on white,
-    16 bits are scaled to 8. All metadata stays behind. Of a JPEG that carries several pictures (MPO, as phones write
-    for depth or brightness) the first is the photo; other files with several pictures are refused.
+    16 bits are scaled to 8. All metadata stays behind. Of a JPEG or HEIC that carries several pictures (as phones write
+    for depth, brightness or a burst) the first, or main, one is the photo; other files with several are refused.
 
     Args:
         source: a path, the bytes of a file, a PIL image or an (H, W, 3) uint8 RGB array.
@@ -79,7 +87,7 @@ def read_photo(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MA
 
     Raises:
         UnreadablePhoto: the path is not a readable file.
-        UnsupportedFormat: not a still JPEG, PNG or WebP.
+        UnsupportedFormat: not a still JPEG, PNG, WebP, AVIF or HEIC, or what reads the last two is not installed.
         CorruptPhoto: truncated or damaged. A JPEG that lacks its end marker and no pixel is neither.
         PhotoTooLarge: more pixels or bytes than allowed.
         PhotoError: an array or another object that is not a photo.
@@ -99,7 +107,7 @@ def read_photo(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MA
         raise PhotoError(f"a photo is a path, bytes, a PIL image or an array, not {type(source).__name__}")
     format_ = photo_format(data)
     if format_ is None:
-        raise UnsupportedFormat(f"{name} {_what_is(data)}: {_ACCEPTED}, whatever the file is called")
+        raise UnsupportedFormat(f"{name} {_what_is(data)}: {ACCEPTED}, whatever the file is called")
     try:
         return _decode(_open(data, format_, name), name, max_pixels)
     except CorruptPhoto:
@@ -109,14 +117,17 @@ def read_photo(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MA
     return _decode(_open(whole, format_, name), name, max_pixels)
 
 
-def photo_format(data: bytes) -> Format | None:
-    """Tell the format of a file by its first twelve bytes; None for what is not read here."""
+def photo_format(data: bytes) -> ReadFormat | None:
+    """Tell the format of a file by its first 32 bytes; None for what is not read here."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WEBP"
+    if data[4:8] == b"ftyp":
+        # A file under the general brand of still pictures names its kind among those that it is compatible with.
+        return "AVIF" if data[8:12] == b"mif1" and b"avif" in data[16:32] else _BRANDS.get(data[8:12])
     return None
 
 
@@ -196,14 +207,34 @@ def _read_file(path: Path, max_bytes: int) -> bytes:
         raise UnreadablePhoto(f"cannot read '{path}' ({reason}): check the path and its permissions") from None
 
 
-def _open(data: bytes, format_: Format, name: str) -> Image.Image:
+def _open(data: bytes, format_: ReadFormat, name: str) -> Image.Image:
+    opener = _opener(format_, name)
     try:
         # Not Image.open: it warns about large pictures by a limit of its own, ours is checked before decoding.
-        return _OPENERS[format_](BytesIO(data))
+        return opener(BytesIO(data))
     except Image.DecompressionBombError as error:
         raise PhotoTooLarge(f"{name} has too many pixels ({error}): reduce it first") from None
     except Exception as error:  # whatever a decoder raises at hostile bytes is the photo's fault
         raise _corrupt(name, error) from error
+
+
+def _opener(format_: ReadFormat, name: str) -> type[ImageFile.ImageFile]:
+    """Choose what decodes a format.
+
+    Raises:
+        UnsupportedFormat: it is not installed.
+    """
+    if format_ == "AVIF" and not AvifImagePlugin.SUPPORTED:
+        raise UnsupportedFormat(f"{name} is an AVIF photo, which this Pillow was built without: pip install pillow")
+    if format_ != "HEIC":
+        return _OPENERS[format_]
+    try:
+        from pi_heif import HeifImageFile
+    except ImportError:
+        raise UnsupportedFormat(
+            f"{name} is a HEIC photo, which needs a further package: pip install 'visard[heic]', or convert it to JPEG"
+        ) from None
+    return HeifImageFile
 
 
 def _what_is(data: bytes) -> str:
@@ -215,7 +246,8 @@ def _what_is(data: bytes) -> str:
         ("a GIF", head.startswith((b"gif87a", b"gif89a"))),
         ("a PDF", head.startswith(b"%pdf")),
         ("an SVG drawing", b"<svg" in head),
-        ("a HEIC or AVIF photo", data[4:8] == b"ftyp"),
+        ("a moving HEIC picture", data[4:12] in (b"ftyphevc", b"ftypmsf1")),
+        ("a video or a sound (MP4, MOV, M4A)", data[4:8] == b"ftyp"),
         ("a TIFF", data.startswith((b"II*\0", b"MM\0*"))),
         ("a BMP", data.startswith(b"BM")),
     ):
@@ -226,8 +258,8 @@ def _what_is(data: bytes) -> str:
 
 def _decode(image: Image.Image, name: str, max_pixels: int) -> NDArray[np.uint8]:
     _check_pixels(name, image.width, image.height, max_pixels)
-    if getattr(image, "is_animated", False) and image.format != "MPO":
-        raise UnsupportedFormat(f"{name} is animated: {_ACCEPTED}")
+    if getattr(image, "is_animated", False) and image.format not in ("MPO", "HEIF"):
+        raise UnsupportedFormat(f"{name} is animated: {ACCEPTED}")
     if image.mode in ("I", "F"):
         raise PhotoError(f"{name} has no known range of values: convert it to 8 bits first")
     try:

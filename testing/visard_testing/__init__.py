@@ -2,3 +2,7 @@
 
 It is not part of the wheel. Nothing that is may import it.
 """
+
+from pathlib import Path
+
+HEIC = Path(__file__).with_name("astronaut.heic")  # the sample photo as a phone writes it; Pillow cannot

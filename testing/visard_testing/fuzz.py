@@ -36,6 +36,7 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
 from visard_errors import PhotoError, ServerError
+from visard_testing import HEIC
 from visard_web.problems import Problem
 
 if TYPE_CHECKING:
@@ -87,6 +88,9 @@ def _photos() -> Iterator[bytes]:
         picture.save(buffer, format_, progressive=progressive)
         yield buffer.getvalue()
         yield buffer.getvalue()[:-2]
+    picture.save(buffer := BytesIO(), "AVIF")
+    yield buffer.getvalue()
+    yield HEIC.with_name("sideways.heic").read_bytes()
 
 
 def _forms() -> Iterator[bytes]:

@@ -22,6 +22,7 @@ from visard_cli.exit_codes import EXIT_CODES
 from visard_cli.outputs import choose_targets
 from visard_errors import OutputError, PhotoError, ServerError
 from visard_preprocess.photo import write_photo
+from visard_testing import HEIC
 from visard_testing.command_line import visard
 from visard_testing.tiny_models import tiny_repository
 from visard_testing.waiting import wait_until
@@ -145,10 +146,11 @@ def test_two_reports_under_one_name_are_refused(tmp_path):
         ("photo", "photo.jpg"),
         ("IMG.2024", "IMG.2024.jpg"),
         ("photo.heic", "photo.jpg"),  # a JPEG under that name, as some phones send it
+        ("phone.heic", "phone.jpg"),
     ],
 )
 def test_a_photo_of_any_name_is_written_and_it_is_said_before(tiny_server, astronaut, tmp_path, name, written):
-    photo = copy_of(astronaut, tmp_path / name)
+    photo = copy_of(HEIC if name.startswith("phone") else astronaut, tmp_path / name)
     run = visard("swap", photo, "-o", tmp_path / "out", "--server", tiny_server.grpc_url)
     assert run.returncode == 0, run.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == [written]

@@ -143,7 +143,7 @@ def test_what_is_too_large_is_refused_by_web_or_before(program):
     problem = assert_problem(
         program.post("/v1/faces", content=bytes(7 * MEBIBYTE // 2), headers=JPEG), 413, "PhotoTooLarge"
     )
-    assert "larger than 3 MiB" in problem["detail"]
+    assert "larger than 3 MB" in problem["detail"]
     problem = assert_problem(program.post("/v1/faces", content=bytes(5 * MEBIBYTE), headers=JPEG), 413, "PhotoTooLarge")
     assert "larger than" not in problem["detail"]  # nginx, which does not know what web takes
     unannounced = (bytes(MEBIBYTE) for _ in range(5))

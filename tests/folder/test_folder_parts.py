@@ -13,12 +13,13 @@ from PIL import Image, PngImagePlugin
 from visard_errors import DataError, OutputError, PhotoTooLarge, UnreadablePhoto, UnsupportedFormat
 from visard_folder.leaks import prove_clean
 from visard_folder.people import HIDE_BELOW, KEEP_BELOW, People, load_people
-from visard_folder.photo import NotAPhoto, Settings
+from visard_folder.photo import NotAPhoto, Settings, steps
 from visard_folder.stores import Store
 from visard_folder.walk import check_apart, walk
 from visard_preprocess.align import finder
 from visard_preprocess.geometry import crop
-from visard_preprocess.photo import encode_photo, read_photo
+from visard_preprocess.photo import encode_photo, photo_format, read_photo
+from visard_testing import HEIC
 
 # --- walk ---
 
@@ -122,6 +123,16 @@ def test_read_says_what_a_file_is(tmp_path, monkeypatch):
     monkeypatch.setattr("visard_preprocess.photo.MAX_BYTES", 50)
     with pytest.raises(PhotoTooLarge):
         read("large.png", photo)
+
+
+def test_what_is_not_written_becomes_a_jpeg(astronaut):
+    png = io.BytesIO()
+    Image.new("RGB", (40, 60), "gray").save(png, "PNG")
+    for data, format_ in ((HEIC.with_name("sideways.heic").read_bytes(), "JPEG"), (png.getvalue(), "PNG")):
+        with pytest.raises(StopIteration) as done:
+            next(steps(lambda data=data: data, "a.heic", Settings(no_face="clean")))
+        assert done.value.value.record.outcome == "cleaned"
+        assert photo_format(done.value.value.encoded) == format_
 
 
 def test_folders_within_each_other_are_refused(tmp_path):

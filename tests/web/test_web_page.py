@@ -130,7 +130,7 @@ def test_boxes_and_opinions_of_two_faces(page, photos):
     consent(page)
     card = saved(choose(page, photos["two"]))
     expect(card.get_by_role("heading", name="2 faces found")).to_be_visible()
-    expect(page.get_by_role("status")).to_have_text("two.webp: Image saved. 2 faces found.")
+    expect(page.get_by_role("status")).to_have_text("two.webp: Image saved in memory, not on disk. 2 faces found.")
     opinion = re.compile(r"Apparent gender: (fe)?male, \d\d\s% confidence")
     for number in (1, 2):
         expect(card.get_by_role("group", name=f"Face {number}")).to_have_accessible_description(opinion)
@@ -263,7 +263,7 @@ def test_refusals_say_what_works(page, photos):
     cards = page.locator(".card")
     expect(cards).to_have_count(3)
     for card in cards.all():
-        expect(card.get_by_role("alert")).to_have_text(re.compile("JPEG, PNG and WebP"))
+        expect(card.get_by_role("alert")).to_have_text(re.compile("JPEG, PNG, WebP, AVIF and HEIC"))
         expect(card.get_by_text("Image saved")).to_be_hidden()
         expect(card.get_by_role("button", name="Try again")).to_be_hidden()  # it would not help
     saved(choose(page, photos["one"]))  # and the next photo has its chance
@@ -594,7 +594,7 @@ def test_narrow_phone(browser, site, photos, tmp_path):
 
 
 def test_page_says_what_the_server_says_of_itself(page):
-    expect(page.locator("#drop-hint")).to_contain_text("JPG, JPEG, PNG or WEBP, up to 20 MB and 50 megapixels")
+    expect(page.locator("#drop-hint")).to_contain_text("JPG, JPEG, PNG, WEBP, AVIF or HEIC, up to 20 MB and 50 megapixels")
     expect(page.locator("#kept")).to_contain_text("at most 5 minutes")
     expect(page.get_by_role("region", name="Do not rely on this server")).to_be_hidden()
 

@@ -12,6 +12,7 @@ from PIL import Image
 from visard import Client
 from visard_preprocess.align import finder
 from visard_preprocess.photo import read_photo
+from visard_testing import HEIC
 from visard_testing.waiting import wait_until
 from visard_testing.web_server import web_server
 
@@ -60,7 +61,7 @@ def test_upload_names_the_faces(http, photo):
     assert answer.status_code == 201
     body = answer.json()
     assert len(body["id"]) == 32
-    assert (body["message"], body["width"], body["height"]) == ("Image saved", 512, 512)
+    assert (body["width"], body["height"]) == (512, 512)
     assert body["expires_in_s"] == 300
     (face,) = body["faces"]
     assert (face["index"], face["too_small"]) == (0, False)
@@ -83,6 +84,22 @@ def test_upload_is_refused(http, photo, fields, expected):
     files = {"other": b"1"} if content is None else {"photo": content}
     data = {name: value for name, value in fields.items() if name != "photo"}
     assert error(http.post("/page/photos", files=files, data=data)) == expected
+
+
+def test_photos_of_phones_are_read(http, photo):
+    avif = io.BytesIO()
+    Image.open(io.BytesIO(photo)).save(avif, "AVIF")
+    for data in (HEIC.read_bytes(), avif.getvalue()):
+        name = upload(http, data).json()["id"]
+        choose(http, name)
+        assert pixels(http, f"/page/photos/{name}/after").shape == (512, 512, 3)
+
+
+def test_a_swap_does_not_use_up_the_uploads(tiny_server, photo):
+    with web_server(tiny_server.grpc_url, rate="2/hour") as url, httpx.Client(base_url=url, timeout=60) as http:
+        names = [upload(http, photo).json()["id"] for _ in range(2)]
+        assert [choose(http, name, "cover").status_code for name in names] == [200, 200]
+        assert error(upload(http, photo)) == error(choose(http, names[0])) == (429, "TooManyRequests")
 
 
 def test_each_face_as_it_was_chosen(http, two_faces, tiny_server):

@@ -324,6 +324,7 @@ def test_an_endless_upload_is_cut_off(http):
 def test_too_large_a_form_is_refused_with_an_answer_that_can_be_read(http):
     answer = http.post("/v1/anonymize", files={"photo": bytes(4 * MAX_BYTES)})
     assert_problem(answer, 413, "PhotoTooLarge")
+    assert f"larger than {MAX_BYTES / 2**20:.3g} MB:" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -397,6 +398,7 @@ def test_without_models_it_lives_and_says_so(photo):
             assert_problem(answer, 503, "ServerUnavailable")
             assert int(answer.headers["retry-after"]) > 0
             assert "127.0.0.1:9" not in answer.text
+        assert "does not answer" in http.get("/readyz").json()["detail"]
         assert len(post(http, "/v1/faces?gender=false", photo).json()["faces"]) == 1
 
 

@@ -18,32 +18,37 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 FORM = "multipart/form-data"
+PHOTO_TYPES = (
+    *("image/jpeg", "image/png", "image/webp", "image/avif", "image/heic", "image/heif"),
+    "application/octet-stream",
+)
 FORM_OVERHEAD = 16 * 1024  # boundaries, headers and the small fields beside a photo
 
 _PARTS = 8
 
 
-async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes:
+async def read_body(request: Request, max_bytes: int, timeout_s: float, *, overhead: int = 0) -> bytes:
     """Read a body.
 
     Args:
         request: whose body has not been touched.
-        max_bytes: of which not one more is kept.
+        max_bytes: the limit that a caller is told.
         timeout_s: from now to its end.
+        overhead: bytes around what is limited; not one more than both is kept.
 
     Raises:
         Problem: 413, it is larger; 408, it does not come.
         ClientDisconnect: the caller has gone.
     """
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > max_bytes:
+    if announced.isdigit() and int(announced) > max_bytes + overhead:
         raise _too_large(max_bytes)
 
     async def read() -> bytes:
         pieces, size = [], 0
         async for piece in request.stream():
             size += len(piece)
-            if size > max_bytes:
+            if size > max_bytes + overhead:
                 raise _too_large(max_bytes)
             pieces.append(piece)
         return b"".join(pieces)
@@ -137,7 +142,7 @@ class _Parts:
 
 
 def _too_large(max_bytes: int) -> Problem:
-    return Problem(413, "PhotoTooLarge", f"the upload is larger than {max_bytes / 2**20:g} MiB: reduce the photo first")
+    return Problem(413, "PhotoTooLarge", f"the upload is larger than {max_bytes / 2**20:.3g} MB: reduce the photo first")
 
 
 def _malformed(what: str) -> Problem:

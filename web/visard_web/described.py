@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from visard_web.body import FORM
+from visard_web.body import FORM, PHOTO_TYPES
 from visard_web.problems import MEDIA_TYPE
 
 DESCRIPTION = """Anonymises faces in photographs by swapping their apparent gender.
@@ -32,14 +32,14 @@ _EXAMPLES = {
     403: ("ForeignOrigin", "requests from pages of other sites are refused"),
     406: ("NotAcceptable", "choose among image/jpeg, image/png, image/webp and application/json"),
     408: ("TooSlow", "the upload did not end within 30 s: try again"),
-    413: ("PhotoTooLarge", "the upload is larger than 20 MiB: reduce the photo first"),
-    415: ("UnsupportedFormat", "the photo of 37 bytes is a GIF: Visard reads still JPEG, PNG and WebP photos"),
+    413: ("PhotoTooLarge", "the upload is larger than 20 MB: reduce the photo first"),
+    415: ("UnsupportedFormat", "the photo of 37 bytes is a GIF: Visard reads still JPEG, PNG, WebP, AVIF and HEIC photos"),
     421: ("UnknownHost", "this server is not known by that name: use its address, or name it"),
     422: (
         "NoFace",
         "no face was found: use a photo that shows one more clearly, or a lower detector_threshold",
     ),
-    429: ("TooManyRequests", "more than 60 uploads per 60 s: wait 12 s"),
+    429: ("TooManyRequests", "more than 60 photos per 60 s: wait 12 s"),
     502: ("ServerRefused", "the server with the models cannot serve this request: tell the operator"),
     503: ("Overloaded", "too many photos are under way: try again in a few seconds"),
     504: ("DeadlineExceeded", "the models did not answer in time: try again later"),
@@ -74,13 +74,13 @@ _BINARY = {"type": "string", "format": "binary"}
 
 PHOTO_BODY = {
     "required": True,
-    "description": "A still JPEG, PNG or WebP, told by its content: as the part `photo` of a form, or bare.",
+    "description": "A still JPEG, PNG, WebP, AVIF or HEIC, told by its content: as the part `photo` of a form, or bare.",
     "content": {
         FORM: {
             "schema": {"type": "object", "required": ["photo"], "properties": {"photo": _BINARY}},
-            "encoding": {"photo": {"contentType": "image/jpeg, image/png, image/webp"}},
+            "encoding": {"photo": {"contentType": ", ".join(PHOTO_TYPES)}},
         },
-        **{kind: {"schema": _BINARY} for kind in ("image/jpeg", "image/png", "image/webp", "application/octet-stream")},
+        **{kind: {"schema": _BINARY} for kind in PHOTO_TYPES},
     },
 }
 

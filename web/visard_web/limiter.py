@@ -87,7 +87,7 @@ class Rate:
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
     async def count(self, caller: str) -> None:
-        """Count one request of a caller.
+        """Count one request of a caller; who asks for two kinds of things has a count for each.
 
         Raises:
             Problem: 429, the rate is used up.
@@ -99,7 +99,7 @@ class Rate:
         raise Problem(
             429,
             "TooManyRequests",
-            f"more than {self._rate.amount} uploads per {self._rate.get_expiry()} s: wait {pause_s} s",
+            f"more than {self._rate.amount} photos per {self._rate.get_expiry()} s: wait {pause_s} s",
             {"Retry-After": str(pause_s)},
         )
 

@@ -51,6 +51,7 @@ _OPEN = ("/healthz", "/readyz", "/openapi.json")  # without a key: probes, and w
 _PAGE = ("/", "/static/", "/page/")
 _LINKED = ("/", "/static/", *_OPEN)  # where a link on another site may lead
 _UPLOADS = ("/v1/", "/page/photos")
+_CHANGES = "/page/photos/"  # of photos that are kept: counted apart, or a photo of the page would count twice
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DRAIN_BYTES = 64 * 2**20  # a caller that is refused should read why instead of a broken connection
@@ -140,7 +141,7 @@ class RequestMiddleware:
             raise Problem(403, "ForeignOrigin", "requests from pages of other sites are refused")
         caller = self._caller(scope, headers, path)
         if scope["method"] == "POST" and path.startswith(_UPLOADS):
-            await self._rate.count(caller)
+            await self._rate.count(f"{'change' if path.startswith(_CHANGES) else 'upload'} by {caller}")
 
     def _knows_host(self, host: str) -> bool:
         name = host.lower()

@@ -109,7 +109,6 @@ def _add_photos(routes: APIRouter, state: AppState) -> None:
             return JSONResponse(
                 {
                     "id": state.store.add(found),
-                    "message": "Image saved",
                     "width": width,
                     "height": height,
                     "expires_in_s": state.settings.keep_s,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from visard import Options, VisardError
 from visard.pipeline import choices_of
-from visard_web.body import FORM, FORM_OVERHEAD, media_type, parse_form, read_body
+from visard_web.body import FORM, FORM_OVERHEAD, PHOTO_TYPES, media_type, parse_form, read_body
 from visard_web.problems import LONGEST_NAME, ClientDisconnected, Problem
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from visard_web.store import Store
 
 T = TypeVar("T")
-
-PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +70,7 @@ class AppState:
         content_type = request.headers.get("content-type", "")
         kind, limits = media_type(content_type), self.settings
         if kind == FORM:
-            body = await read_body(request, limits.max_bytes + FORM_OVERHEAD, limits.read_s)
+            body = await read_body(request, limits.max_bytes, limits.read_s, overhead=FORM_OVERHEAD)
             fields = await self.on_thread(lambda: parse_form(content_type, body))
         elif raw and kind in PHOTO_TYPES:
             fields = {"photo": await read_body(request, limits.max_bytes, limits.read_s)}
@@ -142,11 +140,11 @@ class AppState:
         try:
             missing = [model for model, there in (await self.client.models()).items() if not there]
         except VisardError:
-            missing = ["every model"]
+            raise _not_ready(
+                "the server with the models does not answer: is it running, and at the address that this one was given?"
+            ) from None
         if missing:
-            raise Problem(
-                503, "ServerUnavailable", f"the server with the models lacks {', '.join(missing)}", {"Retry-After": "5"}
-            )
+            raise _not_ready(f"the server with the models lacks {', '.join(missing)}")
 
     async def _in_turn(self, request: Request, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Work once there is a slot; a caller who leaves also leaves the queue."""
@@ -156,6 +154,10 @@ class AppState:
                 return await work()
 
         return await unless_disconnected(request, in_turn())
+
+
+def _not_ready(detail: str) -> Problem:
+    return Problem(503, "ServerUnavailable", detail, {"Retry-After": "5"})
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -132,7 +132,8 @@ export class Card {
 
   #found() {
     const { saved, found, photo, before } = this.part;
-    const { id, message, width, height, faces } = this.#photo;
+    const { id, width, height, faces } = this.#photo;
+    const message = "Image saved in memory, not on disk";
     saved.textContent = message;
     saved.hidden = false;
     photo.hidden = false;
