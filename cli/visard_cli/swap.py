@@ -50,7 +50,9 @@ BoxOption = Annotated[
 
 @derived
 def swap(
-    photos: Annotated[list[Path], typer.Argument(help="JPEG, PNG, WebP, AVIF or HEIC photos.", readable=False, show_default=False)],
+    photos: Annotated[
+        list[Path], typer.Argument(help="JPEG, PNG, WebP, AVIF or HEIC photos.", readable=False, show_default=False)
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="File for one photo (.jpg, .png, .webp), else a folder.")
     ],

@@ -15,7 +15,7 @@ import hmac
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -317,10 +317,10 @@ def _whole(box: Box) -> tuple[int, int, int, int]:
 
 def _written(data: bytes) -> Format:
     """Choose the format of a result: that of the photo, or JPEG where that is not written."""
-    from visard_preprocess.photo import Format, photo_format
+    from visard_preprocess.photo import photo_format
 
     format_ = photo_format(data)
-    return format_ if format_ in get_args(Format) else "JPEG"
+    return format_ if format_ in ("PNG", "WEBP") else "JPEG"
 
 
 def _encode(photo: NDArray[np.uint8], format_: Format, source_type: SourceType | None) -> bytes:

@@ -10,7 +10,7 @@ import os
 import stat
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -234,7 +234,7 @@ def _opener(format_: ReadFormat, name: str) -> type[ImageFile.ImageFile]:
         raise UnsupportedFormat(
             f"{name} is a HEIC photo, which needs a further package: pip install 'visard[heic]', or convert it to JPEG"
         ) from None
-    return HeifImageFile
+    return cast("type[ImageFile.ImageFile]", HeifImageFile)
 
 
 def _what_is(data: bytes) -> str:

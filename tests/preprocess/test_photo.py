@@ -121,7 +121,9 @@ def test_a_sideways_heic_comes_back_upright(quarters):
 
 def test_without_its_package_a_heic_is_refused_with_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "pi_heif", None)
-    with pytest.raises(UnsupportedFormat, match=r"is a HEIC photo, .* pip install 'visard\[heic\]', or convert it to JPEG"):
+    with pytest.raises(
+        UnsupportedFormat, match=r"is a HEIC photo, .* pip install 'visard\[heic\]', or convert it to JPEG"
+    ):
         read_photo(HEIC)
 
 

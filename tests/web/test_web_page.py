@@ -594,7 +594,9 @@ def test_narrow_phone(browser, site, photos, tmp_path):
 
 
 def test_page_says_what_the_server_says_of_itself(page):
-    expect(page.locator("#drop-hint")).to_contain_text("JPG, JPEG, PNG, WEBP, AVIF or HEIC, up to 20 MB and 50 megapixels")
+    expect(page.locator("#drop-hint")).to_contain_text(
+        "JPG, JPEG, PNG, WEBP, AVIF or HEIC, up to 20 MB and 50 megapixels"
+    )
     expect(page.locator("#kept")).to_contain_text("at most 5 minutes")
     expect(page.get_by_role("region", name="Do not rely on this server")).to_be_hidden()
 

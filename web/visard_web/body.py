@@ -142,7 +142,9 @@ class _Parts:
 
 
 def _too_large(max_bytes: int) -> Problem:
-    return Problem(413, "PhotoTooLarge", f"the upload is larger than {max_bytes / 2**20:.3g} MB: reduce the photo first")
+    return Problem(
+        413, "PhotoTooLarge", f"the upload is larger than {max_bytes / 2**20:.3g} MB: reduce the photo first"
+    )
 
 
 def _malformed(what: str) -> Problem:

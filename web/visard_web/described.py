@@ -33,7 +33,10 @@ _EXAMPLES = {
     406: ("NotAcceptable", "choose among image/jpeg, image/png, image/webp and application/json"),
     408: ("TooSlow", "the upload did not end within 30 s: try again"),
     413: ("PhotoTooLarge", "the upload is larger than 20 MB: reduce the photo first"),
-    415: ("UnsupportedFormat", "the photo of 37 bytes is a GIF: Visard reads still JPEG, PNG, WebP, AVIF and HEIC photos"),
+    415: (
+        "UnsupportedFormat",
+        "the photo of 37 bytes is a GIF: Visard reads still JPEG, PNG, WebP, AVIF and HEIC",
+    ),
     421: ("UnknownHost", "this server is not known by that name: use its address, or name it"),
     422: (
         "NoFace",
@@ -74,7 +77,7 @@ _BINARY = {"type": "string", "format": "binary"}
 
 PHOTO_BODY = {
     "required": True,
-    "description": "A still JPEG, PNG, WebP, AVIF or HEIC, told by its content: as the part `photo` of a form, or bare.",
+    "description": "A still JPEG, PNG, WebP, AVIF or HEIC, told by its content: a form's part `photo`, or bare.",
     "content": {
         FORM: {
             "schema": {"type": "object", "required": ["photo"], "properties": {"photo": _BINARY}},

@@ -25,7 +25,7 @@ class Settings:
         waiting: requests that may wait for their turn beyond those; each holds its upload. More are refused.
         wait_s: how long they wait at most.
         read_s: how long a caller may take to send a photo, and to take each piece of an answer.
-        rate: uploads per caller, and as many swaps of the page, in the notation of the `limits` library; None for no limit.
+        rate: uploads per caller, and as many swaps of the page, in the notation of the `limits` library; None for any.
         keys: file with the SHA-256 of the API keys that are let in; None lets everybody in.
         hosts: further names under which the server may be called; see `visard_web.middleware`.
     """
