@@ -49,13 +49,13 @@ ServerOption = Annotated[
     ),
 ]
 Engine = Literal["auto", "triton", "local"]
+ENGINE_WORDS = (
+    "What runs the models where no --server is named: triton (an embedded server), local (this process), or auto "
+    "(triton where it is installed)."
+)
 EngineOption = Annotated[
     Engine,
-    typer.Option(
-        envvar="VISARD_ENGINE",
-        help="What runs the models where no --server is named: triton (an embedded server), local (this process), or "
-        "auto (triton where it is installed).",
-    ),
+    typer.Option(envvar="VISARD_ENGINE", help=ENGINE_WORDS),
 ]
 PersonaKeyOption = Annotated[
     str | None,

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from annotated_types import Interval
 from typing_extensions import Doc
 
 from visard.blocking import Client
 from visard_cli.console import (
+    ENGINE_WORDS,
+    Engine,
     ModelsOption,
     PersonaKeyOption,
     ServerOption,
-    connection_to,
+    engine_for,
     usage,
     warn_untrained,
 )
@@ -29,13 +30,13 @@ from visard_cli.derived import Fields, derived
 from visard_cli.exit_codes import exit_help
 from visard_cli.folder_summary import progress, show_summary
 from visard_errors import DataError
-from visard_folder import Settings
+from visard_folder import LocalEngine, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from visard_folder import Annotations, People
-    from visard_folder.run import Engine
+    from visard_folder.run import Engine as Workers
 
 EPILOG = f"Example: visard folder photos/ anonymised/ --unswapped withhold\n\n{exit_help(3, 4, 5, 6, 7, 8)}"
 
@@ -70,6 +71,22 @@ ReceiptOption = Annotated[
 ]
 JournalOption = Annotated[
     Path | None, Doc("Folder of this machine for journal, manifest and report where TARGET is a URL.")
+]
+FolderEngineOption = Annotated[
+    Literal[Engine, "ray"],
+    typer.Option(
+        envvar="VISARD_ENGINE",
+        help=f"{ENGINE_WORDS} Or ray: a Ray cluster does the work, with --server HOST:PORT,HOST:PORT,… for several "
+        "servers.",
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Threads for everything but the models, in processes of two from four on; by default one for each core, "
+        "fewer where memory is short.",
+    ),
 ]
 RayAddressOption = Annotated[
     str | None,
@@ -121,31 +138,6 @@ class AnnotationOptions:
         return Annotations(coco=tuple(self.coco or ()), tables=tuple(self.attributes or ()), gender=self.gender)
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """Who does the work."""
-
-    workers: Annotated[
-        int | None,
-        Interval(ge=1),
-        Doc("Threads for everything but the server's work, in processes of two from four on; the cores by default."),
-    ] = None
-    engine: Annotated[
-        Literal["local", "ray"],
-        Doc("'ray' does the same on a Ray cluster, with --server HOST:PORT,HOST:PORT,… if there are more."),
-    ] = "local"
-
-    def make(self, ray_address: str | None) -> Engine:
-        """The engine itself."""
-        from visard_folder import LocalEngine
-
-        if self.engine == "local":
-            return LocalEngine(workers=self.workers)
-        from visard_folder.ray_engine import RayEngine
-
-        return RayEngine(workers=self.workers, address=ray_address)
-
-
 @derived
 def folder(
     source: SourceArgument,
@@ -161,7 +153,8 @@ def folder(
     force: Annotated[bool, Doc("Do everything again, what is done already too.")] = False,
     server: ServerOption = None,
     models: ModelsOption = None,
-    engine: Annotated[EngineOptions, Fields()],
+    engine: FolderEngineOption = "auto",
+    workers: WorkersOption = None,
     ray_address: RayAddressOption = None,
     journal: JournalOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output at the end.")] = False,
@@ -172,7 +165,7 @@ def folder(
     """
     from visard_folder import FolderJob, anonymise_folder, load_boxes
 
-    _check_engine(engine.engine, source, target, server, ray_address, journal)
+    _check_engine(engine, source, target, server, ray_address, journal)
     usage(lambda: settings.options(persona_key=persona_key))
     if receipt is not None:
         from visard_folder.receipt import load_private_key
@@ -181,7 +174,8 @@ def folder(
     drawn = None if boxes is None else load_boxes(boxes)
     with ExitStack() as stack:
         listed = people.load(settings.detector_threshold)
-        connections = [connection_to(stack, url, models, deadline_s=_DEADLINE_S) for url in _servers(server)]
+        runs = "triton" if engine == "ray" else engine  # a cluster asks servers
+        connections = [engine_for(stack, url, models, runs, deadline_s=_DEADLINE_S) for url in _servers(server)]
         with Client(connections[0], workers=1) as client:
             provenance = warn_untrained(client)
         job = FolderJob(
@@ -198,7 +192,7 @@ def folder(
             patience_s=_EMBEDDED_PATIENCE_S if server is None else None,
             journal_folder=journal,
         )
-        summary = anonymise_folder(job, engine.make(ray_address), progress(stack))
+        summary = anonymise_folder(job, _workers(engine, workers, ray_address), progress(stack))
     if receipt is not None:
         summary |= _sign(receipt, summary, settings, provenance)
     if as_json:
@@ -207,6 +201,15 @@ def folder(
         show_summary(summary)
     if summary["outcomes"]["withheld"] or summary["outcomes"]["failed"] or summary["boxes_unused"]:
         raise typer.Exit(3)  # as for a single photo that could not be anonymised
+
+
+def _workers(engine: str, workers: int | None, ray_address: str | None) -> Workers:
+    """Who does the work."""
+    if engine != "ray":
+        return LocalEngine(workers=workers)
+    from visard_folder.ray_engine import RayEngine
+
+    return RayEngine(workers=workers, address=ray_address)
 
 
 def _servers(server: str | None) -> list[str | None]:
@@ -238,7 +241,7 @@ def _check_engine(
     """Refuse options that do not go together."""
     from visard_folder.stores import is_url
 
-    if engine == "local":
+    if engine != "ray":
         if is_url(source) or is_url(target):
             raise typer.BadParameter("URLs need --engine ray")
         if server is not None and "," in server:

@@ -9,7 +9,6 @@ One request carries one face: batching is the server's work, and a face that fai
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from visard.pipeline import Found, Prepared, Stopwatch, choose, find, finish, pr
 from visard.progress import Progress, Reporter
 from visard.result import Anonymized, ApparentGender, FaceResult, Failed, Outcome, Result
 from visard.wire import CLASSIFIER, Direction, Swap, check_images, check_personas
+from visard_preprocess.machine import cores
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
@@ -66,7 +66,7 @@ class AsyncClient:
         *,
         workers: int | None = None,
     ) -> None:
-        self.workers = workers or os.cpu_count() or 1
+        self.workers = workers or cores()
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="visard")
         self._calls: Calls | LocalCalls
         if isinstance(server, Local):

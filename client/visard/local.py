@@ -32,6 +32,7 @@ from visard.wire import (
     swap_of,
 )
 from visard_errors import RepositoryError, ServerRefused
+from visard_preprocess.machine import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +56,7 @@ class Local:
     """
 
     models: str | os.PathLike[str]
-    at_once: int = os.cpu_count() or 1
+    at_once: int = cores()
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
 
     def __post_init__(self) -> None:

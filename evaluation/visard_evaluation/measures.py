@@ -6,7 +6,6 @@ folder of results) makes no difference. `reduce.py` averages the numbers.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from visard_evaluation.kept import Kept, compare_kept
 from visard_evaluation.painting import paint_over
 from visard_evaluation.recognisers import View
 from visard_evaluation.thumbnails import shrink
+from visard_preprocess.machine import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -232,7 +232,7 @@ def measure_many(
 
 def in_order(work: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[Value]:
     """Map on a thread per core; at most twice as many items are under way, and values come in their items' order."""
-    workers = os.cpu_count() or 1
+    workers = cores()
     pending: deque[Future[Value]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="visard-evaluate") as pool:
         try:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from visard.boxes import Box
     from visard.connection import Connection
+    from visard.local import Local
     from visard_folder.boxes import Boxes
     from visard_folder.people import People
     from visard_folder.photo import Steps
@@ -33,7 +34,8 @@ class FolderJob:
             cluster sees a folder under this path.
         target: takes the results under the same relative paths; likewise a folder or a URL, of object stores alone,
             whose uploads are atomic. A folder gets `.visard` too, with the journal and the manifest.
-        connections: the servers, one or more, with the same models.
+        connections: the servers, one or more, with the same models; or a `visard.Local`, whose models run in the
+            processes that do the work.
         settings: what to do with every photo.
         people: who stays visible, where not everybody is hidden.
         key: for the HMAC of each source file; no hashes without it.
@@ -49,7 +51,7 @@ class FolderJob:
 
     source: str | os.PathLike[str]
     target: str | os.PathLike[str]
-    connections: tuple[Connection, ...]
+    connections: tuple[Connection | Local, ...]
     settings: Settings = field(default_factory=Settings)
     people: People | None = field(default=None, repr=False)
     key: bytes | None = field(default=None, repr=False)

@@ -8,7 +8,6 @@ Where there are many cores, several processes do this, see `processes`.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,11 +16,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from visard_folder.photo import anonymise
 from visard_folder.places import reader, writer
-from visard_folder.pool import Pool
+from visard_folder.pool import Pool, with_cores
 from visard_folder.processes import THREADS, do_in_processes
 from visard_folder.stores import is_url
 from visard_folder.walk import Found
 from visard_preprocess.files import folds_case
+from visard_preprocess.machine import cores, free_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_BYTES = 500_000_000  # of memory for each worker: see benchmarks/results/folders.md
 _WRITERS = 4  # threads that mostly wait for the disk
 
 
@@ -39,15 +40,15 @@ class LocalEngine:
     """Works on this machine; a `visard_folder.run.Engine`.
 
     Attributes:
-        workers: threads for everything but the servers' work, in processes of two from four on; the number of cores by
-            default.
+        workers: threads for everything but the models, in processes of two from four on; by default one for each core,
+            fewer where memory is short. Models that run here have as many threads of their own.
     """
 
     workers: int | None = None
 
     def do(self, run: Run) -> None:
         """See `visard_folder.run.Engine`."""
-        workers = self.workers or len(os.sched_getaffinity(0))
+        workers = self.workers or max(1, min(cores(), free_bytes() // _BYTES))
         # Of names that differ by case only, one process decides which came first.
         if workers < 2 * THREADS or (not is_url(run.job.target) and folds_case(run.journal.drafts)):
             asyncio.run(_Work(run, workers).do())
@@ -68,7 +69,7 @@ class _Work:
         self._write = writer(run.job.target, run.journal)
         job = run.job
         self._servers = Pool(
-            job.connections,
+            with_cores(job.connections, workers),
             job.settings.direction,
             run.models,
             patience_s=job.patience_s,

@@ -3,13 +3,15 @@
     there ──(lost, or no answer in time)──► away ──(ready again, with the same models)──► there
                                              └───(ready with other models)──► the run ends
 
-A server with a full queue stays where it is: its faces are offered again after a pause.
+A server with a full queue stays where it is: its faces are offered again after a pause. Models that run in this process
+take the place of one server, and are never lost.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import random
 import time
 from dataclasses import dataclass, field, replace
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, retry_if_result, wait_random_exponential
 
 from visard.client import AsyncClient
+from visard.local import Local
 from visard.wire import ENSEMBLES, Direction, Swap
 from visard_errors import DeadlineExceeded, Overloaded, ServerError, ServerRefused, ServerUnavailable
 
@@ -38,7 +41,12 @@ _LOST = 8  # losses of one request for each server, until it is given up: it may
 _WATCH_S = 15.0  # between two looks at servers that nothing is asked of
 
 
-async def agreed_models(connections: Sequence[Connection]) -> Models:
+def with_cores(connections: Sequence[Connection | Local], cores: int) -> tuple[Connection | Local, ...]:
+    """Give models that run in a process its share of the machine's cores."""
+    return tuple(replace(each, at_once=cores) if isinstance(each, Local) else each for each in connections)
+
+
+async def agreed_models(connections: Sequence[Connection | Local]) -> Models:
     """Ask what all servers serve.
 
     Raises:
@@ -47,7 +55,7 @@ async def agreed_models(connections: Sequence[Connection]) -> Models:
     found = {}
     for connection in connections:
         async with AsyncClient(connection, workers=1) as client:
-            found[connection.url] = await _read_models(client)
+            found[_place(connection)] = await _read_models(client)
     first, *others = found
     for url in others:
         if found[url] != found[first]:
@@ -59,7 +67,7 @@ class Pool:
     """Servers with the same models. For one event loop; use it as an asynchronous context manager.
 
     Args:
-        connections: where they are; one or more.
+        connections: where they are; one or more. Or one `Local`.
         direction: of the swaps that will be asked for.
         models: what they serve; one that comes back with other models is refused.
         patience_s: how long to wait while all are away; for ever where it is None.
@@ -68,17 +76,17 @@ class Pool:
 
     def __init__(
         self,
-        connections: Sequence[Connection],
+        connections: Sequence[Connection | Local],
         direction: Direction,
         models: Models,
         *,
         patience_s: float | None = None,
         notice: Callable[[str], None] = lambda text: None,
     ) -> None:
-        attempts = 1 if len(connections) > 1 else connections[0].max_attempts  # the next attempt is at the next server
+        alone = len(connections) == 1  # else the next attempt is at the next server
         self._servers = [
-            _Server(connection.url, AsyncClient(replace(connection, max_attempts=attempts), workers=1))
-            for connection in random.sample(connections, len(connections))
+            _Server(_place(each), AsyncClient(each if alone else _once(each), workers=1))
+            for each in random.sample(connections, len(connections))
         ]
         self._turn = itertools.cycle(self._servers)
         self._ensemble = ENSEMBLES[direction]
@@ -229,6 +237,14 @@ class _Server:
         if self.look is not None and self.look.done():
             self.look.result()
         return self.look is None
+
+
+def _place(connection: Connection | Local) -> str:
+    return os.fspath(connection.models) if isinstance(connection, Local) else connection.url
+
+
+def _once(connection: Connection | Local) -> Connection | Local:
+    return connection if isinstance(connection, Local) else replace(connection, max_attempts=1)
 
 
 async def _read_models(client: AsyncClient) -> Models:

@@ -105,7 +105,8 @@ class _Processes:
                 [sys.executable, "-I", "-c", _CODE, *sys.path],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C is for this process, which ends them
+                start_new_session=True,  # Ctrl-C is for this process, which ends them; so it is on Windows by the flag
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
             self._children.append(child)
             return child

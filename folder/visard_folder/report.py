@@ -27,6 +27,7 @@ from visard.policy import REASONS
 from visard_errors import MissingExtra, PhotoError
 from visard_folder.journal import printable
 from visard_preprocess.files import replace_atomically
+from visard_preprocess.machine import cores
 from visard_preprocess.photo import Format
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _write_page(
     template = resources.files("visard_folder").joinpath("report.html.jinja").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     chosen = _choose(journal, counts)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="thumbnail") as pool:
+    with ThreadPoolExecutor(cores(), thread_name_prefix="thumbnail") as pool:
         groups = [
             {
                 "name": name,

@@ -20,7 +20,7 @@ from visard_errors import OutputError, UnreadablePhoto, VisardError
 from visard_folder.journal import Record
 from visard_folder.photo import anonymise
 from visard_folder.places import reader, writer
-from visard_folder.pool import Pool
+from visard_folder.pool import Pool, with_cores
 from visard_folder.stores import is_url
 
 if TYPE_CHECKING:
@@ -44,14 +44,15 @@ class Worker:
         job: what to do; its folders are called as this process sees them.
         models: what all servers serve.
         drafts: folder for what is being written, on the disk of a target that is a folder.
-        threads: for everything but the servers' work.
+        threads: for everything but the servers' work; as many do the models', where these run in this process.
     """
 
     def __init__(self, job: FolderJob, models: Models, drafts: str, threads: int) -> None:
         self._job = job
         self._drafts = drafts
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="photo")
-        self._servers = Pool(job.connections, job.settings.direction, models, patience_s=job.patience_s)
+        connections = with_cores(job.connections, threads)
+        self._servers = Pool(connections, job.settings.direction, models, patience_s=job.patience_s)
         self._places: tuple[Callable[[Found], bytes], Callable[[Product, Found], Record]] | None = None
 
     async def photo(self, found: Found) -> Answer:

@@ -482,6 +482,24 @@ def test_several_processes_do_the_same_and_end_with_the_run(photos, undisturbed,
     assert_same(target, undisturbed)
 
 
+def test_models_in_the_processes_answer_as_a_server_and_go_on_where_they_were_killed(
+    photos, undisturbed, tiny_server, tmp_path
+):
+    target, here = tmp_path / "out", ("--engine", "local", "--models", tiny_server.repository, "--workers", 4)
+    command = [sys.executable, "-m", "visard_cli", "folder", photos, target, *here]
+    with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        wait_until(lambda: outputs(target) or process.poll() is not None)
+        process.kill()
+    private, public = make_keys(tmp_path / "key")
+    done = visard("folder", photos, target, *here, "--receipt", private, "--json")
+    assert done.returncode == EXIT_CODES[PhotoError], done.stderr  # one is withheld and one broken
+    summary = json.loads(done.stdout)
+    assert summary["changed"]
+    verify_receipt(target / ".visard" / "receipt.json", public, target)
+    assert_same(target, undisturbed)
+    assert not run(photos, target, tiny_server)["changed"]  # a server goes on with what they did, as they with its
+
+
 def test_a_server_that_goes_away_is_waited_for(photos, undisturbed, tmp_path):
     notices = []
     with TritonServer(tiny_repository(tmp_path / "models")) as first:

@@ -10,16 +10,48 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from visard.connection import Connection
 from visard_errors import DataError, OutputError, PhotoTooLarge, UnreadablePhoto, UnsupportedFormat
+from visard_folder import FolderJob, Journal, LocalEngine, Watcher
 from visard_folder.leaks import prove_clean
 from visard_folder.people import HIDE_BELOW, KEEP_BELOW, People, load_people
 from visard_folder.photo import NotAPhoto, Settings, steps
+from visard_folder.run import Run
 from visard_folder.stores import Store
 from visard_folder.walk import check_apart, walk
 from visard_preprocess.align import finder
 from visard_preprocess.geometry import crop
+from visard_preprocess.machine import cores, free_bytes
 from visard_preprocess.photo import encode_photo, photo_format, read_photo
 from visard_testing import HEIC
+
+# --- the machine ---
+
+
+@pytest.mark.parametrize(
+    ("cores", "free", "workers", "processes"),
+    [(8, 64e9, None, 4), (8, 2.1e9, None, 2), (8, 0.1e9, None, 0), (3, 64e9, None, 0), (2, 0.1e9, 6, 3)],
+)
+def test_a_run_takes_the_cores_that_the_memory_is_enough_for(monkeypatch, tmp_path, cores, free, workers, processes):
+    divided = []
+
+    async def alone(work):
+        divided.append(0)
+
+    monkeypatch.setattr("visard_folder.local_engine.cores", lambda: cores)
+    monkeypatch.setattr("visard_folder.local_engine.free_bytes", lambda: int(free))
+    monkeypatch.setattr("visard_folder.local_engine.do_in_processes", lambda run, count: divided.append(count))
+    monkeypatch.setattr("visard_folder.local_engine._Work.do", alone)
+    job = FolderJob(source=tmp_path / "in", target=tmp_path / "out", connections=(Connection(url="127.0.0.1:9"),))
+    with Journal(tmp_path / "out", {}) as journal:
+        LocalEngine(workers=workers).do(Run(job, {}, journal, Watcher()))
+    assert divided == [processes]
+
+
+def test_what_the_machine_has():
+    assert 1 <= cores() <= os.cpu_count()
+    assert 2**20 < free_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
 
 # --- walk ---
 

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from visard import Local, ServerRefused
 from visard.connection import Connection
 from visard_cli.app import app
 from visard_errors import DataError, OutputError
@@ -293,6 +294,12 @@ def test_options_that_do_not_go_together(arguments, words):
     result = CliRunner().invoke(app, ["folder", *arguments], env={"COLUMNS": "200", "VISARD_SERVER": ""})
     assert result.exit_code == 2
     assert words in result.output
+
+
+def test_models_that_run_in_one_process_are_not_for_a_cluster(photos, tiny_server, tmp_path):
+    job = FolderJob(source=photos, target=tmp_path / "out", connections=(Local(models=tiny_server.repository),))
+    with pytest.raises(ServerRefused, match="a cluster asks servers"):
+        anonymise_folder(job, RayEngine(workers=2))
 
 
 def test_places_that_cannot_be_used(tmp_path):

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from visard_errors import MissingExtra, ServerRefused
+from visard_preprocess.machine import cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,7 +64,7 @@ def start_local(folder: str, workers: int | None = None) -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(
         address="local",
-        num_cpus=workers or len(os.sched_getaffinity(0)),
+        num_cpus=workers or cores(),
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,

@@ -20,6 +20,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from visard.connection import Connection
 from visard_errors import OutputError, ServerRefused, UnreadablePhoto
 from visard_folder.journal import Record
 from visard_folder.ray_engine.actor import Actor
@@ -56,12 +57,15 @@ class RayEngine:
 
     def do(self, run: Run) -> None:
         """See `visard_folder.run.Engine`."""
+        servers = [each for each in run.job.connections if isinstance(each, Connection)]
+        if len(servers) < len(run.job.connections):
+            raise ServerRefused("a cluster asks servers: models run in the processes of one machine only")
         if not is_url(run.job.target) and folds_case(run.journal.drafts):
             raise OutputError(
-                f"'{os.fspath(run.job.target)}' takes names that differ by case only for one: use --engine local, or "
-                "another folder"
+                f"'{os.fspath(run.job.target)}' takes names that differ by case only for one: leave --engine ray "
+                "out, or choose another folder"
             )
-        with cluster(self.address, self.workers, run.job.connections) as cores, watching(run):
+        with cluster(self.address, self.workers, servers) as cores, watching(run):
             _Driver(run, self.workers or cores).do()
         for left in run.journal.drafts.iterdir():  # of actors that ended, or died
             shutil.rmtree(left, ignore_errors=True)

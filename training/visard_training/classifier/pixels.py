@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from visard_export.graphs import IMAGENET_DEVIATION, IMAGENET_MEAN, resize_matri
 from visard_export.networks.architectures import CLASSIFIER_SIZE
 from visard_preprocess.files import replace_atomically
 from visard_preprocess.geometry import CROP_SIZE
+from visard_preprocess.machine import cores
 from visard_training.data.faces import FACES_FILE, Sample, read_faces
 from visard_training.runs.progress import track
 
@@ -45,7 +45,7 @@ def classifier_pixels(cache: Path, console: Console | None = None) -> NDArray[np
     def write(new: Path) -> None:
         shape = (len(samples), CLASSIFIER_SIZE, CLASSIFIER_SIZE, 3)
         pixels = np.lib.format.open_memmap(new, "w+", np.uint8, shape)  # type: ignore[no-untyped-call]
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             faces = pool.map(lambda sample: _resize(read_aligned(sample), matrix), samples)
             for i, face in enumerate(track(faces, f"Resizing {cache.name}", len(samples), console)):
                 pixels[i] = face

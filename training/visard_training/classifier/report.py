@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -26,6 +25,7 @@ from torch.nn import functional
 from visard_export.graphs import build_graph
 from visard_export.networks.resnet18 import ResNet18
 from visard_preprocess.files import write_atomically
+from visard_preprocess.machine import cores
 from visard_training.classifier.pixels import read_aligned
 from visard_training.data.faces import GENDERS, Sample
 from visard_training.runs.progress import track
@@ -145,7 +145,7 @@ def served_probabilities(
     """
     graph = build_graph(network)
     probabilities = []
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, torch.inference_mode():
+    with ThreadPoolExecutor(cores()) as pool, torch.inference_mode():
         starts = range(0, len(samples), _BATCH)
         for start in track(starts, "Measuring", len(starts), console):
             faces = list(pool.map(read_aligned, samples[start : start + _BATCH]))

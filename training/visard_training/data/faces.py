@@ -36,6 +36,7 @@ from visard_errors import DataError, PhotoError
 from visard_preprocess.align import finder
 from visard_preprocess.files import write_atomically
 from visard_preprocess.geometry import CROP_SIZE, Quad, crop
+from visard_preprocess.machine import cores
 from visard_preprocess.photo import read_photo
 from visard_training.data.options import PrepareOptions
 from visard_training.runs.progress import Progress
@@ -179,7 +180,7 @@ def prepare_faces(source: Path, cache: Path, options: PrepareOptions, *, console
     names = [_image_name(photo.path, source) for photo in photos]
     done = _read_journal(cache / JOURNAL_FILE)
     todo = [(photo, name) for photo, name in zip(photos, names, strict=True) if name not in done]
-    workers = min(options.workers or len(os.sched_getaffinity(0)), len(todo)) or 1
+    workers = min(options.workers or cores(), len(todo)) or 1
     with (
         Progress("Aligning", len(photos), done=len(photos) - len(todo), console=console) as progress,
         ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool,

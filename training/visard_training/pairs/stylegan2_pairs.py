@@ -14,7 +14,6 @@ rendered however often a run is interrupted. `stylegan2_checkpoints.py` reads th
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +34,7 @@ from visard_export.checkpoints import load_classifier, sha256_of
 from visard_export.graphs import build_graph
 from visard_preprocess.align import finder
 from visard_preprocess.geometry import CROP_SIZE
+from visard_preprocess.machine import cores
 from visard_training.pairs.folder import AppendedCsv, PairWriter, Split, Suffix, choose_pair
 from visard_training.pairs.options import StyleGAN2Options
 from visard_training.pairs.stylegan2 import StyleGAN2Generator
@@ -91,7 +91,7 @@ def make_pairs(
 
     with (
         PairWriter(folder, settings=settings, filters=FILTERS, suffix=suffix) as writer,
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,  # for the face detector, which leaves Python's lock
+        ThreadPoolExecutor(cores()) as pool,  # for the face detector, which leaves Python's lock
         torch.inference_mode(),
     ):
         samples = judge_samples(network, classify, folder / SAMPLES_FILE, options, batch_size, pool, console)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from torch.nn import functional
 
 from visard_errors import DataError
 from visard_preprocess.files import replace_atomically
+from visard_preprocess.machine import cores
 from visard_training.data.faces import GENDERS, Sample, read_faces
 from visard_training.personas.donors import OLD_AGE, age_of, skin_lightness, tone_of
 from visard_training.personas.frame import DAMAGED, SHAPES_FILE, Frame, open_arrays, read_frame
@@ -144,7 +144,7 @@ def make_lessons(
                     return Lessons(d["pictures"], d["fields"], d["masks"], d["traits"], digest.hexdigest())
         except DAMAGED as error:
             raise DataError(f"'{path}' is damaged ({error}): remove it to make the lessons anew") from error
-    workers = min(workers or len(os.sched_getaffinity(0)), len(faces)) or 1
+    workers = min(workers or cores(), len(faces)) or 1
     lessons: list[tuple[NDArray[np.generic], ...]] = []
     with (
         Progress("Making lessons", len(faces), console=console) as progress,
