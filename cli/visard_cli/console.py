@@ -1,7 +1,8 @@
 """Shared by the commands: where they write, how they reach a server, and the warning about untrained models.
 
-Standard output is for results, standard error for progress, warnings and errors. Strings are shown as they are: file
-names may hold what rich would read as markup or as an emoji. What is to be coloured is a `Text` (`coloured`).
+Standard output is for results, standard error for progress, warnings and errors. Strings are shown as they are, because
+file names may hold what rich would read as markup or as an emoji, but nothing that a terminal would act on. What is to
+be coloured is a `Text` (`coloured`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from visard.declared import words
 from visard.local import Local
 from visard.options import PersonaKey
 from visard_errors import MissingExtra, ServerError, ServerRefused
+from visard_preprocess.files import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,8 +35,19 @@ T = TypeVar("T")
 
 _EMBEDDED_ATTEMPTS = 10  # several seconds, where starting a crashed server anew takes two
 
-out = Console(markup=False, emoji=False, highlight=False)
-err = Console(stderr=True, markup=False, emoji=False, highlight=False)
+
+class _Console(Console):
+    def render_str(self, text: str, **how: Any) -> Text:  # also for what stands in tables and panels
+        return super().render_str(shown(text), **how)
+
+
+def shown(text: str) -> str:
+    """Escape all that a terminal would act on but ends of lines; names have `one_line` for these too."""
+    return "\n".join(map(one_line, text.split("\n")))
+
+
+out = _Console(markup=False, emoji=False, highlight=False)
+err = _Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 ModelsOption = Annotated[
     Path | None,
@@ -70,6 +83,7 @@ CaOption = Annotated[Path | None, typer.Option("--ca", help="PEM file of the aut
 TokenOption = Annotated[
     str | None, typer.Option("--token", envvar="VISARD_TOKEN", help="Bearer token; better given in the environment.")
 ]
+SECRETS = {"token": "VISARD_TOKEN", "persona_key": "VISARD_PERSONA_KEY"}  # options that no file of options may have
 
 
 def say(line: str) -> None:
@@ -79,12 +93,17 @@ def say(line: str) -> None:
 
 def coloured(style: str, words: str, rest: str = "") -> Text:
     """Put words that stand out before others."""
-    return Text.assemble((words, style), rest)
+    return Text.assemble((shown(words), style), shown(rest))
 
 
 def progress_line(status: Status) -> Callable[[str], None]:
     """Give what shows a line beside a spinner; rich itself would look for markup in it."""
-    return lambda line: status.update(Text(line))
+    return lambda line: status.update(Text(shown(line)))
+
+
+def plain(message: str) -> str:
+    """Say what is wrong in our words alone: typer reads values with pydantic, which puts its own before them."""
+    return shown(message.removeprefix("Value error, "))
 
 
 def usage(make: Callable[[], T]) -> T:

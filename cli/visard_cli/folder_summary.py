@@ -14,6 +14,7 @@ from rich.text import Text
 
 from visard.policy import REASONS
 from visard_cli.console import coloured, err, out
+from visard_preprocess.files import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,8 +90,6 @@ def _nothing_done(summary: Mapping[str, Any]) -> str:
 
 def _show_list(path: Path, page: Sequence[str]) -> None:
     """Show the beginning of `to_check.csv`, what matters most first."""
-    from visard_folder.report import one_line
-
     counts: Counter[str] = Counter()
     first: dict[str, dict[str, Counter[str]]] = {outcome: {} for outcome in _TO_CHECK}  # → file → its reasons
     with path.open(encoding="utf-8", newline="") as file:

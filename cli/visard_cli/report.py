@@ -12,6 +12,7 @@ from rich.text import Text
 
 from visard.policy import REASONS
 from visard_cli.console import coloured
+from visard_preprocess.files import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,7 +35,7 @@ def scores_table() -> Table:
 def add_rows(table: Table, source: Path, result: Result | None) -> None:
     """Add a row per face, or one for a photo that has no result; why not does not fit into it."""
     if result is None:
-        table.add_row(source.name, "–", coloured("red", "withheld"), *["–"] * 5)
+        table.add_row(one_line(source.name), "–", coloured("red", "withheld"), *["–"] * 5)
         return
     for face in result.faces:
         before = face.gender
@@ -42,7 +43,7 @@ def add_rows(table: Table, source: Path, result: Result | None) -> None:
         if face.identity_distance is not None:
             distance = f"{face.identity_distance:.2f} ({'same person' if face.same_person else 'not matched'})"
         table.add_row(
-            source.name,
+            one_line(source.name),
             f"{face.index + 1}/{result.faces_found}",
             _outcome(face),
             "not asked" if before is None else f"{before.label} {before.confidence:.0%}",
@@ -52,7 +53,7 @@ def add_rows(table: Table, source: Path, result: Result | None) -> None:
             f"{sum(result.seconds.values()):.2f}",
         )
     for other in result.others:
-        table.add_row(source.name, f"{other.index + 1}/{result.faces_found}", _outcome(other), *["–"] * 5)
+        table.add_row(one_line(source.name), f"{other.index + 1}/{result.faces_found}", _outcome(other), *["–"] * 5)
 
 
 def _outcome(face: FaceResult | UnswappedFace) -> Text:

@@ -31,6 +31,7 @@ from visard_cli.console import (
 )
 from visard_cli.derived import Fields, derived
 from visard_cli.exit_codes import exit_code, exit_help
+from visard_preprocess.files import one_line
 
 if TYPE_CHECKING:
     from visard.policy import FaceOutcome
@@ -86,7 +87,7 @@ def swap(
     outputs.make_folder(targets[0].parent)
     for photo, target in zip(photos, targets, strict=True):
         if target.parent == output and photo.suffix != target.suffix and not crops:
-            err.print(f"{photo.name} is written as {target.name}", soft_wrap=True)
+            err.print(one_line(f"{photo.name} is written as {target.name}"), soft_wrap=True)
     run = _Run(photos, targets, side_by_side=side_by_side, as_json=as_json)
     servers: list[TritonServer] = []  # the embedded one, if any
     with ExitStack() as stack:
@@ -147,7 +148,7 @@ class _Run:
         else:
             report.add_rows(self.table, source, outcome.result if error is None else None)
             for path in saved:
-                err.print(f"Image saved: {path}", soft_wrap=True)
+                err.print(one_line(f"Image saved: {path}"), soft_wrap=True)
         return error
 
     def say(self) -> None:
@@ -155,7 +156,8 @@ class _Run:
         if not self.as_json:
             out.print(self.table)
             for source, error in self.failures:
-                out.print(coloured("red", f"{source.name}: {type(error).__name__}", f": {error}"), soft_wrap=True)
+                name = one_line(source.name)
+                out.print(coloured("red", f"{name}: {type(error).__name__}", f": {error}"), soft_wrap=True)
             err.print(report.faces_line(self.faces))
         if not self.failures:
             return

@@ -26,7 +26,7 @@ from PIL import Image
 from visard.policy import REASONS
 from visard_errors import MissingExtra, PhotoError
 from visard_folder.journal import printable
-from visard_preprocess.files import replace_atomically
+from visard_preprocess.files import one_line, replace_atomically
 from visard_preprocess.machine import cores
 from visard_preprocess.photo import Format
 
@@ -107,13 +107,6 @@ def write_report(
         notice(str(error))
         return [listed]
     return [listed, page]
-
-
-def one_line(text: str) -> str:
-    """Escape what a terminal or a browser would act on: ends of lines, control codes, changes of direction."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode() for letter in text
-    )
 
 
 def _write_list(journal: Journal, path: Path) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""Writes files atomically: under a temporary name first, then renamed. And what names a folder can tell apart."""
+"""Writes files atomically: under a temporary name first, then renamed. And how names are told apart and shown."""
 
 from __future__ import annotations
 
@@ -64,3 +64,10 @@ def folds_case(folder: Path) -> bool:
 def folded(name: str) -> str:
     """What all names have in common that such a folder takes for one; these compose letters and accents too."""
     return unicodedata.normalize("NFC", name.casefold())
+
+
+def one_line(text: str) -> str:
+    """Escape what a terminal or a browser would act on: ends of lines, control codes, changes of direction."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode() for letter in text
+    )

@@ -199,6 +199,47 @@ def test_no_command_loses_brackets(tmp_path, command, words):
     assert words.format(tmp_path) in (run.stdout + run.stderr).replace("\n", "")
 
 
+HOSTILE = "\x1b]0;title\x07\x1b[2Jcat\u202egpj.jpg"
+
+
+def test_names_do_not_reach_the_terminal_as_commands(tiny_server, astronaut, tmp_path):
+    escaped = HOSTILE.encode("unicode_escape").decode()
+    photos = [copy_of(astronaut, tmp_path / name) for name in (HOSTILE, "a\nImage saved: b.jpg")]
+    gone = tmp_path / f"gone{HOSTILE}"
+    run = visard("swap", *photos, gone, "-o", tmp_path / "o", "--server", tiny_server.grpc_url)
+    assert run.returncode == EXIT_CODES[PhotoError], run.stderr
+    assert escaped in run.stdout
+    assert f"gone{escaped}: UnreadablePhoto" in run.stdout
+    assert f"Image saved: {tmp_path}/o/{escaped}" in run.stderr
+    assert "a\\nImage saved: b.jpg" in run.stdout
+    for command in (
+        ["serve", tmp_path / HOSTILE],  # an error of ours
+        ["swap", gone, "-o", f"{gone}.gif", *NO_SERVER],  # wrong usage that we refuse
+        ["swap", gone, "-o", "o", f"--{HOSTILE}"],  # and that typer does
+        ["swap", gone, "-o", "o", "--engine", HOSTILE],
+        ["export", f"o{HOSTILE}", *("--classifier", gone, "--to-male", gone, "--to-female", gone)],
+    ):
+        other = visard(*command, env={"COLUMNS": "500"})
+        assert other.returncode in (2, 3, 5, 6)
+        assert escaped in other.stderr
+        run.stderr += other.stderr
+    assert not {"\x1b", "\x07", "\u202e"} & {*run.stdout, *run.stderr}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (["swap", "a.jpg", "-o", "o", "--engine", "x"], "'x' is not one of 'auto', 'triton', 'local'"),
+        (["folder", "a", "b", "--unswapped", "x"], "'x' is not one of 'cover', 'withhold', 'show'"),
+    ],
+)
+def test_a_wrong_choice_is_refused_in_our_words_alone(wrong, words):
+    run = visard(*wrong)
+    assert run.returncode == 2
+    assert words in run.stderr
+    assert "Value error" not in run.stderr
+
+
 def test_a_line_of_progress_with_brackets_is_shown(capsys):
     with err.status("Starting") as status:
         progress_line(status)("exporting [/] from [bold]x[/bold].pth")

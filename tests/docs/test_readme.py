@@ -65,10 +65,15 @@ COMMANDS = [
 @pytest.mark.parametrize("command", COMMANDS)
 def test_shell_lines_parse(command, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "visard.toml").write_text(blocks("docs/command_line.md", "toml")[0], encoding="utf-8")
     node, arguments = get_command(app), shlex.split(command)[1:]
+    context = node.make_context("visard", [], resilient_parsing=True)
     while hasattr(node, "commands"):
-        node, arguments = node.commands[arguments[0]], arguments[1:]
-    node.make_context("visard", arguments)  # raises on an unknown option or value
+        name, *arguments = arguments
+        node = node.commands[name]
+        group = hasattr(node, "commands")
+        # raises on an unknown option or value
+        context = node.make_context(name, [] if group else arguments, parent=context, resilient_parsing=group)
 
 
 def test_every_command_is_toured():

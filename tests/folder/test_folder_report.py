@@ -17,7 +17,8 @@ from visard_errors import PhotoError
 from visard_folder import report
 from visard_folder.journal import FaceRecord, Journal, Record
 from visard_folder.places import results
-from visard_folder.report import one_line, write_report
+from visard_folder.report import write_report
+from visard_preprocess.files import one_line
 from visard_testing.browser import chromium
 
 HOSTILE = "new\nline [b]\x1b[31m\u202e\"'><script>alert(1)<\\b>&amp;.jpg"
