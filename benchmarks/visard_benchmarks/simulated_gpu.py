@@ -10,9 +10,9 @@ no sooner than that time is over. So two instances keep it busy and never double
 `visard export --profile gpu`; directions are mixed at random.
 
     fused          `anonymizer` is one model
-    routed         `anonymizer` is an ensemble with the Python router
-    client-first   the client shrinks the face to 224 x 224, asks a classifier of that size, and sends the face to the
-                   native ensemble of the direction. A prototype: the SDK has no such way
+    routed         `anonymizer` is an ensemble with the Python router, which callers without the SDK go through
+    client-first   as it is exported: the repository also has a classifier for faces of 224 x 224, and the client asks
+                   it and sends the face to the native ensemble of the direction
 
 Each answer is checked: its persona, its direction, its gender; and one of 16 to the last byte. Faces are sent in a
 closed loop, which finds the rate that comes through, then in an open one at 90 % of that, for the latency. What is
@@ -23,7 +23,6 @@ of a Python backend, and a native one has no such process. The last line is JSON
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import math
 import statistics
@@ -39,12 +38,10 @@ from typing import Any
 import numpy as np
 import psutil
 from numpy.typing import NDArray
-from PIL import Image
 from rich.table import Table
-from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+from tritonclient.grpc import model_config_pb2
 
 from visard import AsyncClient, Connection, Swap
-from visard.wire import Direction
 from visard_benchmarks.environment import environment
 from visard_benchmarks.load.figures import Timing, achieved, figures
 from visard_benchmarks.load.loops import Load, Senders, senders
@@ -52,7 +49,7 @@ from visard_benchmarks.load.report import console
 from visard_benchmarks.load.run import GRPC, PATIENCE_S, SHARED_MEMORY
 from visard_benchmarks.load.transports import FaceTransport, RequestFailed, Send
 from visard_benchmarks.rates import CORES
-from visard_export.repository import EXPORTED_MODELS, FUSED_MODEL, ROUTER, assemble
+from visard_export.repository import EXPORTED_MODELS, FUSED_MODEL, ROUTER, SMALL_CLASSIFIER, assemble
 from visard_server.triton import TritonServer
 from visard_testing.processes import cpu_seconds
 from visard_testing.tiny_models import read_config, write_config
@@ -62,7 +59,6 @@ RATES = (150.0, 800.0, 5000.0)  # faces/s: the published generators on one GPU, 
 GOAL_CORES, GOAL_BUSY = 8, 0.7  # the server's cores, and how much of them a full-rate GPU may take
 OPEN_SHARE = 0.9  # of the closed loop's rate
 CHECKED_WHOLE = 16  # of so many answers one is compared to the last byte
-SMALL_CLASSIFIER, SMALL = "gender_classifier_224", 224
 SERVER_PARTS = ("triton", "router", "models")
 CLIENT_PARTS = ("event_loop", "other_threads")
 PARTS = (*SERVER_PARTS, *CLIENT_PARTS)
@@ -134,14 +130,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     found: dict[tuple[float, str, str], list[Any]] = defaultdict(list)
     with ExitStack() as stack:
         enter = stack.enter_context
-        kinds = {shape == "fused" for shape in options.shapes}
-        sites = {fused: enter(simulated(fused=fused, instances=options.instances)) for fused in kinds}
+        sites = {shape: enter(simulated(shape, options.instances)) for shape in options.shapes}
         sending = enter(senders(options.senders))
         for turn in range(options.repeats):
             cells = [(r, s, t) for r in options.rates for s in options.shapes for t in options.transports]
             for rate, shape, transport in cells[:: 1 if turn % 2 == 0 else -1]:  # nobody always comes after the same
-                site = sites[shape == "fused"]
-                one = measure(site, sending, rate, shape, transport, options.in_flight, timing, turn)
+                one = measure(sites[shape], sending, rate, transport, options.in_flight, timing, turn)
                 found[rate, shape, transport].append(one)
                 out.print(
                     f"turn {turn + 1}: {rate:g}/s, {shape}, {transport}: {one[0]['served_per_s']:.0f}/s, server "
@@ -194,12 +188,13 @@ class Site:
 
 
 @contextmanager
-def simulated(*, fused: bool, instances: int | None) -> Iterator[Site]:
-    """Serve a repository as it is exported for a GPU, with simulated models."""
+def simulated(shape: str, instances: int | None) -> Iterator[Site]:
+    """Serve a repository of one of `SHAPES` as it is exported for a GPU, with simulated models."""
+    extra = {"fused": [FUSED_MODEL], "routed": [], "client-first": [SMALL_CLASSIFIER]}[shape]
     with tempfile.TemporaryDirectory(prefix="visard-simulated-") as name:
         folder = Path(name)
         device = np.memmap(folder / "device", np.float64, "w+", shape=(5,))
-        for model in (*EXPORTED_MODELS, *([FUSED_MODEL] if fused else [])):
+        for model in (*EXPORTED_MODELS, *extra):
             (folder / "versions" / model).mkdir(parents=True)
             (folder / "versions" / model / "model.py").write_text(MODEL, encoding="utf-8")
         assemble(folder / "versions", folder / "models", profile="gpu")
@@ -214,12 +209,6 @@ def simulated(*, fused: bool, instances: int | None) -> Iterator[Site]:
             for group in config.instance_group:
                 group.kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
             write_config(path, config)
-        small = folder / "models" / SMALL_CLASSIFIER
-        (small / "1").mkdir(parents=True)
-        (small / "1" / "model.py").write_text(MODEL, encoding="utf-8")
-        config = read_config(folder / "models" / "gender_classifier")
-        config.input[0].dims[:] = [SMALL, SMALL, 3]
-        write_config(small, config)
         with TritonServer(folder / "models", shared_memory=True) as server:
             yield Site(server=server, device=device)
 
@@ -228,40 +217,20 @@ def simulated(*, fused: bool, instances: int | None) -> Iterator[Site]:
 class CheckedFaces(FaceTransport):
     """Faces over one transport, whose answers are compared with what the simulated models make of them."""
 
-    client_first: bool = False
-
     @asynccontextmanager
     async def opened(self, *, patient: bool) -> AsyncIterator[Send]:
         """Connect."""
         connection = self.connection if patient else replace(self.connection, max_attempts=1)
-        async with AsyncClient(connection, workers=1) as client, connection.open_channel() as channel:
-            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        async with AsyncClient(connection, workers=1) as client:
 
             async def send(number: int) -> bool:
                 face = self.faces[number % len(self.faces)]
-                direction: Direction = await ask_small(stub, face) if self.client_first else "opposite"
-                (swap,) = await client.swap(face, direction, [number])
+                (swap,) = await client.swap(face, personas=[number])
                 if not as_expected(swap, face, number, whole=number % CHECKED_WHOLE == 0):
                     raise RequestFailed("OtherBytes")
                 return True
 
             yield send
-
-
-async def ask_small(stub: Any, face: NDArray[np.uint8]) -> Direction:
-    """Shrink a face on another thread, as the graph's own resizing does, and ask which way it goes."""
-
-    def build() -> Any:
-        request = service_pb2.ModelInferRequest(model_name=SMALL_CLASSIFIER)
-        request.inputs.add(name="image", datatype="UINT8", shape=[1, SMALL, SMALL, 3])
-        small = Image.fromarray(face).resize((SMALL, SMALL), Image.Resampling.BILINEAR)
-        request.raw_input_contents.append(small.tobytes())
-        return request
-
-    request = await asyncio.get_running_loop().run_in_executor(None, build)
-    answer = await stub.ModelInfer(request, timeout=PATIENCE_S)
-    female, male = np.frombuffer(answer.raw_output_contents[0], np.float32)
-    return "to_male" if female >= male else "to_female"
 
 
 def make_faces(seed: int = 0) -> NDArray[np.uint8]:
@@ -284,7 +253,7 @@ def as_expected(swap: Swap, face: NDArray[np.uint8], persona: int, *, whole: boo
 
 
 def measure(
-    site: Site, sending: Senders, rate: float, shape: str, transport: str, in_flight: int, timing: Timing, turn: int
+    site: Site, sending: Senders, rate: float, transport: str, in_flight: int, timing: Timing, turn: int
 ) -> tuple[dict[str, float], Counter[str]]:
     """Put both loops on one server.
 
@@ -299,9 +268,7 @@ def measure(
         max_in_flight=1024,
         shared_memory=transport == SHARED_MEMORY,
     )
-    faces = CheckedFaces(
-        name=transport, connection=connection, faces=make_faces(), client_first=shape == "client-first"
-    )
+    faces = CheckedFaces(name=transport, connection=connection, faces=make_faces())
     site.device[:] = rate, 0.0, 0.0, 0.0, 0.0
     cpu, started = cpu_by_part(site, sending), time.monotonic()
     closed = sending.run(faces, Load(callers=in_flight), timing, turn)

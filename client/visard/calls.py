@@ -11,6 +11,7 @@ import random
 import sys
 import time
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,13 +26,17 @@ from visard.wire import (
     CLASSIFIER,
     ENCODED_ENSEMBLES,
     ENSEMBLES,
+    GENERATORS,
     MODELS,
     REGION_SIZE,
+    SMALL_CLASSIFIER,
     Swap,
     build_encoded_request,
     build_provenance_request,
     build_request,
+    build_small_request,
     check_metadata,
+    opposite_of,
     parse_encoded_swap,
     parse_provenance,
     parse_response,
@@ -55,6 +60,8 @@ if TYPE_CHECKING:
 
     from visard.connection import Connection
 
+    _Infer = Callable[[str, NDArray[np.uint8], int, float], Awaitable[Swap]]
+
 T = TypeVar("T")
 
 _RETRY_PAUSE_S = 0.1  # doubled per attempt, jittered over its whole length so that callers do not return in step
@@ -77,6 +84,7 @@ class Calls:
         self._threads = threads
         self._slots = Slots(connection.max_in_flight, adapts=connection.max_attempts > 1)
         self._checked: set[str] = set()
+        self._asks_first = False  # for the direction of a face
         self._channel: Any = None
         self._stub: Any = None
         self._regions = RegionPool(connection.max_in_flight, _GIVEN_UP_REST * connection.deadline_s, self._register)
@@ -106,11 +114,27 @@ class Calls:
         """Compare the model's tensors with ours, once: a wrong model gives a clear error, not garbage."""
         if model in self._checked:
             return
+        metadata = await self._metadata(model)
+        check_metadata(model, metadata)
+        if model == ENSEMBLES["opposite"] and metadata.platform == "ensemble":
+            self._asks_first = await self._has_small_classifier()
+        self._checked.add(model)
+
+    async def _has_small_classifier(self) -> bool:
+        """Whether faces of unknown direction can be spared the server's router; checks what they go to instead."""
+        try:
+            check_metadata(SMALL_CLASSIFIER, await self._metadata(SMALL_CLASSIFIER))
+        except (ServerRefused, PermissionDenied):  # exported before there was one, or a gateway that does not know it
+            return False
+        for direction in GENERATORS:
+            await self.check_contract(ENSEMBLES[direction])
+        return True
+
+    async def _metadata(self, model: str) -> Any:
         from tritonclient.grpc import service_pb2
 
         request = service_pb2.ModelMetadataRequest(name=model)
-        check_metadata(model, await self._retry(partial(self._call, "ModelMetadata", request)))
-        self._checked.add(model)
+        return await self._retry(partial(self._call, "ModelMetadata", request))
 
     async def gender(self, image: NDArray[np.uint8]) -> ApparentGender:
         """Ask for the apparent gender of one aligned face, (1, 512, 512, 3) uint8 RGB."""
@@ -121,17 +145,46 @@ class Calls:
 
         Every attempt sends the same number, so that a lost answer does not become another look.
         """
-        attempt = self._infer
+        attempt: _Infer = self._infer
         if self.connection.shared_memory:
             attempt = self._infer_shared
         elif self.connection.encoded:
             attempt = self._infer_encoded
+        if model == ENSEMBLES["opposite"] and self._asks_first:
+            attempt = self._asking_first(attempt)
         return await self._retry(partial(attempt, model, image, persona), self._slots.slot)
+
+    def _asking_first(self, infer: _Infer) -> _Infer:
+        """Ask for the direction, once for all attempts, and send the face to the ensemble of that direction.
+
+        So each generator's queue fills by itself, which the server's router cannot do as well.
+        """
+        known: list[NDArray[np.float32]] = []
+
+        async def attempt(model: str, image: NDArray[np.uint8], persona: int, timeout_s: float) -> Swap:
+            deadline = time.monotonic() + timeout_s
+            if not known:
+                try:
+                    known.append(await self._classify_small(image, timeout_s))
+                except ServerRefused:  # it was started again, with other models
+                    self._asks_first = False
+                    return await infer(model, image, persona, deadline - time.monotonic())
+            swap = await infer(ENSEMBLES[opposite_of(known[0])], image, persona, deadline - time.monotonic())
+            return replace(swap, gender=known[0])
+
+        return attempt
 
     async def _classify(self, image: NDArray[np.uint8], timeout_s: float) -> ApparentGender:
         request = build_request(CLASSIFIER, image, timeout_s=self.connection.deadline_s)
         response = await self._call("ModelInfer", request, timeout_s)
         return ApparentGender.from_probabilities(parse_response(CLASSIFIER, response)["gender"][0])
+
+    async def _classify_small(self, image: NDArray[np.uint8], timeout_s: float) -> NDArray[np.float32]:
+        build = partial(build_small_request, image, timeout_s=self.connection.deadline_s)
+        request = await asyncio.get_running_loop().run_in_executor(self._threads, build)
+        response = await self._call("ModelInfer", request, timeout_s)
+        gender: NDArray[np.float32] = parse_response(SMALL_CLASSIFIER, response)["gender"][0]
+        return gender
 
     async def _infer(self, model: str, image: NDArray[np.uint8], persona: int, timeout_s: float) -> Swap:
         request = build_request(model, image, [persona], timeout_s=self.connection.deadline_s)

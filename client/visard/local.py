@@ -29,6 +29,7 @@ from visard.wire import (
     TensorSpec,
     check_probabilities,
     check_tensors,
+    opposite_of,
     swap_of,
 )
 from visard_errors import RepositoryError, ServerRefused
@@ -123,8 +124,7 @@ class LocalCalls:
             direction = _DIRECTIONS[model]
             if direction == "opposite":
                 answer = self._run(CLASSIFIER, image=image)
-                female, male = answer["gender"][0]
-                direction = "to_female" if male > female else "to_male"  # a tie counts as female, as the router has it
+                direction = opposite_of(answer["gender"][0])
             answer |= self._run(GENERATORS[direction], **given)
             answer["swapped_gender"] = self._run(CLASSIFIER, image=answer["swapped"])["gender"]
         return swap_of(answer, answer["swapped"][0])

@@ -26,13 +26,14 @@ from visard_export.options import ExportOptions, Precision, Shape
 from visard_export.provenance import Provenance
 from visard_export.repository import (
     ENGINE_FILE,
-    EXPORTED_MODELS,
     FUSED_MODEL,
     MODEL_FILE,
+    SMALL_CLASSIFIER,
     add_version,
     assemble,
     max_batch_size,
     publish,
+    served_from_the_weights_of,
     staging,
 )
 from visard_export.verify import Parity, verify, verify_fused
@@ -75,11 +76,13 @@ def export_repository(
             "generator_to_female": load_generator(to_female),
         }
         versions = stage / "versions"
-        for model in EXPORTED_MODELS:
-            report(f"exporting {model} from {loaded[model].file_name}")
-            (versions / model).mkdir(parents=True)
-            _export(model, loaded[model], versions / model, faces, options.precision)
-        if _is_fused(options.shape, loaded):
+        fused = _is_fused(options.shape, loaded)
+        if not fused:
+            loaded[SMALL_CLASSIFIER] = loaded["gender_classifier"]
+        for model, checkpoint in loaded.items():
+            report(f"exporting {model} from {checkpoint.file_name}")
+            _export(model, checkpoint, versions / model, faces, options.precision)
+        if fused:
             report(f"exporting {FUSED_MODEL} as one graph")
             (versions / FUSED_MODEL).mkdir()
             _export_fused(loaded, versions, faces, options.precision)
@@ -122,8 +125,10 @@ def export_version(
     """
     load = load_classifier if model == "gender_classifier" else load_generator
     with tempfile.TemporaryDirectory() as folder:
-        _export(model, load(checkpoint), Path(folder), faces, precision)
-        return add_version(repository, model, Path(folder), report)
+        versions, loaded = Path(folder), load(checkpoint)
+        for each in served_from_the_weights_of(model, repository):
+            _export(each, loaded, versions / each, faces, precision)
+        return add_version(repository, model, versions, report)
 
 
 def _is_fused(shape: Shape, loaded: Mapping[str, Checkpoint]) -> bool:
@@ -134,17 +139,19 @@ def _is_fused(shape: Shape, loaded: Mapping[str, Checkpoint]) -> bool:
 
 
 def _export(model: str, checkpoint: Checkpoint, folder: Path, faces: NDArray[np.uint8], precision: Precision) -> None:
-    """Fill a version folder with a verified model and its provenance."""
+    """Make a version folder with a verified model and its provenance."""
+    folder.mkdir(parents=True)
     network = checkpoint.network()
     direction: Direction = "to_female" if model.endswith("to_female") else "to_male"
-    reference = build_graph(network, direction=direction)
+    small = model == SMALL_CLASSIFIER
+    reference = build_graph(network, direction=direction, small=small)
     path = folder / MODEL_FILE
     parity: dict[Precision, Parity] = {}
     # FP32 is always verified: only then is the rest of an FP16 difference due to the precision alone.
     histogram = export_onnx(reference, path)
     parity["fp32"] = verify(reference, path, faces, "fp32")
     if precision == "fp16":
-        histogram = export_onnx(build_graph(network, "fp16", direction), path)
+        histogram = export_onnx(build_graph(network, "fp16", direction, small=small), path)
         parity["fp16"] = verify(reference, path, faces, "fp16")
     _write_provenance(folder, model, [checkpoint], precision, histogram, parity)
 

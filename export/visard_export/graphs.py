@@ -35,6 +35,7 @@ class ClassifierGraph(nn.Module):
 
     inputs = ("image",)
     outputs = ("gender",)
+    size = IMAGE_SIZE
 
     resize: Tensor
     bands: Tensor
@@ -58,16 +59,33 @@ class ClassifierGraph(nn.Module):
         return self.classify(image.float())
 
     def classify(self, levels: Tensor) -> Tensor:
-        """Resize rows band by band, then columns by one matrix; normalise; classify.
+        """Resize rows band by band, then columns by one matrix; decide.
 
         Args:
             levels: (N, 512, 512, 3) float32 in 0..255, RGB.
         """
         wanted = torch.index_select(levels.flatten(2), 1, self.band_rows.flatten())  # (N, _, 512 · 3)
         rows = self.bands @ wanted.reshape(-1, *self.band_rows.shape, 3 * IMAGE_SIZE)
-        small = rows.reshape(-1, CLASSIFIER_SIZE, IMAGE_SIZE, 3).permute(0, 3, 1, 2) @ self.resize.T
+        return self.decide(rows.reshape(-1, CLASSIFIER_SIZE, IMAGE_SIZE, 3).permute(0, 3, 1, 2) @ self.resize.T)
+
+    def decide(self, small: Tensor) -> Tensor:
+        """Normalise; classify.
+
+        Args:
+            small: (N, 3, 224, 224) float32 in 0..255, RGB.
+        """
         logits = self.network((small * self.scale + self.shift).to(dtype_of(self.network)))
         return torch.softmax(logits.float(), 1)
+
+
+class SmallClassifierGraph(ClassifierGraph):
+    """`gender_classifier_224`: (N, 224, 224, 3) uint8 RGB → as above, for callers who have resized the face."""
+
+    size = CLASSIFIER_SIZE
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Classify bytes."""
+        return self.decide(image.float().permute(0, 3, 1, 2))
 
 
 class GeneratorGraph(nn.Module):
@@ -78,6 +96,7 @@ class GeneratorGraph(nn.Module):
 
     inputs = ("image", "persona")
     outputs = ("swapped",)
+    size = IMAGE_SIZE
 
     def __init__(self, network: Pix2PixHDGenerator, precision: Precision = "fp32") -> None:
         super().__init__()
@@ -121,6 +140,7 @@ class AnonymizerGraph(nn.Module):
 
     inputs = ("image", "persona")
     outputs = ("swapped", "gender", "swapped_gender")
+    size = IMAGE_SIZE
 
     def __init__(
         self,
@@ -160,6 +180,8 @@ def build_graph(
     network: ResNet18 | Generator,
     precision: Precision = "fp32",
     direction: Direction = "to_male",
+    *,
+    small: bool = False,
 ) -> ClassifierGraph | GeneratorGraph | PersonaGraph:
     """Put a network into the graph that serves it; the network itself is left as it is.
 
@@ -167,9 +189,10 @@ def build_graph(
         network: any of the three.
         precision: of its layers.
         direction: of a persona generator, which has both.
+        small: of a classifier, for faces that their callers have resized.
     """
     if isinstance(network, ResNet18):
-        return ClassifierGraph(network, precision)
+        return (SmallClassifierGraph if small else ClassifierGraph)(network, precision)
     return _generator_graph(network, precision, direction)
 
 

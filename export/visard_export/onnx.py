@@ -16,7 +16,6 @@ import torch
 
 from visard_errors import ExportError
 from visard_export.graphs import Graph
-from visard_export.networks.architectures import IMAGE_SIZE
 from visard_export.options import Precision
 from visard_export.precision import dtype_of
 
@@ -43,7 +42,7 @@ def export_onnx(graph: Graph, path: Path) -> PrecisionHistogram:
     """Write a graph with a free batch size; the same graph gives the same bytes.
 
     Args:
-        graph: its `inputs` and `outputs` name the tensors.
+        graph: its `inputs` and `outputs` name the tensors, its `size` is that of the image.
         path: the file to write; its folder must exist.
 
     Returns:
@@ -53,7 +52,7 @@ def export_onnx(graph: Graph, path: Path) -> PrecisionHistogram:
         ExportError: the graph cannot be written, or not in its precision.
     """
     examples = {
-        "image": torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8),
+        "image": torch.zeros(2, graph.size, graph.size, 3, dtype=torch.uint8),
         "persona": torch.zeros(2, 1, dtype=torch.int32),
     }
     batch = torch.export.Dim("batch", min=1)

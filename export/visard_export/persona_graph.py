@@ -60,6 +60,7 @@ class PersonaGraph(nn.Module):
 
     inputs = ("image", "persona")
     outputs = ("swapped",)
+    size = IMAGE_SIZE
 
     tiles: Tensor
     counts: Tensor

@@ -22,6 +22,8 @@ from visard_errors import RepositoryError
 from visard_export.options import Profile
 
 EXPORTED_MODELS = ("gender_classifier", "generator_to_male", "generator_to_female")
+# Beside a router, for callers who ask for the direction first: the same weights, a smaller picture.
+SMALL_CLASSIFIER = "gender_classifier_224"
 ROUTER = "gender_router"
 FUSED_MODEL = "anonymizer"  # where it is one graph and no ensemble with a router
 ENCODED_MODELS = (
@@ -56,8 +58,8 @@ def assemble(versions: Path, repository: Path, *, profile: Profile = "cpu", enco
     """Build a repository out of the static one and a folder of exported models.
 
     Args:
-        versions: has one folder for each of `EXPORTED_MODELS` with its model and provenance, and one more where the
-            anonymizer is one graph; they are moved.
+        versions: has one folder for each of `EXPORTED_MODELS` with its model and provenance, and one more of
+            `FUSED_MODEL` where the anonymizer is one graph, or of `SMALL_CLASSIFIER`; they are moved.
         repository: the folder to make.
         profile: `cpu`, `gpu` or `tensorrt`.
         encoded: with the models for faces that travel as files.
@@ -67,6 +69,8 @@ def assemble(versions: Path, repository: Path, *, profile: Profile = "cpu", enco
     """
     fused = (versions / FUSED_MODEL).is_dir()
     left_out = {*(() if encoded else ENCODED_MODELS), *([ROUTER] if fused else [])}
+    if not (versions / SMALL_CLASSIFIER).is_dir():
+        left_out.add(SMALL_CLASSIFIER)
     for static in sorted(static_repository().iterdir()):
         if not (static / CONFIG_FILE).is_file() or static.name in left_out:
             continue
@@ -179,7 +183,9 @@ def read_provenance(repository: Path) -> dict[str, dict[str, Any]]:
     if not repository.is_dir() or not is_repository(repository):
         raise RepositoryError(f"'{repository}' is not a model repository of Visard: `visard export` makes one")
     provenance = {}
-    for model in (*EXPORTED_MODELS, *([FUSED_MODEL] if _is_fused(repository) else [])):
+    for model in (*EXPORTED_MODELS, FUSED_MODEL if _is_fused(repository) else SMALL_CLASSIFIER):
+        if not (repository / model).is_dir():
+            continue  # exported before there was a small classifier
         newest = max(
             (path for path in (repository / model).iterdir() if path.name.isdigit()), key=lambda p: int(p.name)
         )
@@ -208,7 +214,7 @@ def publish(repository: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def add_version(repository: Path, model: str, version: Path, report: Callable[[str], None] = lambda line: None) -> int:
+def add_version(repository: Path, model: str, versions: Path, report: Callable[[str], None] = lambda line: None) -> int:
     """Put an exported model beside the versions that a repository has; Triton serves the highest number.
 
     The old version stays for going back: delete the new folder and restart the server. A server that runs does not
@@ -217,7 +223,8 @@ def add_version(repository: Path, model: str, version: Path, report: Callable[[s
     Args:
         repository: made by `export_repository`.
         model: one of `EXPORTED_MODELS`.
-        version: has the model and its provenance; it is copied.
+        versions: has a folder for each of `served_from_the_weights_of` the model, with its file and its provenance;
+            they are copied.
         report: takes a line of progress.
 
     Returns:
@@ -238,13 +245,27 @@ def add_version(repository: Path, model: str, version: Path, report: Callable[[s
             "with --shape routed where single models are to be replaced"
         )
     with staging(repository, report) as stage:
-        number = 1 + max(int(child.name) for child in folder.iterdir() if child.name.isdigit())
+        models = served_from_the_weights_of(model, repository)
+        taken = (int(child.name) for each in models for child in (repository / each).iterdir() if child.name.isdigit())
+        number = str(1 + max(taken))
+        added: list[Path] = []
         try:
-            shutil.copytree(version, stage / model)
-            (stage / model).rename(folder / str(number))
+            for each in models:
+                shutil.copytree(versions / each, stage / each)
+            for each in models:
+                added.append((stage / each).rename(repository / each / number))
         except OSError as error:
+            for one in added:  # two classifiers of different weights would disagree on faces
+                shutil.rmtree(one, ignore_errors=True)
             raise _not_writable(folder, error) from error
-    return number
+    return int(number)
+
+
+def served_from_the_weights_of(model: str, repository: Path) -> tuple[str, ...]:
+    """The models of a repository that are made of one weights file: of the classifier, the small one as well."""
+    if model == "gender_classifier" and (repository / SMALL_CLASSIFIER).is_dir():
+        return model, SMALL_CLASSIFIER
+    return (model,)
 
 
 @contextmanager

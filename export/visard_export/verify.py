@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from visard_errors import ExportError
@@ -83,7 +84,7 @@ def verify(graph: Graph, path: Path, faces: NDArray[np.uint8], precision: Precis
     """
     if faces.dtype != np.uint8 or faces.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3) or not len(faces):
         raise ValueError(f"faces must be (N, 512, 512, 3) uint8, got {faces.shape} {faces.dtype}")
-    inputs: list[NDArray[Any]] = [faces]
+    inputs: list[NDArray[Any]] = [resized(faces, graph.size)]
     if not isinstance(graph, ClassifierGraph):
         inputs.append(np.arange(len(faces), dtype=np.int32)[:, None])  # of each face another persona
     expected, (found,) = _run_torch(graph, inputs), _run_onnx(path, inputs)
@@ -128,6 +129,14 @@ def verify_fused(versions: Mapping[str, Path], faces: NDArray[np.uint8]) -> Fuse
             "--shape routed"
         )
     return parity
+
+
+def resized(faces: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resize faces as the callers of the small classifier do: (N, H, W, 3) uint8 → (N, size, size, 3) uint8."""
+    if faces.shape[1] == size:
+        return faces
+    small = (Image.fromarray(face).resize((size, size), Image.Resampling.BILINEAR) for face in faces)
+    return np.stack([np.asarray(picture) for picture in small])
 
 
 def _generator_parity(expected: NDArray[Any], found: NDArray[Any], precision: Precision) -> GeneratorParity:

@@ -34,7 +34,7 @@ class GrpcProxy:
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
-        self._channel = grpc.insecure_channel(self.upstream, options=[("grpc.max_receive_message_length", -1)])
+        self.connect()
         self._server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", -1)])
         self._server.add_generic_rpc_handlers((_Forward(self),))
         if self.credentials is None:
@@ -49,9 +49,17 @@ class GrpcProxy:
         self._server.stop(0).wait()
         self._channel.close()
 
+    def connect(self) -> None:
+        """Forward to `upstream` from now on."""
+        self._channel = grpc.insecure_channel(self.upstream, options=[("grpc.max_receive_message_length", -1)])
+
     def inferences(self) -> list[tuple[str, dict[str, str]]]:
         """Those of `calls` that are inferences."""
         return [call for call in self.calls if call[0].endswith("ModelInfer")]
+
+    def models(self) -> list[str]:
+        """Whom inferences asked, in their order."""
+        return [service_pb2.ModelInferRequest.FromString(request).model_name for request in self.sent]
 
     def personas(self) -> list[list[int]]:
         """The numbers that inferences brought, one list for each."""

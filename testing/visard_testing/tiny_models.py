@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from tritonclient.grpc import model_config_pb2
 
-from visard_export.repository import AFTER_GENERATORS, ENCODED_MODELS
+from visard_export.repository import AFTER_GENERATORS, ENCODED_MODELS, SMALL_CLASSIFIER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -244,6 +244,7 @@ def tiny_repository(
     max_queue_size: int | None = None,
     encoded: bool = False,
     writes_persona: bool = False,
+    small_classifier: bool = False,
 ) -> Path:
     """Copy the project's repository for the CPU into `folder`, with tiny models, ready to serve.
 
@@ -254,6 +255,7 @@ def tiny_repository(
         slow_s: how long the generators sleep over each batch, or longer, see `held`; the result stays the same.
         max_queue_size: of every queue that a face enters by, instead of its own; what was generated is not refused.
         encoded: with the models for faces that travel as files.
+        small_classifier: with the one that spares callers the router; else none is spared it.
         writes_persona: the generators write the number of the persona into what they draw, see `written_personas`.
 
     Returns:
@@ -262,7 +264,8 @@ def tiny_repository(
     ignored = shutil.ignore_patterns("__pycache__", "*.onnx", "provenance.json", "README.md")
     shutil.copytree(MODEL_REPOSITORY, folder, ignore=ignored)
     for model in folder.iterdir():
-        if (only and model.name not in only) or (model.name in ENCODED_MODELS and not encoded):
+        unwanted = (only and model.name not in only) or (model.name in ENCODED_MODELS and not encoded)
+        if unwanted or (model.name == SMALL_CLASSIFIER and not small_classifier):
             shutil.rmtree(model)
             continue
         (model / "1").mkdir(exist_ok=True)
@@ -273,13 +276,14 @@ def tiny_repository(
             # One of each model, whose queue can be filled; the Python models are cut short only because there are many.
             group.count = min(group.count, 2) if config.backend == "python" else 1
         for tensor in (*config.input, *config.output):
-            if len(tensor.dims) == 3:
+            if len(tensor.dims) == 3 and model.name != SMALL_CLASSIFIER:
                 tensor.dims[:] = [size, size, 3]
         first = config.HasField("dynamic_batching") and model.name not in AFTER_GENERATORS
         if max_queue_size is not None and first:
             config.dynamic_batching.default_queue_policy.max_queue_size = max_queue_size
-        if model.name == "gender_classifier":
-            onnx.save(classifier(size=size), model / "1" / "model.onnx")
+        if model.name in ("gender_classifier", SMALL_CLASSIFIER):
+            (image,) = config.input
+            onnx.save(classifier(size=image.dims[0]), model / "1" / "model.onnx")
         if model.name.startswith("generator_"):
             lowest = LOWEST[model.name]
             if slow_s:

@@ -40,7 +40,7 @@ from visard import (
     calls,
 )
 from visard.pipeline import prepare
-from visard.wire import GENDERS, MODELS
+from visard.wire import ENSEMBLES, GENDERS, MODELS, SMALL_CLASSIFIER, build_small_request
 from visard_preprocess import MAX_PIXELS
 from visard_preprocess.align import finder
 from visard_preprocess.geometry import crop
@@ -559,6 +559,45 @@ def test_a_server_without_encoded_faces_says_so(tiny_server):
     client = Client(Connection(url=tiny_server.grpc_url, encoded=True))
     with client, pytest.raises(ServerRefused, match="encoded_anonymizer"):
         client.swap(gradients(1))
+
+
+# --- who asks for the direction ---
+
+
+def test_beside_a_router_the_client_asks_for_the_direction_with_a_small_picture(tmp_path, tiny_server):
+    repository = tiny_repository(tmp_path / "models", small_classifier=True)
+    images = gradients(4)  # bright and dark in turn
+    asked = [SMALL_CLASSIFIER, *ENSEMBLES.values()]
+    with TritonServer(repository, shared_memory=True) as server, GrpcProxy(server.grpc_url) as proxy:
+        for connection in (Connection(url=proxy.url), Connection(url=proxy.url, shared_memory=True)):
+            with Client(connection) as client:
+                swaps = client.swap(images)
+                given = client.swap(images[:1], "to_male")
+            assert np.array_equal(np.stack([swap.swapped for swap in swaps]), expected_swap(images))
+            genders = np.stack([swap.gender for swap in swaps])
+            assert genders == pytest.approx(expected_gender(images), abs=0.01)  # resized, a level more or less
+            assert given[0].gender is None
+            counts = [proxy.models().count(model) for model in asked]
+            assert counts == [4, 0, 3, 2]  # one more to male, whose caller knew
+            proxy.sent.clear()
+        sizes = [len(build_small_request(images[:1]).raw_input_contents[0]), images[0].nbytes]
+        assert sizes == [150_528, 786_432]
+
+        proxy.lost = [grpc.StatusCode.UNAVAILABLE] * 2  # answers, not questions: what was said once is not asked again
+        with Client(proxy.url) as client:
+            assert np.array_equal(client.swap(images[:1])[0].swapped, expected_swap(images[:1])[0])
+        assert proxy.models() == [SMALL_CLASSIFIER, *[ENSEMBLES["to_female"]] * 3]
+        proxy.lost = [grpc.StatusCode.UNAVAILABLE] * 99
+        with Client(Connection(url=proxy.url, deadline_s=2, max_attempts=99)) as client:
+            with pytest.raises(ServerUnavailable):  # both questions under one deadline
+                client.swap(images[:1])
+            # It is started again with other models, while the client lives.
+            proxy.lost, proxy.upstream = [], tiny_server.grpc_url
+            proxy.connect()
+            proxy.sent.clear()
+            for _ in range(2):
+                assert np.array_equal(client.swap(images[:1])[0].swapped, expected_swap(images[:1])[0])
+        assert proxy.models() == [SMALL_CLASSIFIER, *[ENSEMBLES["opposite"]] * 2]
 
 
 def test_model_missing(tmp_path):

@@ -10,12 +10,14 @@ import torch
 from PIL import Image
 from torch import nn
 
+from visard.wire import build_small_request
 from visard_export.graphs import (
     IMAGENET_DEVIATION,
     IMAGENET_MEAN,
     AnonymizerGraph,
     ClassifierGraph,
     GeneratorGraph,
+    SmallClassifierGraph,
     build_graph,
     fold_batch_norms,
 )
@@ -94,6 +96,10 @@ def test_classifier_graph_is_pillow_and_imagenet_before_the_network(classifier, 
     np.testing.assert_allclose(gender, logits.softmax(1), atol=2e-3)
     np.testing.assert_allclose(gender.sum(1), 1, atol=1e-6)
     assert gender.dtype == np.float32
+    # For callers who have resized the face: nothing is left but what Pillow rounded.
+    sent = build_small_request(faces[:1]).raw_input_contents[0]
+    np.testing.assert_array_equal(np.frombuffer(sent, np.uint8).reshape(224, 224, 3), small[0])
+    np.testing.assert_allclose(run(SmallClassifierGraph(classifier), small), logits.softmax(1), atol=1e-5)
 
 
 def test_colours_reach_the_classifier_in_order(classifier, faces):

@@ -28,6 +28,7 @@ from visard_export.options import ExportOptions
 from visard_export.repository import (
     EXPORTED_MODELS,
     FUSED_MODEL,
+    SMALL_CLASSIFIER,
     add_version,
     assemble,
     engine_batches,
@@ -57,7 +58,7 @@ def export(target, paths, **options):
 
 def fake_versions(folder, *, fused=False):
     """Stand-ins for exported models, where only the files' whereabouts matter."""
-    for model in (*EXPORTED_MODELS, *([FUSED_MODEL] if fused else [])):
+    for model in (*EXPORTED_MODELS, FUSED_MODEL if fused else SMALL_CLASSIFIER):
         (folder / model).mkdir(parents=True)
         (folder / model / "model.onnx").write_bytes(model.encode())
         (folder / model / "provenance.json").write_text("{}")
@@ -159,7 +160,11 @@ def test_generators_of_their_own_are_routed(tmp_path):
     export(tmp_path / "repository", small_checkpoints(tmp_path / "weights", "image"))
     assert read_config(tmp_path / "repository", "anonymizer").platform == "ensemble"
     assert (tmp_path / "repository" / "gender_router").is_dir()
-    assert read_provenance(tmp_path / "repository").keys() == set(EXPORTED_MODELS)
+    provenance = read_provenance(tmp_path / "repository")
+    assert provenance.keys() == {*EXPORTED_MODELS, SMALL_CLASSIFIER}
+    large, small = (provenance[model] for model in ("gender_classifier", SMALL_CLASSIFIER))
+    assert small["checkpoint_sha256"] == large["checkpoint_sha256"]
+    assert small["parity"]["fp32"]["max_probability"] <= verify.MAX_PROBABILITY["fp32"]
 
 
 def test_weights_inside_one_graph_are_not_replaced_alone(tmp_path):
@@ -218,11 +223,16 @@ def profiled(request, tmp_path_factory):
 
 def test_every_model_has_a_configuration_and_a_version(profiled):
     _, repository = profiled
-    assert {folder.name for folder in repository.iterdir()} == {*MODELS, "provenance", "gender_router"}
+    assert {folder.name for folder in repository.iterdir()} == {
+        *MODELS,
+        SMALL_CLASSIFIER,
+        "provenance",
+        "gender_router",
+    }
     for folder in repository.iterdir():
         assert (folder / "config.pbtxt").is_file()
         assert (folder / "1").is_dir()
-    for model in EXPORTED_MODELS:
+    for model in (*EXPORTED_MODELS, SMALL_CLASSIFIER):
         assert (repository / model / "1" / "model.onnx").read_bytes() == model.encode()
 
 
@@ -235,7 +245,7 @@ def test_cpu_profile(tmp_path):
         assert all(group.kind == KIND_CPU for group in config.instance_group)
         assert not config.HasField("optimization")
         assert config.dynamic_batching.max_queue_delay_microseconds == 0
-    for model in (*EXPORTED_MODELS, "gender_router"):
+    for model in (*EXPORTED_MODELS, SMALL_CLASSIFIER, "gender_router"):
         batching = read_config(repository, model).dynamic_batching
         assert list(batching.preferred_batch_size) == [1]  # faces one by one
         excess_is_refused = batching.default_queue_policy.max_queue_size == 8
@@ -269,7 +279,8 @@ def test_one_graph_is_fitted_to_the_machine_as_a_generator_is(profiled, tmp_path
 
 def test_models_for_faces_that_travel_as_files_are_there_where_they_are_wanted(tmp_path):
     repository = fake_repository(tmp_path / "repository", encoded=True)
-    assert {folder.name for folder in repository.iterdir()} == {*MODELS, *ENCODED_MODELS, "provenance", "gender_router"}
+    folders = {folder.name for folder in repository.iterdir()}
+    assert folders == {*MODELS, *ENCODED_MODELS, SMALL_CLASSIFIER, "provenance", "gender_router"}
     room = {
         model: read_config(repository, model).dynamic_batching.default_queue_policy.max_queue_size
         for model in ("face_decoder", "face_encoder")
@@ -304,6 +315,12 @@ def test_engines_take_every_input_in_every_batch_and_are_best_at_full_ones(tmp_p
         "generator_to_female": [one, full, full],
         "anonymizer": [one, full, "image:64x512x512x3,persona:64x1"],
     }
+
+
+def test_an_engine_of_the_small_classifier_takes_small_faces(tmp_path):
+    config = read_config(fake_repository(tmp_path / "repository", "gpu"), SMALL_CLASSIFIER)
+    (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert accelerator.parameters["trt_profile_max_shapes"] == "image:64x224x224x3"
 
 
 def test_no_engine_is_best_at_more_than_it_takes():
@@ -461,13 +478,33 @@ def test_a_link_where_it_works_is_not_followed(tmp_path):
 
 def test_versions_count_up(tmp_path):
     target = fake_repository(tmp_path / "repository")
-    version = fake_versions(tmp_path / "new") / "gender_classifier"
-    (version / "model.onnx").write_bytes(b"new")
-    assert add_version(target, "gender_classifier", version) == 2
-    assert add_version(target, "gender_classifier", version) == 3
-    assert (target / "gender_classifier" / "1" / "model.onnx").read_bytes() == b"gender_classifier"
-    assert (target / "gender_classifier" / "3" / "model.onnx").read_bytes() == b"new"
+    versions = fake_versions(tmp_path / "new")
+    (versions / "generator_to_male" / "model.onnx").write_bytes(b"new")
+    assert add_version(target, "generator_to_male", versions) == 2
+    assert add_version(target, "generator_to_male", versions) == 3
+    assert (target / "generator_to_male" / "1" / "model.onnx").read_bytes() == b"generator_to_male"
+    assert (target / "generator_to_male" / "3" / "model.onnx").read_bytes() == b"new"
     assert {path.name for path in tmp_path.iterdir()} == {"new", "repository"}
+
+
+def test_both_classifiers_get_new_weights_or_none(tmp_path, monkeypatch):
+    target = fake_repository(tmp_path / "repository")
+    versions = fake_versions(tmp_path / "new")
+    assert add_version(target, "gender_classifier", versions) == 2
+    before = contents(target)
+    assert {"gender_classifier/2/model.onnx", f"{SMALL_CLASSIFIER}/2/model.onnx"} <= before.keys()
+    shutil.rmtree(versions / SMALL_CLASSIFIER)
+    with pytest.raises(RepositoryError, match="cannot be written"):
+        add_version(target, "gender_classifier", versions)
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda self, to: fail() if SMALL_CLASSIFIER in str(to) else rename(self, to))
+    with pytest.raises(RepositoryError, match="cannot be written"):
+        add_version(target, "gender_classifier", fake_versions(tmp_path / "again"))
+    assert contents(target) == before
+
+
+def fail():
+    raise OSError(28, "No space left on device")
 
 
 @pytest.mark.parametrize("model", ["gender_router", "nothing", "../elsewhere"])

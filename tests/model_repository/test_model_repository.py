@@ -7,7 +7,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup, ModelQueuePolicy
 
-from visard.wire import ENCODED_MODELS, MODELS
+from visard.wire import ENCODED_MODELS, MODELS, ROUTED_MODELS
 from visard_export import repository
 from visard_export.checkpoints import load_classifier, load_generator
 from visard_export.graphs import build_graph
@@ -35,13 +35,13 @@ def tensors(configured):
 
 
 def test_the_repository_serves_the_contract_and_its_provenance():
-    assert CONFIGS.keys() == {*MODELS, *ENCODED_MODELS, "provenance", "gender_router"}
+    assert CONFIGS.keys() == {*MODELS, *ENCODED_MODELS, *ROUTED_MODELS, "provenance", "gender_router"}
     assert set(ENCODED_MODELS) == set(repository.ENCODED_MODELS)
     assert tensors(CONFIGS["provenance"].output) == [("provenance", "BYTES", (1,))]
     assert not CONFIGS["provenance"].input
 
 
-@pytest.mark.parametrize(("model", "spec"), {**MODELS, **ENCODED_MODELS}.items())
+@pytest.mark.parametrize(("model", "spec"), {**MODELS, **ENCODED_MODELS, **ROUTED_MODELS}.items())
 def test_configuration_and_client_name_the_same_tensors(model, spec):
     assert tensors(CONFIGS[model].input) == [(t.name, t.datatype, t.shape) for t in spec.inputs]
     assert tensors(CONFIGS[model].output) == [(t.name, t.datatype, t.shape) for t in spec.outputs]
@@ -138,7 +138,7 @@ def test_onnx_models_run_and_warm_up_on_the_gpu(config):
 
 @pytest.fixture(scope="module")
 def tiny_files(tmp_path_factory):
-    return tiny_repository(tmp_path_factory.mktemp("repository") / "models")
+    return tiny_repository(tmp_path_factory.mktemp("repository") / "models", small_classifier=True)
 
 
 @pytest.mark.parametrize("model", ONNX)
@@ -152,12 +152,12 @@ def test_tiny_graphs_have_the_configured_tensors(tiny_files, model):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_exported_graphs_have_the_configured_tensors(tmp_path, model, precision):
     checkpoints = small_checkpoints(tmp_path)
-    checkpoint = {
-        "gender_classifier": lambda: load_classifier(checkpoints.classifier),
-        "generator_to_male": lambda: load_generator(checkpoints.to_male),
-        "generator_to_female": lambda: load_generator(checkpoints.to_female),
-    }[model]()
-    export_onnx(build_graph(checkpoint.network(), precision), tmp_path / "model.onnx")
+    if model.startswith("gender_classifier"):
+        network = load_classifier(checkpoints.classifier).network()
+    else:
+        network = load_generator(getattr(checkpoints, model.removeprefix("generator_"))).network()
+    graph = build_graph(network, precision, small=model == repository.SMALL_CLASSIFIER)
+    export_onnx(graph, tmp_path / "model.onnx")
     graph = onnx.load(tmp_path / "model.onnx").graph
     for configured, offered in ((CONFIGS[model].input, graph.input), (CONFIGS[model].output, graph.output)):
         assert tensors(configured) == [onnx_tensor(value) for value in offered]
