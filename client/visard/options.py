@@ -13,7 +13,7 @@ from visard.boxes import check_boxes
 from visard.declared import check
 from visard.policy import Unswapped
 from visard.wire import Direction
-from visard_preprocess import DETECTOR_THRESHOLD, MAX_PIXELS
+from visard_preprocess import DETECTOR_THRESHOLD, MAX_PIXELS, Keep
 
 # A direction for one face, or that it is covered, or stays visible.
 Choice = Literal["opposite", "to_male", "to_female", "cover", "leave"]
@@ -40,6 +40,13 @@ UnswappedOption = Annotated[
 IdentityOption = Annotated[
     bool,
     Doc("A face that a recogniser still matches counts as not swapped. Costs 16 ms of processor time a face."),
+]
+KeepOption = Annotated[
+    Keep,
+    Doc(
+        "What stays of the photo's metadata: nothing, how it was exposed (time, aperture, ISO, focal length), its date "
+        "and time, or both. Never places, names, serial numbers, notes or thumbnails."
+    ),
 ]
 PersonaKey = Annotated[
     str | bytes | None,
@@ -73,6 +80,7 @@ class Options:
         Doc("Path of another 68-point predictor (.dat or .dat.bz2) than the installed one."),
     ] = None
     max_pixels: Annotated[int, Interval(ge=1), Doc("A photo with more is refused before it is decoded.")] = MAX_PIXELS
+    keep: KeepOption = "nothing"
     persona_key: PersonaKey = field(default=None, repr=False)
     boxes: Annotated[
         tuple[tuple[float, float, float, float], ...],

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from visard.options import Options
     from visard_preprocess.align import Face
+    from visard_preprocess.exif import Exif
     from visard_preprocess.geometry import Box
 
 _DIRECTIONS = {target: direction for direction, target in TARGETS.items()}
@@ -63,6 +64,7 @@ class Found:
         genders: what the server sees in each face; None where it is too small or nobody asked.
         seconds: wall time of `decode` and `find`.
         aligned: crops that were made already, to ask for the genders: index of a face → (512, 512, 3) uint8 RGB.
+        exif: what `Options.keep` can keep of the photo's metadata.
     """
 
     photo: NDArray[np.uint8] = field(repr=False)
@@ -70,6 +72,7 @@ class Found:
     genders: tuple[ApparentGender | None, ...]
     seconds: dict[str, float]
     aligned: Mapping[int, NDArray[np.uint8]] = field(default_factory=dict, repr=False)
+    exif: Exif = field(default_factory=dict, repr=False)
 
     def encode(self, format: ImageFormat) -> bytes:
         """Write the photo as it was read as the bytes of a file without any metadata."""
@@ -102,6 +105,7 @@ class Prepared:
         spare_personas: whose look it gets where the first does not do.
         others: what becomes of the other faces.
         seconds: wall time of `decode`, `find` and `align`.
+        exif: what may be kept of its metadata.
     """
 
     photo: NDArray[np.uint8] = field(repr=False)
@@ -114,6 +118,7 @@ class Prepared:
     spare_personas: tuple[int, ...] = field(repr=False)
     others: tuple[UnswappedFace, ...]
     seconds: dict[str, float]
+    exif: Exif = field(default_factory=dict, repr=False)
 
     @property
     def faces_found(self) -> int:
@@ -172,16 +177,16 @@ def find(source: Any, options: Options) -> Found:
         PhotoError: the photo cannot be read, see `visard_preprocess.photo.read_photo`; or a box leaves it.
     """
     from visard_preprocess.align import finder
-    from visard_preprocess.photo import read_photo
+    from visard_preprocess.photo import read_photo_and_exif
 
     watch = Stopwatch()
     if isinstance(source, Found):
         found = source
     else:
-        photo = read_photo(source, max_pixels=options.max_pixels)
+        photo, exif = read_photo_and_exif(source, max_pixels=options.max_pixels)
         watch.lap("decode")
         faces = finder(options.landmarks_model).find(photo, options.detector_threshold)
-        found = Found(photo=photo, faces=faces, genders=(None,) * len(faces), seconds={})
+        found = Found(photo=photo, faces=faces, genders=(None,) * len(faces), seconds={}, exif=exif)
     found = with_boxes(found, options.boxes, options.landmarks_model)
     watch.lap("find")
     return replace(found, seconds={**found.seconds, **watch.seconds})
@@ -254,6 +259,7 @@ def choose(
         spare_personas=tuple(personas[len(found.faces) + index] for index in directions),
         others=tuple(others),
         seconds={**found.seconds, **watch.seconds},
+        exif=found.exif,
     )
 
 
@@ -292,6 +298,8 @@ def finish(prepared: Prepared, faces: Sequence[FaceResult], options: Options, se
     Raises:
         PhotoError: a face could not be swapped well enough, and the photo is to be withheld then.
     """
+    from visard_preprocess.exif import kept
+
     failed = [face.reason for face in faces if face.reason is not None]
     if failed and options.unswapped == "withhold":
         raise withheld(failed)
@@ -309,6 +317,7 @@ def finish(prepared: Prepared, faces: Sequence[FaceResult], options: Options, se
         faces=tuple(faces),
         others=tuple(sorted(others, key=lambda face: face.index)),
         seconds={**prepared.seconds, **seconds, **watch.seconds},
+        exif={} if photo is None else kept(prepared.exif, options.keep),
     )
 
 

@@ -19,6 +19,7 @@ from visard.wire import GENDERS
 if TYPE_CHECKING:
     from os import PathLike
 
+    from visard_preprocess.exif import Exif
     from visard_preprocess.geometry import Quad
     from visard_preprocess.photo import Format, SourceType
 
@@ -149,12 +150,15 @@ class Result:
         faces: those in whose place a generated face stands, largest first.
         others: those that were covered, or left visible as they were, largest first.
         seconds: wall time per stage (`decode`, `find`, `align`, `swap`, `score`, `blend`).
+        exif: what `Options.keep` named of the original's metadata, and the file will have: tag → a whole number, a
+            fraction or a date.
     """
 
     photo: NDArray[np.uint8] | None = field(repr=False)
     faces: tuple[FaceResult, ...]
     others: tuple[UnswappedFace, ...] = ()
     seconds: dict[str, float]
+    exif: Exif = field(default_factory=dict, repr=False)
 
     @property
     def faces_found(self) -> int:
@@ -179,8 +183,8 @@ class Result:
     def save(self, path: str | PathLike[str]) -> None:
         """Write the photo as PNG, JPEG or WebP, by the path's suffix.
 
-        No metadata of the original survives; the file says, as IPTC `digitalSourceType`, that it is a composite with
-        algorithmically generated parts, unless no face was swapped.
+        No metadata of the original survives, but for what `Options.keep` names. The file says, as IPTC
+        `digitalSourceType`, that it is a composite with algorithmically generated parts, unless no face was swapped.
 
         Raises:
             ValueError: crops alone were asked for; save `faces[i]` instead.
@@ -192,7 +196,7 @@ class Result:
         """
         from visard_preprocess.photo import write_photo
 
-        write_photo(self._blended(), path, source_type=self.source_type)
+        write_photo(self._blended(), path, source_type=self.source_type, exif=self.exif)
 
     def encode(self, format: ImageFormat) -> bytes:
         """Write the photo as the bytes of a file, otherwise as `save` does.
@@ -202,7 +206,7 @@ class Result:
             >>> data[:4]
             b'RIFF'
         """
-        return encode(self._blended(), format, self.source_type)
+        return encode(self._blended(), format, self.source_type, self.exif)
 
     def _repr_html_(self) -> str:
         """Show the anonymised photo, reduced, and the scores; see `visard.display`."""
@@ -269,12 +273,14 @@ class Failed:
 Outcome: TypeAlias = Anonymized | Failed
 
 
-def encode(image: NDArray[np.uint8], format: ImageFormat, source_type: SourceType | None) -> bytes:
+def encode(
+    image: NDArray[np.uint8], format: ImageFormat, source_type: SourceType | None, exif: Exif | None = None
+) -> bytes:
     """Write (H, W, 3) uint8 RGB as the bytes of a file; see `visard_preprocess.photo.encode_photo`."""
     from visard_preprocess.photo import encode_photo
 
     name: Format = "JPEG" if format == "jpeg" else "PNG" if format == "png" else "WEBP"
-    return encode_photo(image, name, source_type=source_type)
+    return encode_photo(image, name, source_type=source_type, exif=exif or {})
 
 
 def _box_list(box: tuple[float, float, float, float]) -> list[float]:

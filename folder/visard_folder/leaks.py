@@ -1,8 +1,8 @@
 """Proves that a file which is to be published holds a picture and no metadata of the photo it was made from.
 
-By construction nothing but pixels reaches the encoder. This reads the result back, part by part, and lets through only
-what a picture needs and the one XMP packet that says what it is: a list of what may be there, not of what may not, so
-that no kind of metadata can be forgotten.
+By construction nothing but pixels reaches the encoder, and the few tags that the caller wanted to keep. This reads the
+result back, part by part, and lets through only what a picture needs, the one XMP packet that says what it is, and
+these tags to the byte: a list of what may be there, not of what may not, so that no kind of metadata can be forgotten.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from visard_preprocess.exif import Exif
     from visard_preprocess.photo import Format, SourceType
 
 _JPEG_PICTURE = {0xDB, 0xC0, 0xC1, 0xC2, 0xC4, 0xDA, 0xDD}  # tables, frame, scan, restart interval
@@ -19,18 +20,22 @@ _XMP_IN_JPEG = b"http://ns.adobe.com/xap/1.0/\x00"
 _XMP_IN_PNG = b"XML:com.adobe.xmp\x00\x00\x00\x00\x00"
 
 
-def prove_clean(encoded: bytes, format_: Format, source_type: SourceType | None) -> None:
-    """Read an encoded photo back and make sure that it holds a picture, the expected XMP packet and nothing else.
+def prove_clean(encoded: bytes, format_: Format, source_type: SourceType | None, exif: Exif) -> None:
+    """Read an encoded photo back and make sure that it holds a picture, what is expected beside it, and nothing else.
 
     Raises:
         RuntimeError: there is something else in it: a defect, and the photo must not be published.
     """
+    from visard_preprocess.exif import exif_block
     from visard_preprocess.photo import xmp_packet
 
-    xmp = None if source_type is None else xmp_packet(source_type)
     parts = {"JPEG": _jpeg_parts, "PNG": _png_parts, "WEBP": _webp_parts}[format_](encoded)
-    expected = [] if xmp is None else [{"JPEG": _XMP_IN_JPEG, "PNG": _XMP_IN_PNG, "WEBP": b""}[format_] + xmp]
-    if parts != expected:
+    expected = []
+    if block := exif_block(exif):
+        expected.append(block if format_ == "JPEG" else block.removeprefix(b"Exif\0\0"))
+    if source_type is not None:
+        expected.append({"JPEG": _XMP_IN_JPEG, "PNG": _XMP_IN_PNG, "WEBP": b""}[format_] + xmp_packet(source_type))
+    if sorted(parts) != sorted(expected):  # PNG has them in another order
         raise RuntimeError(f"the {format_} file has {len(parts)} parts besides its picture, not {len(expected)}")
 
 

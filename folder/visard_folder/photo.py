@@ -28,6 +28,7 @@ from visard.options import (
     DetectorThreshold,
     DirectionOption,
     IdentityOption,
+    KeepOption,
     MinConfidence,
     Options,
     UnswappedOption,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from visard_folder.people import People
+    from visard_preprocess.exif import Exif
     from visard_preprocess.geometry import Box
     from visard_preprocess.photo import Format, SourceType
 
@@ -69,6 +71,7 @@ class Settings:
         ),
     ] = "withhold"
     detector_threshold: DetectorThreshold = DETECTOR_THRESHOLD
+    keep: KeepOption = "nothing"
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
@@ -83,6 +86,7 @@ class Settings:
                 "min_confidence": self.min_confidence,
                 "identity": self.identity,
                 "detector_threshold": self.detector_threshold,
+                "keep": self.keep,
                 **changes,
             }
         )
@@ -202,17 +206,20 @@ class _Photo:
         self.watch = Stopwatch()
 
     def run(self, data: bytes) -> Steps:
+        from visard_preprocess.exif import kept
+
         self.found = found = find(data, self.options)
         self.watch.lap("find")
         if not found.faces:
             if self.no_face == "withhold":
                 raise NoFace("no face was found, and one may have been missed: look at the photo, or allow such photos")
-            result = Result(photo=found.photo, faces=(), seconds=found.seconds)
+            exif = kept(found.exif, self.options.keep)
+            result = Result(photo=found.photo, faces=(), seconds=found.seconds, exif=exif)
         else:
             result = yield from self._anonymise(found)
         self.watch.lap("blend")
         assert result.photo is not None  # noqa: S101 - it was asked for
-        encoded = _encode(result.photo, _written(data), result.source_type)
+        encoded = _encode(result.photo, _written(data), result.source_type, result.exif)
         self.watch.lap("encode")
         faces = tuple(_face_record(face) for face in result.all_faces)
         seconds = {**self.watch.seconds, **result.seconds}
@@ -323,9 +330,9 @@ def _written(data: bytes) -> Format:
     return format_ if format_ in ("PNG", "WEBP") else "JPEG"
 
 
-def _encode(photo: NDArray[np.uint8], format_: Format, source_type: SourceType | None) -> bytes:
+def _encode(photo: NDArray[np.uint8], format_: Format, source_type: SourceType | None, exif: Exif) -> bytes:
     from visard_preprocess.photo import encode_photo
 
-    encoded = encode_photo(photo, format_, source_type=source_type)
-    prove_clean(encoded, format_, source_type)
+    encoded = encode_photo(photo, format_, source_type=source_type, exif=exif)
+    prove_clean(encoded, format_, source_type, exif)
     return encoded

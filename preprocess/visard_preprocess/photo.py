@@ -18,6 +18,7 @@ from PIL import AvifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlug
 
 from visard_errors import CorruptPhoto, OutputError, PhotoError, PhotoTooLarge, UnreadablePhoto, UnsupportedFormat
 from visard_preprocess import MAX_PIXELS
+from visard_preprocess.exif import Exif, exif_block, read_exif
 from visard_preprocess.files import write_atomically
 from visard_preprocess.pixels import pixels_of
 from visard_preprocess.truncated_jpeg import with_end
@@ -48,6 +49,8 @@ _SAVE_OPTIONS: dict[Format, dict[str, Any]] = {
     "WEBP": {"quality": 95},
 }
 _MAX_SIDE: dict[Format, int] = {"JPEG": 65_500, "PNG": 2**31 - 1, "WEBP": 16_383}  # by format and encoder
+
+_NO_EXIF: Exif = {}
 
 _ORIENTATION = 0x0112
 _TRANSPOSITIONS = {  # EXIF orientation → what brings the picture upright
@@ -92,8 +95,15 @@ def read_photo(source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MA
         PhotoTooLarge: more pixels or bytes than allowed.
         PhotoError: an array or another object that is not a photo.
     """
+    return read_photo_and_exif(source, max_pixels=max_pixels, max_bytes=max_bytes)[0]
+
+
+def read_photo_and_exif(
+    source: Any, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+) -> tuple[NDArray[np.uint8], Exif]:
+    """Decode a photo, and read what may be kept of its metadata; see `read_photo` and `visard_preprocess.exif`."""
     if isinstance(source, np.ndarray):
-        return _check_array(source, max_pixels)
+        return _check_array(source, max_pixels), {}
     if isinstance(source, Image.Image):
         return _decode(source, f"PIL image of mode {source.mode}", max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -131,16 +141,20 @@ def photo_format(data: bytes) -> ReadFormat | None:
     return None
 
 
-def write_photo(image: NDArray[np.uint8], path: str | os.PathLike[str], *, source_type: SourceType | None) -> None:
+def write_photo(
+    image: NDArray[np.uint8], path: str | os.PathLike[str], *, source_type: SourceType | None, exif: Exif = _NO_EXIF
+) -> None:
     """Write a photo by its suffix: PNG, JPEG (quality 95, 4:4:4) or WebP (quality 95).
 
-    The file appears whole or not at all. Its only metadata is an XMP packet with the IPTC digital source type.
+    The file appears whole or not at all. Its only metadata is an XMP packet with the IPTC digital source type, and what
+    was kept.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         path: ends in .png, .jpg, .jpeg or .webp; its folder exists.
         source_type: `compositeWithTrainedAlgorithmicMedia` for a photo with generated faces in it,
             `trainedAlgorithmicMedia` for a generated face alone, None where nothing is generated.
+        exif: what is kept of the original's metadata, see `read_photo_and_exif`.
 
     Raises:
         UnsupportedFormat: another suffix, or more pixels than the format can hold.
@@ -150,20 +164,23 @@ def write_photo(image: NDArray[np.uint8], path: str | os.PathLike[str], *, sourc
     format_ = _FORMATS.get(path.suffix.lower())
     if format_ is None:
         raise UnsupportedFormat(f"cannot write '{path}': its name must end in {', '.join(sorted(_FORMATS))}")
-    data = encode_photo(image, format_, source_type=source_type)
+    data = encode_photo(image, format_, source_type=source_type, exif=exif)
     try:
         write_atomically(path, data)
     except OSError as error:
         raise OutputError(f"cannot write '{path}' ({error.strerror}): choose a folder that can be written") from None
 
 
-def encode_photo(image: NDArray[np.uint8], format: Format, *, source_type: SourceType | None) -> bytes:
+def encode_photo(
+    image: NDArray[np.uint8], format: Format, *, source_type: SourceType | None, exif: Exif = _NO_EXIF
+) -> bytes:
     """Encode a photo as the bytes of a file; see `write_photo`.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         format: of the file.
-        source_type: None for a photo in which nothing is generated: it gets no metadata at all.
+        source_type: None for a photo in which nothing is generated: it gets no XMP packet.
+        exif: what is kept of the original's metadata.
 
     Raises:
         UnsupportedFormat: another format, or more pixels than the format can hold.
@@ -184,13 +201,15 @@ def encode_photo(image: NDArray[np.uint8], format: Format, *, source_type: Sourc
         options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
     else:
         options["xmp"] = xmp
+    if exif:
+        options["exif"] = exif_block(exif)
     buffer = BytesIO()
     Image.fromarray(image).save(buffer, format, **options)
     return buffer.getvalue()
 
 
 def xmp_packet(source_type: SourceType) -> bytes:
-    """Write the XMP packet of a file that `encode_photo` makes: its only metadata."""
+    """Write the XMP packet of a file that `encode_photo` makes."""
     return _XMP.format(source_type).encode()
 
 
@@ -256,7 +275,7 @@ def _what_is(data: bytes) -> str:
     return "is not a picture that Visard knows"
 
 
-def _decode(image: Image.Image, name: str, max_pixels: int) -> NDArray[np.uint8]:
+def _decode(image: Image.Image, name: str, max_pixels: int) -> tuple[NDArray[np.uint8], Exif]:
     _check_pixels(name, image.width, image.height, max_pixels)
     if getattr(image, "is_animated", False) and image.format not in ("MPO", "HEIF"):
         raise UnsupportedFormat(f"{name} is animated: {ACCEPTED}")
@@ -264,9 +283,9 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> NDArray[np.uint8]
         raise PhotoError(f"{name} has no known range of values: convert it to 8 bits first")
     try:
         image.load()
-        upright = _TRANSPOSITIONS.get(_orientation(image))
+        upright, exif = _TRANSPOSITIONS.get(_orientation(image)), read_exif(image)
         image = _to_srgb(_to_eight_bits(image))
-        return pixels_of(image if upright is None else image.transpose(upright))
+        return pixels_of(image if upright is None else image.transpose(upright)), exif
     except Exception as error:
         raise _corrupt(name, error) from error
 

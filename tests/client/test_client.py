@@ -132,6 +132,23 @@ def test_uncertain_gender_is_refused_not_guessed(client, astronaut):
     assert client.anonymize(astronaut, Options(min_confidence=1.0, direction="to_male")).faces  # nothing was guessed
 
 
+def test_metadata_stays_where_the_caller_names_it(client, astronaut, tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "SECRET"
+    exif.get_ifd(0x8769).update({34855: 400, 36867: "2026:11:28 12:00:00"})
+    Image.open(astronaut).save(tmp_path / "photo.jpg", quality=95, exif=exif)
+    found = client.find(tmp_path / "photo.jpg")
+    for keep, expected in (("exposure", {"PhotographicSensitivity": 400}), ("nothing", {})):
+        result = client.anonymize_found(found, ["cover"], Options(keep=keep))
+        assert result.exif == expected
+        assert b"SECRET" not in result.encode("webp")
+    result = client.anonymize(tmp_path / "photo.jpg", Options(keep="date"))
+    result.save(tmp_path / "anonymised.png")
+    with Image.open(tmp_path / "anonymised.png") as saved:
+        assert dict(saved.getexif().get_ifd(0x8769)) == {36864: b"0232", 36867: "2026:11:28 12:00:00"}
+    assert client.anonymize(astronaut, Options(keep="date", output="crops")).exif == {}
+
+
 def test_crops_alone_come_without_a_photo(client, astronaut, tmp_path):
     result = client.anonymize(astronaut, Options(output="crops"))
     assert result.photo is None

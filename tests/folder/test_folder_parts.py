@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,14 +16,14 @@ from visard_errors import DataError, OutputError, PhotoTooLarge, UnreadablePhoto
 from visard_folder import FolderJob, Journal, LocalEngine, Watcher
 from visard_folder.leaks import prove_clean
 from visard_folder.people import HIDE_BELOW, KEEP_BELOW, People, load_people
-from visard_folder.photo import NotAPhoto, Settings, steps
+from visard_folder.photo import NotAPhoto, Settings, advance, steps
 from visard_folder.run import Run
 from visard_folder.stores import Store
 from visard_folder.walk import check_apart, walk
 from visard_preprocess.align import finder
 from visard_preprocess.geometry import crop
 from visard_preprocess.machine import cores, free_bytes
-from visard_preprocess.photo import encode_photo, photo_format, read_photo
+from visard_preprocess.photo import encode_photo, photo_format, read_photo, read_photo_and_exif
 from visard_testing import HEIC
 
 # --- the machine ---
@@ -183,7 +184,8 @@ def test_folders_within_each_other_are_refused(tmp_path):
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP"])
 def test_our_files_are_clean(format_, source_type):
     noise = np.random.default_rng(1).integers(0, 256, (50, 70, 3), np.uint8)
-    prove_clean(encode_photo(noise, format_, source_type=source_type), format_, source_type)
+    for exif in ({}, {"FNumber": Fraction(14, 5), "DateTimeOriginal": "2026:11:28 12:00:00"}):
+        prove_clean(encode_photo(noise, format_, source_type=source_type, exif=exif), format_, source_type, exif)
 
 
 def leaking(format_):
@@ -211,14 +213,30 @@ def leaking(format_):
 def test_any_metadata_is_noticed(format_):
     for data in leaking(format_):
         with pytest.raises(RuntimeError):
-            prove_clean(data, format_, None)
+            prove_clean(data, format_, None, {})
 
 
 def test_a_packet_of_another_kind_is_noticed():
     data = encode_photo(np.zeros((9, 9, 3), np.uint8), "JPEG", source_type="trainedAlgorithmicMedia")
     for expected in (None, "compositeWithTrainedAlgorithmicMedia"):
         with pytest.raises(RuntimeError):
-            prove_clean(data, "JPEG", expected)
+            prove_clean(data, "JPEG", expected, {})
+
+
+def test_other_tags_than_those_that_were_to_be_kept_are_noticed():
+    data = encode_photo(np.zeros((9, 9, 3), np.uint8), "JPEG", source_type=None, exif={"FNumber": Fraction(14, 5)})
+    for expected in ({}, {"FNumber": Fraction(8)}, {"FNumber": Fraction(14, 5), "Flash": 1}):
+        with pytest.raises(RuntimeError):
+            prove_clean(data, "JPEG", None, expected)
+
+
+def test_a_run_keeps_what_its_settings_name():
+    exif = {"PhotographicSensitivity": 400, "DateTimeOriginal": "2026:11:28 12:00:00"}
+    data = encode_photo(np.full((64, 64, 3), 90, np.uint8), "WEBP", source_type=None, exif=exif)
+    for keep, expected in (("nothing", {}), ("date", {"DateTimeOriginal": "2026:11:28 12:00:00"})):
+        product = advance(steps(lambda: data, "a.webp", Settings(keep=keep, no_face="clean")))
+        assert product.record.outcome == "cleaned"
+        assert read_photo_and_exif(product.encoded)[1] == expected
 
 
 # --- people ---

@@ -186,6 +186,18 @@ BLIND = "detector_threshold=0.95"  # at which the detector does not see the astr
 HEAD, WALL = "150,20,300,190", "20,350,120,460"
 
 
+def test_metadata_stays_only_where_it_is_named(http, astronaut):
+    exif = Image.Exif()
+    exif[0x010F] = "SECRET"
+    exif.get_ifd(0x8769).update({34855: 400, 36867: "2026:11:28 12:00:00"})
+    buffer = io.BytesIO()
+    Image.open(astronaut).save(buffer, "JPEG", quality=95, exif=exif)
+    for query, expected in (("", {}), ("?keep=exposure&choice=0:cover", {36864: b"0232", 34855: 400})):
+        answer = post(http, f"/v1/anonymize{query}", buffer.getvalue())
+        assert b"SECRET" not in answer.content
+        assert dict(Image.open(io.BytesIO(answer.content)).getexif().get_ifd(0x8769)) == expected
+
+
 def test_boxes_by_hand_are_faces_like_others(http, tiny_server, photo):
     assert_problem(post(http, f"/v1/anonymize?{BLIND}", photo), 422, "NoFace")
     asked = f"{BLIND}&box={WALL}&box={HEAD}"

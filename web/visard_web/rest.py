@@ -137,7 +137,7 @@ class Anonymized(BaseModel):
 
 
 # Named one by one: an option that comes to `visard.Options` is the operator's until it is let in here.
-_CALLERS = ("faces", "direction", "min_confidence", "unswapped", "output", "identity", "detector_threshold")
+_CALLERS = ("faces", "direction", "min_confidence", "unswapped", "output", "identity", "detector_threshold", "keep")
 _FINDERS = ("detector_threshold",)
 
 _LONGEST_BOX = 80  # characters
@@ -278,7 +278,7 @@ def _add_anonymize(routes: APIRouter, state: AppState) -> None:
         description=(
             "Answers with the picture, or with JSON that holds it in base64 and the scores of each face, as `Accept` "
             "asks; with output=crops always with JSON. The picture has no metadata of the "
-            "original; it is marked as algorithmically generated."
+            "original, but for what `keep` names; it is marked as algorithmically generated."
         ),
         dependencies=[only(*_CALLERS, "format", "box", "choice")],
         openapi_extra={"requestBody": PHOTO_BODY},
