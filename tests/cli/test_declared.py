@@ -161,6 +161,7 @@ def test_the_query_is_what_the_options_declare():
         "output",
         "identity",
         "detector_threshold",
+        "keep",
         *own,
     }
     assert query["faces"]["schema"]["enum"] == ["all", "largest"]
