@@ -25,7 +25,9 @@ _OTHER_PICTURES = (
 )
 
 
-def choose_targets(photos: list[Path], output: Path, *, crops: bool, side_by_side: bool) -> list[Path]:
+def choose_targets(
+    photos: list[Path], output: Path, *, crops: bool = False, side_by_side: bool = False, boxes: bool = False
+) -> list[Path]:
     """Decide where each result goes: one file, or a folder in which every photo keeps its name.
 
     A photo whose name does not end like one that is written gets .jpg: `a.jfif` and `a` become `a.jpg`.
@@ -35,6 +37,7 @@ def choose_targets(photos: list[Path], output: Path, *, crops: bool, side_by_sid
         output: a file with a photo's suffix, or a folder; see `make_folder`.
         crops: generated faces are written (`NAME_face1.png`), not photos.
         side_by_side: pictures of before and after are written too (`NAME_before_after.jpg`).
+        boxes: pictures of the originals are written (`NAME_boxes.jpg`) and no results.
 
     Returns:
         A path per photo.
@@ -51,6 +54,8 @@ def choose_targets(photos: list[Path], output: Path, *, crops: bool, side_by_sid
         targets = [output]
     else:
         targets = [output / _written_name(photo, crops=crops) for photo in photos]
+    if boxes:
+        targets = [target.with_stem(f"{target.stem}_boxes") for target in targets]
     _check_apart(photos, targets, crops=crops, side_by_side=side_by_side)
     return targets
 

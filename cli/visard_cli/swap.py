@@ -68,6 +68,14 @@ def swap(
     side_by_side: Annotated[
         bool, typer.Option("--side-by-side", help="Also save before and after in one picture (shows the original!).")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only find the faces: draw numbered boxes into copies of the originals (NAME_boxes.jpg) and say what "
+            "would become of each. Needs neither a server nor models.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per photo on standard output.")] = False,
     tls: TlsOption = False,
     ca: CaOption = None,
@@ -81,10 +89,17 @@ def swap(
     boxes = usage(lambda: tuple(map(parse_box, box or ())))
     if boxes and len(photos) > 1:
         raise typer.BadParameter("--box belongs to one photo: give one, or use `visard folder --boxes`")
-    targets = usage(lambda: outputs.choose_targets(photos, output, crops=crops, side_by_side=side_by_side))
+    written = {"boxes": True} if dry_run else {"crops": crops, "side_by_side": side_by_side}
+    targets = usage(lambda: outputs.choose_targets(photos, output, **written))
     output_kind: Literal["photo", "crops"] = "crops" if crops else "photo"
     options = usage(lambda: replace(options, output=output_kind, persona_key=persona_key, boxes=boxes))
     outputs.make_folder(targets[0].parent)
+    if dry_run:
+        from visard_cli import dry_run as looking
+
+        if code := looking.dry_run(photos, targets, options, as_json=as_json):
+            raise typer.Exit(code)
+        return
     for photo, target in zip(photos, targets, strict=True):
         if target.parent == output and photo.suffix != target.suffix and not crops:
             err.print(one_line(f"{photo.name} is written as {target.name}"), soft_wrap=True)
