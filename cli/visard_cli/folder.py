@@ -28,7 +28,7 @@ from visard_cli.console import (
 )
 from visard_cli.derived import Fields, derived
 from visard_cli.exit_codes import exit_help
-from visard_cli.folder_summary import progress, show_summary
+from visard_cli.folder_summary import progress, progress_lines, show_summary
 from visard_errors import DataError
 from visard_folder import LocalEngine, Settings
 
@@ -157,6 +157,10 @@ def folder(
     workers: WorkersOption = None,
     ray_address: RayAddressOption = None,
     journal: JournalOption = None,
+    watch: Annotated[
+        bool,
+        Doc("Go on until Ctrl-C: take photos as they come into SOURCE, each once it has not changed for two seconds."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output at the end.")] = False,
 ) -> None:
     """Anonymise a folder of photos into another one, and record what became of each.
@@ -165,7 +169,7 @@ def folder(
     """
     from visard_folder import FolderJob, anonymise_folder, load_boxes
 
-    _check_engine(engine, source, target, server, ray_address, journal)
+    _check_engine(engine, source, target, server, ray_address, journal, watch=watch)
     usage(lambda: settings.options(persona_key=persona_key))
     if receipt is not None:
         from visard_folder.receipt import load_private_key
@@ -192,7 +196,8 @@ def folder(
             patience_s=_EMBEDDED_PATIENCE_S if server is None else None,
             journal_folder=journal,
         )
-        summary = anonymise_folder(job, _workers(engine, workers, ray_address), progress(stack))
+        shown = progress_lines() if watch else progress(stack)
+        summary = anonymise_folder(job, _workers(engine, workers, ray_address), shown, watch=watch)
     if receipt is not None:
         summary |= _sign(receipt, summary, settings, provenance)
     if as_json:
@@ -236,11 +241,20 @@ def _sign(key: Path, summary: Mapping[str, Any], settings: Settings, provenance:
 
 
 def _check_engine(
-    engine: str, source: str, target: str, server: str | None, ray_address: str | None, journal: Path | None
+    engine: str,
+    source: str,
+    target: str,
+    server: str | None,
+    ray_address: str | None,
+    journal: Path | None,
+    *,
+    watch: bool,
 ) -> None:
     """Refuse options that do not go together."""
     from visard_folder.stores import is_url
 
+    if watch and (engine == "ray" or is_url(source) or is_url(target)):
+        raise typer.BadParameter("--watch works on this machine, from folder to folder: without --engine ray and URLs")
     if engine != "ray":
         if is_url(source) or is_url(target):
             raise typer.BadParameter("URLs need --engine ray")

@@ -63,6 +63,25 @@ def progress(stack: ExitStack) -> Watcher:
     )
 
 
+def progress_lines() -> Watcher:
+    """Say what became of each photo, for a run that has no end."""
+    from visard_folder.run import Watcher
+
+    def photo(record: Record | None) -> None:
+        if record is None or record.outcome == "ignored":
+            return
+        counts = Counter(face.outcome for face in record.faces)
+        said = record.message or ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+        style = "yellow" if record.message else "bold red" if counts["visible"] else ""
+        err.print(coloured(style, f"{one_line(record.path)}: {record.outcome}", f" ({said})" if said else ""))
+
+    return Watcher(
+        photo=photo,
+        notice=lambda text: err.print(text, style="yellow", soft_wrap=True),
+        waiting=lambda: err.print("All done; waiting for photos (Ctrl-C ends it)"),
+    )
+
+
 def show_summary(summary: Mapping[str, Any]) -> None:
     """Show what a run did, what to look at, and where everything stands; see `visard_folder.run.anonymise_folder`."""
     if not summary["changed"]:

@@ -9,7 +9,7 @@ from visard_errors import DataError
 from visard_folder.tables import open_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
     from pathlib import Path
 
 _FILE, _EDGES = "file", ("left", "top", "right", "bottom")
@@ -52,8 +52,8 @@ def load_boxes(path: Path) -> Boxes:
     return boxes
 
 
-def unused(boxes: Mapping[str, object]) -> str:
-    """Say which boxes found no photo; at least one did not."""
-    names = ", ".join(f"'{name}'" for name in list(boxes)[:5])
-    more = f" and {len(boxes) - 5} others" if len(boxes) > 5 else ""
+def unused(files: Sequence[str]) -> str:
+    """Say which files with boxes are not there; at least one is not."""
+    names = ", ".join(f"'{name}'" for name in files[:5])
+    more = f" and {len(files) - 5} others" if len(files) > 5 else ""
     return f"the boxes for {names}{more} were NOT used: there is no such file; write paths as the manifest does"

@@ -9,12 +9,15 @@ the run. `visard_folder.photo` decides what becomes of one photo.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from visard_folder.boxes import unused
+from visard_folder.drop import DropFolder
 from visard_folder.journal import Journal, Record, Stamp, output_errors, printable
 from visard_folder.local_engine import LocalEngine
 from visard_folder.manifest import write_manifest
@@ -25,7 +28,6 @@ from visard_folder.report import write_report
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Generator
-    from pathlib import Path
 
     from visard_folder.job import FolderJob
     from visard_folder.walk import Found
@@ -39,11 +41,13 @@ class Watcher:
         photo: a photo is done; None for one that an earlier run did.
         total: how many files there are, once they have been counted.
         notice: something that a person should know.
+        waiting: everything is done, and the run waits for more photos.
     """
 
     photo: Callable[[Record | None], None] = lambda record: None
     total: Callable[[int], None] = lambda total: None
     notice: Callable[[str], None] = lambda text: None
+    waiting: Callable[[], None] = lambda: None
 
 
 class Engine(Protocol):
@@ -67,15 +71,19 @@ class Run:
         models: what all its servers serve.
         journal: of the target, open.
         watcher: gets the progress.
+        drop: where the source is watched.
         done_before: photos of earlier runs that `photos` has met so far.
         changed: whether anything was done that the journal did not say before.
     """
 
-    def __init__(self, job: FolderJob, models: Models, journal: Journal, watcher: Watcher) -> None:
+    def __init__(
+        self, job: FolderJob, models: Models, journal: Journal, watcher: Watcher, drop: DropFolder | None = None
+    ) -> None:
         self.job = job
         self.models = models
         self.journal = journal
         self.watcher = watcher
+        self.drop = drop
         self.done_before = 0
         self._unmet = dict(job.boxes or {})
         self.changed = False
@@ -87,8 +95,13 @@ class Run:
             if self.journal.is_done(found.path, found.stamp, self.job.boxes_of(found.path)):
                 self.done_before += 1
                 self.watcher.photo(None)
-            else:
+            elif self.drop is None or self.drop.ready(found):
                 yield found
+
+    def anything(self) -> bool:
+        """Whether anything is left to do."""
+        with closing(self.photos()) as photos:
+            return next(photos, None) is not None
 
     def count(self, ended: threading.Event) -> None:
         """Count all files, beside the work, unless that has ended."""
@@ -105,10 +118,19 @@ class Run:
         Raises:
             OutputError: it cannot be written.
         """
+        if self.drop is not None:
+            if record.outcome in ("failed", "ignored") and self._has_gone(record.path):
+                return
+            if record.outcome == "failed":
+                self.drop.failed(record.path, stamp)
         if not self.journal.failed_as_before(record):
             self.changed = True
             self.journal.add(record, stamp)
         self.watcher.photo(record)
+
+    def _has_gone(self, path: str) -> bool:
+        """Whether a file was taken away before it was worked on, as temporary files are: then it needs no record."""
+        return not os.path.lexists(Path(self.job.source) / path) and self.journal.get(path) is None
 
     def finish(self) -> dict[str, Any]:
         """End the whole run: drop what has gone, write manifest, report and annotations, and sum up.
@@ -127,8 +149,6 @@ class Run:
             reports = self.journal.reports() or self._report()
             annotations = self.job.annotations.carry(self.journal, self.watcher.notice)
         publish(self.job, self.journal, annotations)
-        if self._unmet:
-            self.watcher.notice(unused(self._unmet))
         return {
             **self.journal.summary(),
             "changed": self.changed,
@@ -153,13 +173,17 @@ class Run:
         return reports
 
 
-def anonymise_folder(job: FolderJob, engine: Engine | None = None, watcher: Watcher | None = None) -> dict[str, Any]:
+def anonymise_folder(
+    job: FolderJob, engine: Engine | None = None, watcher: Watcher | None = None, *, watch: bool = False
+) -> dict[str, Any]:
     """Anonymise every photo of a folder or store; what an earlier run did is not done again.
 
     Args:
         job: what to do.
         engine: who does it; this machine by default.
         watcher: gets the progress.
+        watch: go on until Ctrl-C, with photos as they come into the source, which is a folder; see `DropFolder`.
+            Manifest, report and annotations tell of all photos whenever the run waits.
 
     Returns:
         `Journal.summary`, `changed` (whether anything was done), `done_before` (photos of earlier runs), `boxes_unused`
@@ -179,8 +203,14 @@ def anonymise_folder(job: FolderJob, engine: Engine | None = None, watcher: Watc
         next(files, None)  # whether it can be listed at all, before anything is made
     job.annotations.check()
     models = asyncio.run(agreed_models(job.connections))
+    drop = DropFolder(Path(job.source)) if watch else None
     with open_journal(job, models) as journal:
-        run = Run(job, models, journal, watcher)
-        (engine or LocalEngine()).do(run)
-        summary = run.finish()
+        while True:
+            run = Run(job, models, journal, watcher, drop)
+            (engine or LocalEngine()).do(run)
+            summary = run.finish()
+            if drop is None or not drop.wait(Run(job, models, journal, Watcher(), drop).anything, watcher.waiting):
+                break
+    if summary["boxes_unused"]:
+        watcher.notice(unused(summary["boxes_unused"]))
     return {**summary, "seconds": round(time.monotonic() - started, 1)}
