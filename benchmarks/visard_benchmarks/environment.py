@@ -45,7 +45,7 @@ def model_digests(provenance: dict[str, dict[str, Any]]) -> dict[str, dict[str, 
 
 
 def _cpu_model() -> str:
-    found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     return found[1] if found else platform.machine()
 
 

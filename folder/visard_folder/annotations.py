@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from visard_errors import DataError
 from visard_folder.journal import FaceRecord
-from visard_folder.tables import open_table
+from visard_folder.tables import open_table, slashed
 from visard_preprocess.files import replace_atomically
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class _Coco:
         records = {}
         images = []
         for identifier, file_name, image in self._images:
-            record = journal.get(file_name)
+            record = journal.get(slashed(file_name))
             if record is not None and record.written and _same_size(image, record):
                 records[identifier] = record
                 images.append({key: image[key] for key in _COCO_IMAGE if key in image})
@@ -184,7 +184,7 @@ class _Table:
             rows = csv.DictWriter(file, self._columns, lineterminator="\n")
             rows.writeheader()
             for row in self._rows():
-                record = journal.get(row[self._file])
+                record = journal.get(slashed(row[self._file]))
                 if record is None or not record.written:
                     left_out += 1
                     continue

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from visard.boxes import MAX_BOXES, Box, parse_box
 from visard_errors import DataError
-from visard_folder.tables import open_table
+from visard_folder.tables import open_table, slashed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,12 +43,13 @@ def load_boxes(path: Path) -> Boxes:
                 box = parse_box(",".join(row[edge] for edge in _EDGES))
             except ValueError as error:
                 raise DataError(f"{where}: {error}") from None
-            known = boxes.get(row[_FILE], ())
+            file = slashed(row[_FILE])
+            known = boxes.get(file, ())
             if len(known) == MAX_BOXES:
-                raise DataError(f"{where}: '{row[_FILE]}' has more than {MAX_BOXES} boxes")
+                raise DataError(f"{where}: '{file}' has more than {MAX_BOXES} boxes")
             if number > _MOST:
                 raise DataError(f"{where}: there are more than {_MOST} boxes: divide the photos among several runs")
-            boxes[row[_FILE]] = (*known, box)
+            boxes[file] = (*known, box)
     return boxes
 
 

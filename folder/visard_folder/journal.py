@@ -154,7 +154,7 @@ class Journal:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 undo.enter_context(_locked(self.folder / "lock"))
                 shutil.rmtree(self.drafts, ignore_errors=True)  # what a killed run was writing
-                self.drafts.mkdir()
+                self.drafts.mkdir(exist_ok=True)  # Windows keeps a file that somebody has open
                 self._db = sqlite3.connect(
                     self.folder / "journal.sqlite", check_same_thread=False, isolation_level=None
                 )

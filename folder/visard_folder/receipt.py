@@ -290,8 +290,7 @@ def _read(path: Path) -> bytes:
 def _create(path: Path, data: bytes, mode: int) -> None:
     """Write a file that does not exist yet, never readable by more than `mode` says."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as file:
+        with open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(data)
     except OSError as error:
         raise OutputError(f"cannot write '{path}' ({error.strerror}): choose a folder that can be written") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,11 @@ from visard_errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+def slashed(path: str, separator: str = os.sep) -> str:
+    """A relative path as the manifest writes it: with slashes, also where a program of this system wrote others."""
+    return path.replace(separator, "/")
 
 
 @contextmanager

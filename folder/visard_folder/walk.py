@@ -66,8 +66,7 @@ class Found:
         """
         self.check()
         try:
-            # Not blocking, so that a pipe that took a file's place is not waited for.
-            with os.fdopen(os.open(self.file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            with open(self.file, "rb", opener=_not_waiting) as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
                     raise UnreadablePhoto(_NO_FILE)
@@ -151,6 +150,11 @@ def check_apart(source: Path, target: Path) -> None:
     a, b = source.resolve(), target.resolve()
     if a == b or a in b.parents or b in a.parents:
         raise OutputError(f"'{target}' and '{source}' lie in each other: choose an output folder apart from the photos")
+
+
+def _not_waiting(path: str, flags: int) -> int:
+    """Open a file, and do not wait for a pipe that took its place; Windows has none among its files."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

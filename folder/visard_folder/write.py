@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from visard_errors import UnreadablePhoto
 from visard_folder.journal import output_errors
-from visard_preprocess.files import folds_case, replace_atomically
+from visard_preprocess.files import folds_case, name_problem, replace_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +67,9 @@ class Writer:
         return record
 
     def _place(self, product: Product, target: Path) -> Record:
+        if problem := name_problem(product.record.path):  # nothing of that name may be touched
+            said = f"the output folder cannot hold a file of this name ({problem})"
+            return product.record if product.encoded is None else failed(product.record, said)
         try:
             if product.encoded is not None:
                 return self._write(product.encoded, product.record, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import unicodedata
 from collections.abc import Callable
@@ -48,6 +49,23 @@ def replace_atomically(path: Path, write: Callable[[Path], T], *, drafts: Path |
             draft.unlink(missing_ok=True)
         raise
     return done
+
+
+# https://learn.microsoft.com/en-us/windows/win32/fileio/naming-a-file: characters, ends of names, names of devices.
+_NOT_ON_WINDOWS = re.compile(
+    r"[<>:\"\\|?*\x00-\x1f]|[. ](?=/|$)|(?<![^/])(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?=[ .]*(\.|/|$))",
+    re.IGNORECASE,
+)
+
+
+def name_problem(path: str, system: str = os.name) -> str | None:
+    """Why this system would take a relative path with slashes for something else, if so.
+
+    A store may hold names that mean a device, a drive or another folder on Windows. Elsewhere nothing but a slash means
+    anything.
+    """
+    found = _NOT_ON_WINDOWS.search(path) if system == "nt" else None
+    return f"{found[0]!r} cannot be in one on Windows" if found else None
 
 
 def folds_case(folder: Path) -> bool:

@@ -50,7 +50,7 @@ def tidy_up() -> None:
     program.wait()
     with suppress(ChildProcessError):  # until there are no more: what the program started is this process's own now
         while True:
-            for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+            for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="utf-8").split():
                 os.kill(int(child), signal.SIGKILL)
             os.wait()
     for segment in Path("/dev/shm").glob(f"{segments}*"):  # noqa: S108 -- where Linux keeps POSIX shared memory

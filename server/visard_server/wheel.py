@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import shutil
 import sys
 import sysconfig
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from visard_errors import MissingExtra, ServerError
 
+_MACHINES = ("x86_64", "aarch64")  # for which there is a wheel
+_BELOW = (3, 13)  # with which numpy 1 ends, which it needs: see pyproject.toml
 _BACKENDS = Path(__file__).with_name("backends")
 
 
@@ -55,20 +58,21 @@ def find_wheel() -> Wheel:
 
     Raises:
         MissingExtra: `visard[serve]` is not installed.
-        ServerError: this platform or this Python is not supported.
+        ServerError: there is none for this system or this Python.
     """
-    if sys.platform != "linux":
-        raise ServerError(f"the embedded server runs on Linux, not on {sys.platform}: run Triton in its container")
+    version = ".".join(map(str, sys.version_info[:2]))
+    if sys.platform != "linux" or platform.machine() not in _MACHINES or sys.version_info >= _BELOW:
+        here = f"{platform.system()} on {platform.machine()} with Python {version}"
+        raise ServerError(
+            f"the embedded server runs on Linux (x86-64 and ARM) with Python 3.10 to 3.12, this is {here}: use "
+            "--engine local (pip install 'visard[local]'), or run Triton in its container"
+        )
     spec = importlib.util.find_spec("pytriton")  # found, not imported: only its files are wanted
     if spec is None or spec.origin is None or importlib.util.find_spec("onnxruntime") is None:
         raise MissingExtra("serve", "the embedded server")
     package = Path(spec.origin).parent
     root = package / "tritonserver"
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = root / "python_backend_stubs" / version / "triton_python_backend_stub"
-    if not stub.is_file():
-        supported = ", ".join(sorted((path.name for path in stub.parents[1].iterdir()), key=lambda name: int(name[2:])))
-        raise ServerError(f"the embedded server supports Python {supported}, this is {version}: use one of these")
     return Wheel(
         binary=root / "bin" / "tritonserver",
         libraries=package.parent / "nvidia_pytriton.libs",

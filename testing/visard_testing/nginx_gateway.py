@@ -119,7 +119,7 @@ class Gateway:
         """Processor time that the worker processes have used so far."""
         ticks = 0
         for pid in self._workers():
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])  # in user and in kernel mode
         return ticks / os.sysconf("SC_CLK_TCK")
 
@@ -173,13 +173,13 @@ class Gateway:
         raise RuntimeError((self.folder / "error.log").read_text())
 
     def _workers(self) -> set[int]:
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text(encoding="utf-8")
         return {int(pid) for pid in children.split()}
 
 
 def _command_line(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
+        return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
     except OSError:  # it has ended
         return "shutting down"
 

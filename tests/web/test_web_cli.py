@@ -30,7 +30,7 @@ def test_ctrl_c_ends_it_at_once(tiny_server):
 def test_ctrl_c_while_it_loads_its_libraries_is_quiet():
     command = [sys.executable, "-m", "visard_cli", "web", "--port", "0", "--server", "127.0.0.1:9"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    wait_until(lambda: "numpy" in Path(f"/proc/{process.pid}/maps").read_text())
+    wait_until(lambda: "numpy" in Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8"))
     process.send_signal(signal.SIGINT)
     _, log = process.communicate(timeout=120)
     assert process.returncode == 130

@@ -98,7 +98,7 @@ def test_no_trace_of_an_upload_is_left_or_sent_back(tiny_server, marked, tmp_pat
             except FileNotFoundError:  # closed meanwhile
                 continue
             assert target.startswith(("socket:", "pipe:", "anon_inode:", "/dev/")), target  # no file, deleted or not
-        maps = Path(f"/proc/{web.popen.pid}/maps").read_text()
+        maps = Path(f"/proc/{web.popen.pid}/maps").read_text(encoding="utf-8")
         web.popen.terminate()
         web.wait()
         log = web.said()

@@ -27,7 +27,7 @@ def cluster(address: str | None, workers: int | None, connections: Sequence[Conn
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nobody is told that Visard runs here
     try:
         import ray
-        import ray.data
+        import ray.data  # noqa: F401 -- whether it is there too
     except ImportError as error:
         raise MissingExtra("ray", "the engine 'ray'") from error
 
