@@ -8,6 +8,7 @@ one interpreter, each after a `--`; what one of them ends with other than 0 ends
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import signal
 import sys
@@ -53,8 +54,6 @@ def take_away() -> None:
 def main() -> NoReturn:
     """Be `visard` without them."""
     take_away()
-    from visard_cli import app
-
     line: list[list[str]] = [[]]
     for word in sys.argv[1:]:
         if word == "--":
@@ -64,7 +63,7 @@ def main() -> NoReturn:
     for command in line:
         sys.argv[1:] = command
         try:
-            app.main()
+            runpy.run_module("visard_cli", run_name="__main__")
         except SystemExit as end:
             if end.code:
                 raise
