@@ -191,6 +191,8 @@ def _defaults(table: Mapping[str, Any], command: Any, context: Any, section: str
             raise ValueError(f"{where}: secrets do not belong into files that are copied; set {SECRETS[option.name]}")
         if option.multiple != isinstance(value, list):
             raise ValueError(f"{where}: {'a list in brackets' if option.multiple else 'one value, not a list'}, please")
+        if option.is_flag and not isinstance(value, bool):
+            raise ValueError(f"{where}: {_TYPES[bool]} is wanted, not {value!r}")
         try:
             made = option.process_value(context, value)
         except typer.BadParameter as error:
