@@ -118,9 +118,10 @@ def _use(context: Any, _: object, named: str | Path | None) -> None:
     path = Path(named) if named else context.meta.get(_NAMED)
     if path is None:
         path = own_file()
-        if Path(NAME).is_file() and not (path.is_file() and path.samefile(NAME)):
+        has_own = path.is_absolute() and _is_file(path)  # it is not absolute where there is no home
+        if _is_file(Path(NAME)) and not (has_own and path.samefile(NAME)):
             err.print(f"{NAME} in this folder is not used: --config {NAME} does that")
-        if not path.is_file():
+        if not has_own:
             return
     section: list[str] = []
     parent = context
@@ -135,6 +136,13 @@ def _use(context: Any, _: object, named: str | Path | None) -> None:
     said = ", ".join(names[name] for name in defaults) or f"none for {' '.join(section)}"
     err.print(f"Options from {path}: {said}", soft_wrap=True)
     context.default_map = defaults
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a service may run with a home that it may not enter
+        return False
 
 
 def read(path: Path, root: Any, context: Any) -> dict[tuple[str, ...], dict[str, Any]]:

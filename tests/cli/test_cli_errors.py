@@ -326,6 +326,19 @@ def test_an_output_that_cannot_be_written_exits_8(astronaut, tmp_path):
         assert str(tmp_path / output.split("/")[0]) in run.stderr
 
 
+def test_a_home_that_cannot_be_entered_is_one_without_settings(tmp_path, monkeypatch):
+    (tmp_path / "visard").mkdir()
+    (tmp_path / "visard" / "visard.toml").write_text("[check]")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert "Options from" in as_a_user("check").stderr
+    tmp_path.chmod(0)
+    try:
+        run = as_a_user("check")
+    finally:
+        tmp_path.chmod(0o700)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
 def test_a_run_stops_where_its_own_server_was_killed_twice(astronaut, tmp_path):
     repository = tiny_repository(tmp_path / "models", slow_s=1.0)
     photos = [copy_of(astronaut, tmp_path / f"{number}.jpg") for number in range(40)]
