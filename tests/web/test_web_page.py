@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from contextlib import ExitStack
 from dataclasses import replace
 from io import BytesIO
@@ -382,16 +383,16 @@ def test_folder_and_size_are_refused_before_anything_is_sent(page, photos, tmp_p
     assert not sent
 
 
-def test_too_many_uploads_and_a_server_that_is_down(browser, tiny_server, photos):
+def test_a_limit_that_is_far_away_and_a_server_that_is_down(browser, tiny_server, photos):
     with ExitStack() as stack:
-        with web_server(tiny_server.grpc_url, rate="1/minute") as url:
+        with web_server(tiny_server.grpc_url, rate="1/hour") as url:
             page = stack.enter_context(watched_page(browser, f"{url}/"))
             asked = []
             page.on("request", lambda request: asked.append(request.url) if request.method == "POST" else None)
             consent(page)
             refused = choose(page, photos["one"], photos["two"])
             kept = saved(page.locator(".card").first)
-            pause = re.compile(r"You can try again in \d+ seconds?\.$")
+            pause = re.compile(r"You can try again in \d+ minutes\.$")
             expect(refused.get_by_role("alert")).to_have_text(pause)
             refused.get_by_role("button", name="Try again").click()
             expect(refused.get_by_role("alert")).to_have_text(pause)
@@ -404,6 +405,49 @@ def test_too_many_uploads_and_a_server_that_is_down(browser, tiny_server, photos
         page.get_by_role("button", name="Forget everything").click()
         expect(page.locator("#refusal")).to_contain_text("may still be in its memory")
         expect(page.locator(".card")).to_have_count(2)
+
+
+def test_all_photos_at_once(browser, tiny_server, photos, tmp_path):
+    """Sent and swapped in turn, also where the server takes few at a time; one file of all, under their own names."""
+    (tmp_path / "one.png").write_bytes(photos["two"].read_bytes())  # another photo of the same name
+    with (
+        web_server(tiny_server.grpc_url, rate="3/5 seconds") as url,
+        watched_page(browser, f"{url}/", viewport={"width": 1280, "height": 900}) as page,
+    ):
+        consent(page)
+        everything = page.get_by_role("region", name="5 photos")
+        choose(page, photos["one"], tmp_path / "one.png", photos["nobody"], photos["moving"], photos["two"])
+        expect(page.get_by_role("heading", name="one.png").first).to_be_focused()
+        everything.get_by_role("button", name="Swap all").click()
+        expect(page.get_by_text(re.compile("It goes on by itself in [1-5] seconds?\\.$")).first).to_be_visible()
+        expect(everything).to_contain_text("3 ready to download, 1 without a face: look at it, 1 that did not work")
+        expect(page.get_by_role("status")).to_have_text(re.compile("^5 photos: 3 ready to download"))
+        expect(everything.get_by_role("progressbar")).to_have_js_property("value", 9)  # of 10: one waits for a box
+        expect(everything.get_by_role("button", name="Swap all")).to_be_disabled()
+        with page.expect_download() as download:
+            everything.get_by_role("button", name="Download 3 photos as a ZIP").click()
+        assert download.value.suggested_filename == "anonymized.zip"
+        with zipfile.ZipFile(download.value.path()) as together:
+            assert together.testzip() is None
+            assert together.namelist() == ["one.jpg", "one (2).jpg", "two.jpg"]
+            sizes = [Image.open(together.open(name)).size for name in together.namelist()]
+        assert sizes == [(370, 330), (740, 330), (740, 330)]
+
+        # Forgotten by mistake: back in its place, with the choices, though the server had to be sent it again.
+        second = page.locator(".card").nth(1)
+        second.get_by_role("button", name="Change the choices").click()
+        second.get_by_role("group", name="Face 2").get_by_role("radio", name="To male").check()
+        before = name_of(page, second)
+        second.get_by_role("button", name="Forget this photo").click()
+        expect(page.locator(".card")).to_have_count(4)
+        expect(page.get_by_text("one.png was forgotten: the server keeps no copy.").last).to_be_visible()
+        assert page.request.get(f"{before}/before").status == 404
+        page.get_by_role("button", name="Undo").click()
+        expect(second.get_by_role("heading", name="one.png")).to_be_focused()
+        saved(second)
+        assert name_of(page, second) != before
+        expect(second.get_by_role("group", name="Face 2").get_by_role("radio", name="To male")).to_be_checked()
+        expect(page.get_by_role("button", name="Undo")).to_be_hidden()
 
 
 def test_models_down(browser, photos):
@@ -439,8 +483,8 @@ def test_forget(page, photos):
     assert [page.request.get(f"{name}/before").status for name in names] == [200, 404, 200]
     page.get_by_role("button", name="Forget everything").click()
     expect(cards).to_have_count(0)
-    expect(page.get_by_role("status")).to_have_text("Everything was forgotten. The server keeps none of your photos.")
-    expect(page.locator("#files")).to_be_focused()
+    expect(page.get_by_role("status")).to_have_text(re.compile("^2 photos were forgotten: the server keeps no copy"))
+    expect(page.get_by_role("button", name="Undo")).to_be_focused()
     expect(page.get_by_role("button", name="Forget everything")).to_be_hidden()
     assert [page.request.get(f"{name}/before").status for name in names] == [404, 404, 404]
     saved(choose(page, photos["one"]))
@@ -559,7 +603,10 @@ def test_keyboard_alone(page, photos):
     tab_to(page, "Forget everything", back=True)
     page.keyboard.press("Enter")
     expect(page.locator(".card")).to_have_count(0)
-    expect(page.locator("#files")).to_be_focused()
+    expect(page.get_by_role("button", name="Undo")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="two.webp")).to_be_focused()
+    expect(saved(page.locator(".card")).get_by_role("radio", name="Leave visible").last).to_be_checked()
 
 
 def test_narrow_phone(browser, site, photos, tmp_path):
@@ -611,6 +658,28 @@ def test_page_says_what_the_server_says_of_itself(page):
     expect(warning).to_be_in_viewport()
 
 
+def test_the_page_speaks_german(browser, site, photos):
+    with watched_page(browser, site, locale="de-CH") as page:
+        expect(page.locator("html")).to_have_attribute("lang", "de")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Das Foto bleibt. Die Gesichter ändern sich.")
+        expect(page.locator("#kept")).to_contain_text("bleiben höchstens 5 Minuten im Arbeitsspeicher")
+        page.get_by_label("Ich darf diese Fotos verwenden").check()
+        page.locator("#files").set_input_files([photos["two"], photos["moving"]])
+        card = page.locator(".card").first
+        expect(card.get_by_text("Bild im Arbeitsspeicher, nicht auf der Festplatte")).to_be_visible()
+        expect(card.get_by_role("group", name="Gesicht 1")).to_have_accessible_description(
+            re.compile(r"Scheinbares Geschlecht: (weib|männ)lich, zu \d\d\s% sicher")
+        )
+        card.get_by_role("group", name="Gesicht 2").get_by_role("radio", name="Sichtbar lassen").check()
+        card.get_by_role("button", name="1 Gesicht ersetzen").click()
+        expect(card.get_by_role("heading", name=re.compile("^1 Gesicht ersetzt.+1 sichtbar gelassen$"))).to_be_visible()
+        expect(card.get_by_text(re.compile(r"Ähnlichkeit \d+,\d\s%, Pixel-Kosinus -?\d,\d\d\."))).to_be_visible()
+        expect(page.locator(".card").last.get_by_role("alert")).to_have_text(
+            "Dieses Format wird nicht gelesen. Wählen Sie ein stehendes Bild als JPEG, PNG, WebP, AVIF oder HEIC."
+        )
+        expect(page.locator("#all-state")).to_have_text(re.compile("^1 fertig.+1 fehlgeschlagen$"))
+
+
 def test_no_accessibility_violation(page, photos, monkeypatch):
     """By axe-core, with all its rules in the light and those on colours again in the dark."""
 
@@ -633,7 +702,7 @@ def test_no_accessibility_violation(page, photos, monkeypatch):
     card.get_by_role("button", name="Add this box").click()
     expect(card.get_by_role("group", name="Face 3, marked by you")).to_be_visible()
     accessible("a face marked by hand")
-    animation = "getComputedStyle(document.querySelector('progress')).animationName"
+    animation = "getComputedStyle(document.querySelector('.card progress')).animationName"
     assert page.evaluate(animation) == "none"
     page.emulate_media(reduced_motion="no-preference")
     assert page.evaluate(animation) == "passing"
@@ -648,7 +717,10 @@ def test_no_accessibility_violation(page, photos, monkeypatch):
     expect(card.get_by_role("heading", name="1 face swapped")).to_be_visible()
     accessible("result")
     expect(choose(page, photos["moving"]).get_by_role("alert")).to_be_visible()
-    accessible("error")
+    accessible("error, and two photos together")
+    page.locator(".card").last.get_by_role("button", name="Remove").click()
+    expect(page.get_by_role("button", name="Undo")).to_be_focused()
+    accessible("something that can be undone")
     page.get_by_role("button", name="Use the camera").click()
     expect(page.get_by_role("button", name="Take the photo")).to_be_focused()
     accessible("camera")

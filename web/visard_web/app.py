@@ -19,6 +19,7 @@ from visard import AsyncClient, VisardError
 from visard_web import page, probes, rest
 from visard_web.described import DESCRIPTION, PROBLEM
 from visard_web.keys import Keys
+from visard_web.languages import STATIC
 from visard_web.limiter import ConcurrencyLimiter, Rate
 from visard_web.memory import give_back
 from visard_web.metrics import Metrics
@@ -86,7 +87,7 @@ def create_app(connection: Connection | Local, settings: Settings) -> FastAPI:
     app.include_router(rest.router(state))
     app.include_router(probes.router(state))
     app.include_router(page.router(state))
-    app.mount("/static", StaticFiles(directory=page.STATIC), name="static")
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_middleware(
         RequestMiddleware,
         rate=Rate(settings.rate),

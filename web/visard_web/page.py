@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, ValidationError
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from visard import VisardError
 from visard.options import Choice
@@ -21,6 +20,7 @@ from visard.result import ImageFormat
 from visard_web.again import alone, taken_over, that_may_do
 from visard_web.body import media_type, read_body
 from visard_web.faces import faces_found
+from visard_web.languages import page_in, preferred
 from visard_web.picture import Large
 from visard_web.problems import Problem, unusable
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from visard import Found, Result
     from visard_web.state import AppState
     from visard_web.store import Kept
-
-STATIC = Path(__file__).parent / "static"
 
 _JSON_BYTES = 64 * 1024
 
@@ -73,8 +71,12 @@ def _add_page(routes: APIRouter, state: AppState) -> None:
     """The page itself, and what the server says of itself."""
 
     @routes.get("/")
-    async def index() -> FileResponse:
-        return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+    async def index(request: Request) -> HTMLResponse:
+        language = preferred(request.headers.get("accept-language", ""))
+        return HTMLResponse(
+            page_in(language),
+            headers={"Cache-Control": "no-cache", "Content-Language": language, "Vary": "Accept-Language"},
+        )
 
     @routes.get("/page/about")
     async def about() -> JSONResponse:

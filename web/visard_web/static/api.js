@@ -1,5 +1,10 @@
 // Requests to the page's own endpoints.
 
+import { say, sayError } from "./words.js";
+
+const LONGEST_PAUSE_S = 120; // what the server asks for beyond that is not waited for: the person decides
+const PAUSE_S = 5; // where it does not say how long
+
 /** Something that went wrong, as a sentence for the person at the screen. */
 export class Problem extends Error {
   /**
@@ -14,19 +19,18 @@ export class Problem extends Error {
     this.retryAfterS = retryAfterS;
   }
 
+  /** Whether the server only takes no more for the moment. */
+  get isLimit() {
+    return (this.status === 429 || this.error === "Overloaded") && !(this.retryAfterS > LONGEST_PAUSE_S);
+  }
+
   /** Whether the same request may succeed later, unchanged. */
   get mayPass() {
     return [0, 429, 503, 504].includes(this.status);
   }
 }
 
-const unreachable = () =>
-  new Problem(
-    "This page’s server does not answer. Check your connection, or that it is still running, and try again.",
-    {
-      status: 0,
-    },
-  );
+const unreachable = () => new Problem(say("trouble.unreachable"), { status: 0 });
 
 /** The problem that an answer's status, body and Retry-After header describe. */
 function problemFrom(status, body, retryAfter) {
@@ -36,8 +40,29 @@ function problemFrom(status, body, retryAfter) {
   } catch {
     // A proxy in between answers in its own words: what is left to tell is the status.
   }
-  const detail = problem.detail || `The server answered with an error (${status}). Please try again later.`;
+  const detail = sayError(problem.error) ?? problem.detail ?? say("trouble.status", { status });
   return new Problem(detail, { status, error: problem.error, retryAfterS: parseInt(retryAfter ?? "", 10) });
+}
+
+/**
+ * Work, and again for as long as the server takes no more: after the pause that it asks for.
+ *
+ * @param {(secondsLeft: number) => void} onPause called every second of a pause, and with 0 at its end
+ */
+export async function patiently(work, { signal, onPause }) {
+  for (;;) {
+    try {
+      return await work();
+    } catch (error) {
+      if (!error.isLimit) throw error;
+      for (let left = error.retryAfterS || PAUSE_S; left > 0; left--) {
+        onPause(left);
+        await new Promise((resolve) => setTimeout(resolve, 1000));
+        if (signal.aborted) throw new DOMException("forgotten", "AbortError");
+      }
+      onPause(0);
+    }
+  }
 }
 
 /** Fetch `path` beneath the page's own address. Rejects with a Problem, or with AbortError where `signal` asked. */

@@ -1,5 +1,7 @@
 // A photo from the camera: the device's own camera app on a phone, a dialog with the picture elsewhere.
 
+import { say } from "./words.js";
+
 /**
  * @param {(file: File) => void} onPhoto called with each photo taken; nothing is taken before the person presses
  */
@@ -28,8 +30,8 @@ export function bindCamera(onPhoto) {
       if (!dialog.open) return;
       trouble.textContent =
         error.name === "NotAllowedError"
-          ? "The browser was not allowed to use the camera. Allow it for this page, or choose a file instead."
-          : "No camera can be used here. Choose a file instead.";
+          ? say("camera.denied")
+          : say("camera.none");
       trouble.hidden = false;
     }
   };
@@ -50,7 +52,7 @@ export function bindCamera(onPhoto) {
     canvas.width = video.videoWidth;
     canvas.height = video.videoHeight;
     canvas.getContext("2d").drawImage(video, 0, 0);
-    canvas.toBlob((blob) => onPhoto(new File([blob], "Camera photo", { type: blob.type })), "image/jpeg", 0.95);
+    canvas.toBlob((blob) => onPhoto(new File([blob], say("camera.name"), { type: blob.type })), "image/jpeg", 0.95);
     dialog.close();
   });
   dialog.querySelector("[data-part=cancel]").addEventListener("click", () => dialog.close());

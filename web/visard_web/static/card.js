@@ -1,10 +1,10 @@
 // One photo on the page, from its upload to its result. Its stages, in order:
 // waiting → sending → choosing → swapping → compared; `failed` from anywhere, and from compared back to choosing.
 
-import { Problem, photoPath, request, sendPhoto } from "./api.js";
+import { Problem, patiently, photoPath, request, sendPhoto } from "./api.js";
 import { bindDrawing } from "./draw.js";
 import { drawBoxes, faceChoice, faceResult, judge, mayChange } from "./faces.js";
-import { announce, count, element, minutes, parts, stamp } from "./words.js";
+import { announce, element, joined, megabytes, parts, saveAs, say, sentence, stamp, time } from "./words.js";
 
 let made = 0;
 
@@ -13,6 +13,8 @@ export class Card {
   #about;
   #photo; // what the server said about the photo, once it has it
   #choices = [];
+  #marked = []; // boxes by hand, for a photo that is sent again
+  #result; // the anonymised photo as a JPEG file, and its URL: it does not depend on the server's memory any more
   #drawing;
   #drawn = Promise.resolve(); // one change of the boxes at a time, and before what is done with them
   #runs = 0;
@@ -20,48 +22,49 @@ export class Card {
   #gone = false;
   #abort = new AbortController();
   #preview;
+  #onStage;
 
   /**
    * @param {File} file
    * @param {object} about the server's limits
-   * @param {{onGone: (card: Card) => void, onAgain: (card: Card) => void}} hooks taken off the page; to be sent again
+   * @param {{onForgotten: (card: Card) => void, onAgain: (card: Card) => void, onStage: () => void}} hooks the server
+   *   has forgotten it; to be sent again; it has come to another stage
    */
-  constructor(file, about, { onGone, onAgain }) {
+  constructor(file, about, { onForgotten, onAgain, onStage }) {
     this.#file = file;
     this.#about = about;
-    this.name = file.name || "Pasted photo";
+    this.#onStage = onStage;
+    this.name = file.name || say("card.pasted");
     this.number = ++made;
     this.element = stamp("photo-card");
     this.part = parts(this.element);
-    const { title, forget, retry, choices, again, persona, split, downloads, before } = this.part;
+    const { title, forget, retry, choices, again, persona, split, downloads, before, found } = this.part;
     title.textContent = this.name;
     title.id = `photo-${this.number}`;
     this.element.setAttribute("aria-labelledby", title.id);
     forget.setAttribute("aria-describedby", title.id);
-    downloads.setAttribute("aria-label", `Download ${this.name}`);
-    split.setAttribute("aria-label", "Compare: how much of the photo shows the state before");
+    downloads.setAttribute("aria-label", say("card.downloads", { name: this.name }));
     split.addEventListener("input", () => this.#split());
-    forget.addEventListener("click", async () => (await this.forget()) && onGone(this));
+    forget.addEventListener("click", async () => (await this.forget()) && onForgotten(this));
     retry.addEventListener("click", () => {
       onAgain(this);
       title.focus(); // the button is hidden now
     });
     choices.addEventListener("submit", (event) => {
       event.preventDefault();
-      this.#anonymize();
+      this.swap();
     });
     choices.addEventListener("change", () => this.#choicesChanged());
     this.#drawing = bindDrawing(this.element, (share) => this.#add(share));
-    persona.addEventListener("click", () => this.#ask("/again", {}, "Trying another persona…", "compared"));
+    persona.addEventListener("click", () => this.#ask("/again", {}, say("card.another"), "compared"));
     again.addEventListener("click", () => {
       this.#show("choosing");
-      this.part.found.focus();
+      found.focus();
     });
     for (const button of downloads.querySelectorAll("[data-format]")) {
       button.addEventListener("click", () => this.#download(button.dataset.format));
     }
-    before.alt = `${this.name}, as it came`;
-    this.#preview = URL.createObjectURL(file);
+    before.alt = say("card.before_alt", { name: this.name });
     this.wait();
   }
 
@@ -69,41 +72,69 @@ export class Card {
     return this.#photo?.id;
   }
 
+  get stage() {
+    return this.element.dataset.stage;
+  }
+
+  /** Whether there is a face in it: found, or marked by the person. Only known once it has been sent. */
+  get hasFaces() {
+    return this.#choices.length > 0;
+  }
+
+  /** Whether it did not work, and may if it is sent again. */
+  get mayBeSentAgain() {
+    return this.stage === "failed" && !this.part.remedies.hidden;
+  }
+
+  /** The anonymised photo as a JPEG file; undefined without any, and while the choices are being changed. */
+  get result() {
+    return this.stage === "compared" ? this.#result?.blob : undefined;
+  }
+
   /** Stand in line for the upload. */
   wait() {
     const { saved, photo, before } = this.part;
     this.#photo = undefined;
+    this.#gone = false;
+    this.#abort = new AbortController();
+    this.#preview ??= URL.createObjectURL(this.#file);
     saved.hidden = true;
     photo.hidden = false;
     before.onerror = () => (photo.hidden = true);
     before.src = this.#preview; // shown at once, if the browser can decode it
-    this.#show("waiting", "Waiting for the photos before it…");
+    this.#show("waiting", say("card.waiting"));
   }
 
   /** Upload the photo and show its faces. Never rejects: what goes wrong stands on the card. */
   async send() {
-    if (this.#gone) return;
-    this.#show("sending", "Sending the photo…");
+    if (this.#gone || this.stage !== "waiting") return;
+    this.#show("sending", say("card.sending"));
     const { progress, doing } = this.part;
+    const abort = this.#abort;
     try {
       const tooLarge = this.#file.size > this.#about.max_bytes;
       if (tooLarge)
-        throw new Problem(`This file is larger than ${megabytes(this.#about.max_bytes)}. Please reduce it first.`);
+        throw new Problem(say("trouble.too_large", { megabytes: megabytes(this.#about.max_bytes) }));
       await readable(this.#file);
-      const photo = await sendPhoto(this.#file, {
-        signal: this.#abort.signal,
-        onProgress: (share) => {
-          progress.value = share;
-          if (share < 1) return;
-          progress.removeAttribute("value");
-          doing.textContent = "Looking for faces…";
-          this.#canAbort = false; // the server has it: wait for its id, to make it forget the photo
-        },
-      });
+      const photo = await this.#patiently(() => {
+        this.#canAbort = true;
+        return sendPhoto(this.#file, {
+          signal: abort.signal,
+          onProgress: (share) => {
+            progress.value = share;
+            if (share < 1) return;
+            progress.removeAttribute("value");
+            doing.textContent = say("card.looking");
+            this.#canAbort = false; // the server has it: wait for its id, to make it forget the photo
+          },
+        });
+      }, say("card.sending"));
+      if (this.#abort !== abort || this.#gone) return await request(photoPath(photo.id), { method: "DELETE" });
       this.#photo = photo;
-      if (this.#gone) await request(photoPath(photo.id), { method: "DELETE" });
-      else this.#found();
+      this.#found();
+      if (this.#marked.length) await this.#setBoxes(() => this.#marked);
     } catch (error) {
+      if (this.#abort !== abort) return; // it was brought back meanwhile, and waits to be sent again
       this.#fail(error);
     } finally {
       this.#canAbort = true;
@@ -122,30 +153,54 @@ export class Card {
     return true;
   }
 
-  /** Take the card off the page, with all that the page itself holds of the photo. */
+  /** Take the card off the page, with all that the page itself holds of the photo but the file that was chosen. */
   leave() {
     this.#gone = true;
     if (this.#canAbort) this.#abort.abort();
+    this.#photo = undefined;
+    this.#forgetResult();
     URL.revokeObjectURL(this.#preview);
+    this.#preview = undefined;
     this.element.remove();
+  }
+
+  #forgetResult() {
+    if (this.#result) URL.revokeObjectURL(this.#result.url);
+    this.#result = undefined;
+  }
+
+  /** Lead the focus to the card, where it is read out. */
+  focus() {
+    this.element.scrollIntoView({ block: "start" });
+    this.part.title.focus({ preventScroll: true });
+  }
+
+  /** Work, and wait and work again where the server takes no more for the moment: the card says so meanwhile. */
+  #patiently(work, doing) {
+    let told = false;
+    return patiently(work, {
+      signal: this.#abort.signal,
+      onPause: (n) => {
+        this.part.doing.textContent = n ? say("card.pause", { n }) : doing;
+        if (n && !told) announce(`${this.name}: ${say("card.pause", { n })}`);
+        told = true;
+      },
+    });
   }
 
   #found() {
     const { saved, found, photo, before } = this.part;
     const { id, width, height, faces } = this.#photo;
-    const message = "Image saved in memory, not on disk";
-    saved.textContent = message;
     saved.hidden = false;
     photo.hidden = false;
     photo.style.setProperty("--width", width);
     photo.style.setProperty("--height", height);
     this.#load(before, photoPath(id, "/before?format=jpeg")); // upright as the boxes count it
-    this.#choices = [];
-    this.#listFaces();
+    this.#listFaces(); // what was chosen before it was forgotten and sent again still holds
     this.part.noted.textContent = "";
     this.#drawing.open(faces.length === 0);
     this.#show("choosing");
-    announce(`${this.name}: ${message}. ${found.textContent}.`);
+    announce(`${this.name}: ${sentence(say("card.saved"))} ${sentence(found.textContent)}`);
   }
 
   /** Show the faces and a choice for each; what was chosen before stays. */
@@ -154,8 +209,9 @@ export class Card {
     const { id, width, height, faces } = this.#photo;
     const marked = faces.filter((face) => face.by_hand).length;
     const seen = faces.length - marked;
-    found.textContent =
-      (seen ? `${count(seen, "face")} found` : "No face found") + (marked ? `, ${marked} marked by you` : "");
+    const counts = [seen ? say("choice.found", { n: seen }) : say("choice.none")];
+    if (marked) counts.push(say("choice.marked", { n: marked }));
+    found.textContent = joined(counts);
     nobody.hidden = faces.length > 0;
     go.hidden = faces.length === 0;
     drawBoxes(boxes, faces, { width, height });
@@ -199,17 +255,16 @@ export class Card {
   /** Tell the server which boxes there are by hand, and show the faces that it makes of them. */
   #setBoxes(change) {
     this.#drawn = this.#drawn.then(async () => {
+      if (!this.id) return; // the photo was forgotten meanwhile
       const before = this.#photo.faces;
       const boxes = change(before.filter((face) => face.by_hand).map((face) => face.box));
       try {
-        const answer = await request(photoPath(this.id, "/boxes"), {
-          method: "POST",
-          json: { boxes },
-          signal: this.#abort.signal,
-        });
+        const answer = await this.#post("/boxes", { boxes });
         const { faces } = await answer.json();
         this.#photo.faces = faces;
+        this.#marked = faces.filter((face) => face.by_hand).map((face) => face.box);
         this.#listFaces();
+        this.#onStage();
         const { noted } = this.part;
         noted.textContent = whatChanged(before, faces);
         announce(`${this.name}: ${noted.textContent}`);
@@ -217,6 +272,7 @@ export class Card {
         this.#fail(error, "choosing");
       }
     });
+    return this.#drawn;
   }
 
   #choicesChanged() {
@@ -228,33 +284,46 @@ export class Card {
     this.part.problem.hidden = true;
   }
 
-  async #anonymize() {
+  #post(what, json) {
+    return request(photoPath(this.id, what), { method: "POST", json, signal: this.#abort.signal });
+  }
+
+  /**
+   * Have the photo anonymised as was chosen, if it is there and waits for that. Never rejects.
+   *
+   * @param {boolean} [among] among many: the focus stays where it is, and nothing is announced
+   */
+  async swap(among = false) {
     await this.#drawn;
-    if (this.element.dataset.stage !== "choosing") return; // the photo was forgotten meanwhile
+    if (this.stage !== "choosing" || !this.hasFaces) return; // the photo was forgotten meanwhile
     const faces = this.#choices.map(({ index, direction }) => ({ index, direction: direction() }));
     if (faces.every(({ direction }) => direction === "leave"))
-      return this.#report(new Problem("All faces are to stay visible. Choose at least one to swap or to cover."));
-    await this.#ask("/anonymize", { faces }, "Anonymising the photo…", "choosing");
+      return this.#report(new Problem(say("choice.all_visible")));
+    await this.#ask("/anonymize", { faces }, say("card.swapping"), "choosing", among);
   }
 
   /** Have the photo anonymised and show what became of it; `stage` is where to go back to if it fails. */
-  async #ask(what, json, doing, stage) {
+  async #ask(what, json, doing, stage, among = false) {
     this.#show("swapping", doing);
     this.part.progress.removeAttribute("value");
-    this.part.doing.focus();
+    if (!among) this.part.doing.focus();
     try {
-      const signal = this.#abort.signal;
-      const response = await request(photoPath(this.id, what), { method: "POST", json, signal });
-      this.#compare(await response.json(), stage === "compared");
+      const result = await this.#patiently(async () => (await this.#post(what, json)).json(), doing);
+      const picture = await this.#patiently(() => request(photoPath(this.id, "/after?format=jpeg")), doing);
+      const blob = await picture.blob();
+      if (this.#gone) return;
+      this.#forgetResult();
+      this.#result = { blob, url: URL.createObjectURL(blob) };
+      this.#compare(result, stage === "compared", among);
     } catch (error) {
-      const here = this.#hasFocus();
+      const here = !among && this.#hasFocus();
       this.#fail(error, stage);
       if (here) this.part[stage === "choosing" ? "anonymize" : "persona"].focus();
     }
   }
 
   /** Show what became of the photo; `again` where it was shown before and other personas were tried. */
-  #compare(result, again) {
+  #compare(result, again, among) {
     const { verdict, warnings, remedy, why, results, after, split } = this.part;
     const run = `run=${++this.#runs}`; // another address for each run: a browser may show an old picture from memory
     const judgement = judge(result);
@@ -262,8 +331,8 @@ export class Card {
     warnings.replaceChildren(...judgement.warnings.map((text) => element("p", "notice warn", text)));
     why.textContent = mayChange(result, again);
     remedy.hidden = !why.textContent;
-    after.alt = `${this.name}, with other faces`;
-    this.#load(after, photoPath(this.id, `/after?format=jpeg&${run}`));
+    after.alt = say("card.after_alt", { name: this.name });
+    after.src = this.#result.url;
     results.replaceChildren(
       ...result.faces.map((face) => {
         const { item, crop, swapped } = faceResult(face);
@@ -276,18 +345,17 @@ export class Card {
     this.#split();
     const here = this.#hasFocus();
     this.#show("compared");
+    if (among) return;
     if (here) verdict.focus(); // somebody busy with another photo is only told
     announce([`${this.name}: ${judgement.verdict}.`, ...judgement.warnings, why.textContent].join(" ").trim());
   }
 
   async #download(format) {
     try {
-      const response = await request(photoPath(this.id, `/after?format=${format}&download=1`));
-      const url = URL.createObjectURL(await response.blob());
-      const name = `anonymized.${format === "jpeg" ? "jpg" : format}`;
-      Object.assign(document.createElement("a"), { href: url, download: name }).click();
-      setTimeout(() => URL.revokeObjectURL(url), 60_000); // some browsers read it only after asking for a folder
-      announce(`${this.name}: download started.`);
+      const fetched = async () => (await request(photoPath(this.id, `/after?format=${format}`))).blob();
+      const blob = format === "jpeg" ? this.result : await this.#patiently(fetched, "");
+      saveAs(blob, `anonymized.${format === "jpeg" ? "jpg" : format}`);
+      announce(`${this.name}: ${say("card.download_started")}`);
     } catch (error) {
       this.#fail(error, "compared");
     }
@@ -296,14 +364,16 @@ export class Card {
   #split() {
     const { photo, split } = this.part;
     photo.style.setProperty("--split", `${split.value}%`);
-    split.setAttribute("aria-valuetext", `${split.value} % before, ${100 - split.value} % after`);
+    split.setAttribute("aria-valuetext", say("card.compared", { before: split.value, after: 100 - split.value }));
   }
 
   /** Show an image from the server; where it fails, find out why and say so. */
   #load(image, path) {
     image.onerror = () => {
       image.onerror = null;
-      request(path).catch((error) => this.#fail(error, this.element.dataset.stage));
+      this.#patiently(() => request(path), "")
+        .then(() => (image.src = `${path}${path.includes("?") ? "&" : "?"}again`))
+        .catch((error) => this.#fail(error, this.stage));
     };
     image.src = path;
   }
@@ -312,13 +382,15 @@ export class Card {
   #fail(error, stage = "failed") {
     if (this.#gone || error.name === "AbortError") return;
     const forgotten = error.error === "Forgotten";
-    if (forgotten) stage = "failed";
-    if (stage !== this.element.dataset.stage) this.#show(stage);
+    if (forgotten && stage !== "compared") stage = "failed"; // the result is here, whatever the server keeps
+    if (stage !== this.stage) this.#show(stage);
     if (stage === "failed") {
       this.part.saved.hidden = true;
       this.part.photo.hidden = true;
+    }
+    if (stage === "failed" || forgotten) {
       this.part.remedies.hidden = !(forgotten || error.mayPass);
-      this.part.retry.textContent = forgotten ? "Send it again" : "Try again";
+      this.part.retry.textContent = say(forgotten ? "card.send_again" : "card.retry");
     }
     this.#report(forgotten ? new Problem(forgottenBecause(error, this.#about)) : error);
   }
@@ -328,10 +400,8 @@ export class Card {
     // Anything but a Problem is a defect of this page: say so rather than nothing, and let the console have it.
     const known = error instanceof Problem;
     if (!known) console.error(error);
-    const wait = error.retryAfterS > 0 ? ` You can try again in ${count(error.retryAfterS, "second")}.` : "";
-    problem.textContent = known
-      ? sentence(error.message) + wait
-      : "Something went wrong on this page. Please reload it.";
+    const wait = error.retryAfterS > 0 ? ` ${say("trouble.wait", { time: time(error.retryAfterS) })}` : "";
+    problem.textContent = known ? sentence(error.message) + wait : say("trouble.page");
     problem.hidden = false;
   }
 
@@ -341,9 +411,10 @@ export class Card {
       part.hidden = !part.dataset.stages.split(" ").includes(stage);
     }
     this.part.doing.textContent = doing;
-    this.part.forget.textContent = this.id ? "Forget this photo" : "Remove";
+    this.part.forget.textContent = say(this.id ? "card.forget" : "card.remove");
     this.part.problem.hidden = true;
     this.part.remedies.hidden = true;
+    this.#onStage();
   }
 
   /** Whether the person is at this card: the focus is in it, or nowhere because what had it was hidden. */
@@ -357,31 +428,26 @@ function doingTo(directions) {
   const covers = directions.filter((direction) => direction === "cover").length;
   const swaps = directions.filter((direction) => direction !== "leave").length - covers;
   const parts = [];
-  if (swaps) parts.push(`swap ${count(swaps, "face")}`);
-  if (covers) parts.push(`cover ${count(covers, "face")}`);
-  return sentence(parts.join(", ") || "anonymise").slice(0, -1);
+  if (swaps) parts.push(say("choice.do_swap", { n: swaps }));
+  if (covers) parts.push(say("choice.do_cover", { n: covers }));
+  return sentence(parts.length ? joined(parts) : say("choice.do_nothing")).slice(0, -1);
 }
 
 /** What another set of boxes has made of the faces. */
 function whatChanged(before, faces) {
-  if (faces.length < before.length) return "The box was removed.";
-  if (faces.length === before.length) return "There is a face in this place already.";
-  return `Face ${faces.length} was added: it will be ${faces.at(-1).reason ? "covered" : "swapped"}.`;
+  if (faces.length < before.length) return say("draw.removed");
+  if (faces.length === before.length) return say("draw.there");
+  return say(`draw.added.${faces.at(-1).reason ? "covered" : "swapped"}`, { n: faces.length });
 }
 
 const forgottenBecause = (error, { keeps_for_s }) =>
-  `${sentence(error.message)} Photos are kept for at most ${minutes(keeps_for_s)}, and none outlives the server.`;
-
-const megabytes = (bytes) => `${Math.floor(bytes / 2 ** 20)} MB`;
-
-/** With a capital letter and a full stop. */
-const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
+  `${sentence(error.message)} ${say("trouble.forgotten", { time: time(keeps_for_s) })}`;
 
 /** Reject with a Problem where the file cannot be read: a folder that was dropped, or a file gone meanwhile. */
 async function readable(file) {
   try {
     await file.slice(0, 1).arrayBuffer();
   } catch {
-    throw new Problem("This cannot be read: is it a folder, or was it moved? Choose a JPEG, PNG or WebP photo.");
+    throw new Problem(say("trouble.unreadable"));
   }
 }

@@ -1,6 +1,6 @@
 // A box drawn by hand over the photo: with the mouse, by touch, or placed with four sliders. Makes no requests.
 
-import { parts } from "./words.js";
+import { parts, say } from "./words.js";
 
 const EDGES = ["left", "top", "width", "height"];
 const START = { left: 40, top: 35, width: 20, height: 25 }; // per cent of the photo
@@ -26,7 +26,7 @@ export function bindDrawing(root, onBox) {
     frame.hidden = !start && !placing;
     for (const edge of EDGES) {
       sliders[edge].value = draft[edge];
-      sliders[edge].setAttribute("aria-valuetext", `${Math.round(draft[edge])} % of the photo`);
+      sliders[edge].setAttribute("aria-valuetext", say("draw.share", { n: Math.round(draft[edge]) }));
       frame.style[edge] = `${draft[edge]}%`;
     }
   };

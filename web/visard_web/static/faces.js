@@ -1,6 +1,6 @@
 // The faces of one photo: boxes on it, a choice for each, and what became of each. Makes no requests.
 
-import { count, element, parts, percent, stamp } from "./words.js";
+import { decimal, element, joined, parts, percent, pieces, say, stamp } from "./words.js";
 
 const TAG_PERCENT = 8; // of the photo's height above a box, so that the box's number fits there
 const UNCERTAIN_BELOW = 0.8; // confidence under which the page advises to choose the direction
@@ -36,26 +36,28 @@ export function drawBoxes(layer, faces, { width, height }) {
 export function faceChoice(face, group, minFacePx) {
   const fieldset = stamp("face-choice");
   const { crop, opinion, directions, remove } = parts(fieldset);
-  fieldset.querySelector("legend").textContent = `Face ${face.index + 1}${face.by_hand ? ", marked by you" : ""}`;
+  const n = face.index + 1;
+  fieldset.querySelector("legend").textContent = say(face.by_hand ? "choice.face_marked" : "choice.face", { n });
   remove.hidden = !face.by_hand;
-  crop.alt = `Face ${face.index + 1}, cut out`;
+  crop.alt = say("choice.crop", { n });
   opinion.id = `${group}-opinion`;
   fieldset.setAttribute("aria-describedby", opinion.id);
   for (const radio of directions.querySelectorAll("input")) radio.name = group;
   if (face.reason) {
     fieldset.classList.add("too-small");
     opinion.textContent = face.too_small
-      ? `Too small to swap, with fewer than ${minFacePx} pixels across: it will be covered.`
-      : "Not seen clearly enough to swap: it will be covered.";
+      ? say("choice.too_small", { n: minFacePx })
+      : say("choice.unclear");
     for (const radio of directions.querySelectorAll("input")) {
       if (radio.value === "cover") radio.checked = true;
       else if (radio.value !== "leave") radio.parentElement.remove();
     }
   } else {
     const { label, confidence } = face.gender;
-    opinion.append("Apparent gender: ", element("strong", "", label), `, ${percent(confidence)} confidence`);
+    const gender = element("strong", "", say(`gender.${label}`));
+    opinion.append(...pieces("choice.opinion", { gender, percent: percent(confidence) }));
     if (confidence < UNCERTAIN_BELOW) {
-      opinion.append(element("span", "advice", "The classifier is unsure: better choose the direction yourself."));
+      opinion.append(element("span", "advice", say("choice.unsure")));
     }
   }
   return {
@@ -71,29 +73,22 @@ export function faceChoice(face, group, minFacePx) {
 export function faceResult(face) {
   const item = stamp("face-result");
   const { crop, swapped, marks, "swapped-figure": after } = parts(item);
-  const name = `Face ${face.index + 1}`;
-  item.querySelector("h4").textContent = name;
-  crop.alt = `${name} before`;
-  swapped.alt = `${name} after`;
+  const n = face.index + 1;
+  item.querySelector("h4").textContent = say("choice.face", { n });
+  crop.alt = say("result.crop_before", { n });
+  swapped.alt = say("result.crop_after", { n });
   if (face.outcome !== "swapped") {
     after.remove();
     const [kind, text] =
-      face.outcome === "covered" ? ["good", `Covered: ${WHY[face.reason]}.`] : ["warn", "Left visible, as chosen."];
+      face.outcome === "covered"
+        ? ["good", say("result.covered_because", { why: say(`why.${face.reason}`) })]
+        : ["warn", say("result.left")];
     marks.append(element("li", `mark ${kind}`, text));
     return { item, crop, swapped: null };
   }
   marks.append(...marksOf(face));
   return { item, crop, swapped };
 }
-
-const WHY = {
-  chosen: "as chosen",
-  too_small: "it was too small to swap",
-  unclear: "it was not seen clearly enough to swap",
-  implausible: "no swap looked like a face in its place",
-  not_flipped: "no swap looked like the other gender",
-  still_recognised: "a recogniser still matched its swap",
-};
 
 /**
  * What to say of faces that are covered because of their swaps, where another persona may help; empty without any.
@@ -103,34 +98,26 @@ const WHY = {
 export function mayChange({ faces }, again) {
   const numbers = faces.filter((face) => face.another_may_do).map(({ index }) => index + 1);
   if (!numbers.length) return "";
-  const one = numbers.length === 1;
-  const which = `${one ? "Face" : "Faces"} ${numbers.join(", ")}`;
-  const them = one ? "it" : "them";
-  return again
-    ? `${which} ${one ? "stays" : "stay"} covered: the other personas did not change ${them} enough either.`
-    : `${which} ${one ? "is" : "are"} covered: the personas that were tried did not change ${them} enough.`;
+  return say(again ? "again.still" : "again.first", { n: numbers.length, numbers: joined(numbers) });
 }
 
 function marksOf(face) {
   const { label, confidence } = face.swapped_gender;
-  const flip = element("li", "mark good", `Swapped: now looks ${label}, ${percent(confidence)} confidence.`);
-  const distance = `Distance ${face.identity_distance.toFixed(2)}.`;
-  const recogniser = element("li", "mark good", `One recogniser does not match it any more. ${distance}`);
-  const similarity = `Similarity ${face.similarity_percent.toFixed(1)}\u00a0%, pixel cosine ${face.pixel_cosine.toFixed(2)}.`;
-  return [flip, recogniser, element("li", "mark", similarity)];
+  const looks = say("result.looks", { gender: say(`gender.${label}`), percent: percent(confidence) });
+  const distance = say("result.distance", { distance: decimal(face.identity_distance, 2) });
+  const similarity = say("result.similarity", {
+    percent: `${decimal(face.similarity_percent, 1)}\u00a0%`,
+    cosine: decimal(face.pixel_cosine, 2),
+  });
+  return [element("li", "mark good", looks), element("li", "mark good", distance), element("li", "mark", similarity)];
 }
 
 /** Headline and warnings of a result: `{verdict, warnings}`. */
 export function judge({ faces }) {
   const ended = (outcome) => faces.filter((face) => face.outcome === outcome).length;
   const [swapped, covered, visible] = ["swapped", "covered", "visible"].map(ended);
-  const warnings = [];
-  if (visible) {
-    const stay = visible === 1 ? "1 face is still visible" : `${visible} faces are still visible`;
-    warnings.push(`${stay} in this result, because you left ${visible === 1 ? "it" : "them"} so.`);
-  }
-  const parts = [`${count(swapped, "face")} swapped`];
-  if (covered) parts.push(`${covered} covered`);
-  if (visible) parts.push(`${visible} left visible`);
-  return { verdict: parts.join(", "), warnings };
+  const parts = [say("result.swapped", { n: swapped })];
+  if (covered) parts.push(say("result.covered", { n: covered }));
+  if (visible) parts.push(say("result.visible", { n: visible }));
+  return { verdict: joined(parts), warnings: visible ? [say("result.still_visible", { n: visible })] : [] };
 }

@@ -1,12 +1,15 @@
 // The page: photos come in by click, drop, paste and camera, wait for consent, and get a card each.
 
+import { bindAll } from "./all.js";
 import { request } from "./api.js";
 import { bindCamera } from "./camera.js";
 import { Card } from "./card.js";
-import { announce, count, minutes } from "./words.js";
+import { announce, megabytes, say, time } from "./words.js";
+
+const UNDO_MS = 30_000; // long enough to notice, short enough for who leaves a machine that others use, too
 
 const byId = (id) => document.getElementById(id);
-const [files, drop, consent, waiting, refusal, photos, forgetAll] = [
+const [files, drop, consent, waiting, refusal, photos, forgetAll, undo, undoText, undoButton] = [
   "files",
   "drop",
   "consent",
@@ -14,34 +17,40 @@ const [files, drop, consent, waiting, refusal, photos, forgetAll] = [
   "refusal",
   "photos",
   "forget-all",
+  "undo",
+  "undo-text",
+  "undo-button",
 ].map(byId);
 
-const cards = new Set();
+let cards = new Set(); // in the order in which they stand on the page
 let held = []; // files that arrived before consent was given; nothing of them has been sent
-let line = Promise.resolve(); // one upload at a time: the first photo is ready soonest, and the server is not flooded
+let line = Promise.resolve(); // one photo at a time: the first is ready soonest, and the server is not flooded
 let about = { max_bytes: Infinity, min_face_px: 40, keeps_for_s: 300 }; // until the server has told its own
+let lastCards; // those that stood here before some were forgotten last; undefined where that cannot be undone
+let lastTimer;
+
+const all = bindAll(() => cards, { onSwapAll: swapAll });
 
 /** Take files in, or hold them until consent is given. */
 function add(list) {
   refuse("");
   if (!consent.checked) {
     held.push(...list);
-    waiting.textContent =
-      `${count(held.length, "photo")} ${held.length === 1 ? "waits" : "wait"} for your confirmation above. ` +
-      "Nothing has been sent yet.";
+    waiting.textContent = say("upload.held", { n: held.length });
     waiting.hidden = false;
     announce(waiting.textContent);
     consent.focus();
     return;
   }
-  const added = list.map((file) => new Card(file, about, { onGone: gone, onAgain: enqueue }));
+  const hooks = { onForgotten: (card) => forgotten([card]), onAgain: enqueue, onStage: pageChanged };
+  const added = list.map((file) => new Card(file, about, hooks));
   for (const card of added) {
     cards.add(card);
     photos.append(card.element);
     enqueue(card);
   }
   pageChanged();
-  added[0]?.element.scrollIntoView({ block: "start" });
+  added[0]?.focus();
 }
 
 function enqueue(card) {
@@ -49,16 +58,51 @@ function enqueue(card) {
   line = line.then(() => card.send());
 }
 
-function gone(card) {
-  cards.delete(card);
+/** Swap the faces of photos one after the other, after what is on its way to the server. */
+function swapAll(list) {
+  for (const card of list) if (card.mayBeSentAgain) enqueue(card);
+  for (const card of list) line = line.then(() => cards.has(card) && card.swap(true));
+  line = line.then(() => all.tell());
+}
+
+/** The server has forgotten photos: take them off the page, and offer to bring them back for a while. */
+function forgotten(list) {
+  lastCards = cards;
+  cards = new Set([...cards].filter((card) => !list.includes(card)));
   pageChanged();
-  announce(`${card.name} was forgotten.`);
-  files.focus();
+  undoText.textContent = say("undo.text", { n: list.length, name: list[0].name });
+  undo.hidden = false;
+  announce(undoText.textContent);
+  undoButton.focus();
+  clearTimeout(lastTimer);
+  lastTimer = setTimeout(() => endUndo(say("undo.gone")), UNDO_MS);
+}
+
+/** Send forgotten photos again, each in the place where it stood. */
+undoButton.addEventListener("click", () => {
+  const back = [...lastCards].filter((card) => !cards.has(card));
+  const added = [...cards].filter((card) => !lastCards.has(card));
+  cards = new Set([...lastCards].filter((card) => cards.has(card) || back.includes(card)).concat(added));
+  photos.replaceChildren(...[...cards].map((card) => card.element));
+  for (const card of back) enqueue(card);
+  endUndo("");
+  pageChanged();
+  back[0].focus();
+});
+
+function endUndo(text) {
+  clearTimeout(lastTimer);
+  lastCards = undefined;
+  const here = undo.contains(document.activeElement);
+  undo.hidden = true;
+  if (here) files.focus();
+  if (text) announce(text);
 }
 
 function pageChanged() {
   forgetAll.hidden = cards.size === 0;
   document.body.classList.toggle("has-photos", cards.size > 0);
+  all.changed();
 }
 
 function refuse(text) {
@@ -72,16 +116,14 @@ async function forgetEverything() {
   try {
     await request("page/photos", { method: "DELETE", json: { ids: savedIds() } });
   } catch (error) {
-    refuse(`${error.message} Until then your photos may still be in its memory; it forgets them by itself.`);
+    refuse(`${error.message} ${say("trouble.still_kept")}`);
     return;
   }
-  for (const card of cards) card.leave();
-  cards.clear();
+  const list = [...cards];
+  for (const card of list) card.leave();
   held = [];
   waiting.hidden = true;
-  pageChanged();
-  announce("Everything was forgotten. The server keeps none of your photos.");
-  files.focus();
+  forgotten(list);
 }
 
 consent.addEventListener("change", () => {
@@ -105,10 +147,10 @@ addEventListener("dragleave", (event) => event.relatedTarget ?? drop.classList.r
 addEventListener("drop", (event) => {
   event.preventDefault();
   drop.classList.remove("over");
-  take(event.dataTransfer, "That was not a file. Save the picture first, then drop the file here.");
+  take(event.dataTransfer, say("upload.no_file"));
 });
 addEventListener("paste", (event) => {
-  take(event.clipboardData, "The clipboard holds no picture. Copy a picture first, then paste it here.");
+  take(event.clipboardData, say("upload.no_picture"));
 });
 
 function take(transfer, otherwise) {
@@ -128,8 +170,8 @@ addEventListener("pagehide", (event) => {
 try {
   about = await (await request("page/about")).json();
   const megapixels = Math.floor(about.max_pixels / 1e6);
-  byId("limit").textContent = `, up to ${Math.floor(about.max_bytes / 2 ** 20)} MB and ${megapixels} megapixels`;
-  byId("keeps-for").textContent = `at most ${minutes(about.keeps_for_s)}`;
+  byId("limit").textContent = say("upload.limit", { megabytes: megabytes(about.max_bytes), megapixels });
+  byId("keeps-for").textContent = say("upload.at_most", { time: time(about.keeps_for_s) });
   byId("untrained-models").textContent = about.untrained.join(", ");
   byId("untrained").hidden = about.untrained.length === 0;
 } catch (error) {
