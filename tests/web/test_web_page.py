@@ -407,47 +407,70 @@ def test_a_limit_that_is_far_away_and_a_server_that_is_down(browser, tiny_server
         expect(page.locator(".card")).to_have_count(2)
 
 
-def test_all_photos_at_once(browser, tiny_server, photos, tmp_path):
-    """Sent and swapped in turn, also where the server takes few at a time; one file of all, under their own names."""
-    (tmp_path / "one.png").write_bytes(photos["two"].read_bytes())  # another photo of the same name
-    with (
-        web_server(tiny_server.grpc_url, rate="3/5 seconds") as url,
-        watched_page(browser, f"{url}/", viewport={"width": 1280, "height": 900}) as page,
-    ):
-        consent(page)
-        everything = page.get_by_role("region", name="5 photos")
-        choose(page, photos["one"], tmp_path / "one.png", photos["nobody"], photos["moving"], photos["two"])
-        expect(page.get_by_role("heading", name="one.png").first).to_be_focused()
-        everything.get_by_role("button", name="Swap all").click()
-        expect(page.get_by_text(re.compile("It goes on by itself in [1-5] seconds?\\.$")).first).to_be_visible()
-        expect(everything).to_contain_text("3 ready to download, 1 without a face: look at it, 1 that did not work")
-        expect(page.get_by_role("status")).to_have_text(re.compile("^5 photos: 3 ready to download"))
-        expect(everything.get_by_role("progressbar")).to_have_js_property("value", 9)  # of 10: one waits for a box
-        expect(everything.get_by_role("button", name="Swap all")).to_be_disabled()
-        with page.expect_download() as download:
-            everything.get_by_role("button", name="Download 3 photos as a ZIP").click()
-        assert download.value.suggested_filename == "anonymized.zip"
-        with zipfile.ZipFile(download.value.path()) as together:
-            assert together.testzip() is None
-            assert together.namelist() == ["one.jpg", "one (2).jpg", "two.jpg"]
-            sizes = [Image.open(together.open(name)).size for name in together.namelist()]
-        assert sizes == [(370, 330), (740, 330), (740, 330)]
+def limited(status, error):
+    """A route that refuses the first request with a pause of a second, and lets the others through."""
+    refused = []
 
-        # Forgotten by mistake: back in its place, with the choices, though the server had to be sent it again.
-        second = page.locator(".card").nth(1)
-        second.get_by_role("button", name="Change the choices").click()
-        second.get_by_role("group", name="Face 2").get_by_role("radio", name="To male").check()
-        before = name_of(page, second)
-        second.get_by_role("button", name="Forget this photo").click()
-        expect(page.locator(".card")).to_have_count(4)
-        expect(page.get_by_text("one.png was forgotten: the server keeps no copy.").last).to_be_visible()
-        assert page.request.get(f"{before}/before").status == 404
-        page.get_by_role("button", name="Undo").click()
-        expect(second.get_by_role("heading", name="one.png")).to_be_focused()
-        saved(second)
-        assert name_of(page, second) != before
-        expect(second.get_by_role("group", name="Face 2").get_by_role("radio", name="To male")).to_be_checked()
-        expect(page.get_by_role("button", name="Undo")).to_be_hidden()
+    def route(route):
+        if refused:
+            route.fallback()
+        else:
+            refused.append(route.request.url)
+            problem = {"status": status, "error": error, "detail": "wait"}
+            route.fulfill(status=status, headers={"Retry-After": "1"}, json=problem)
+
+    return route
+
+
+def test_all_photos_at_once(page, photos, tmp_path):
+    """Sent and swapped in turn, also where the server takes no more; one file of all, under their own names."""
+    (tmp_path / "one.png").write_bytes(photos["two"].read_bytes())  # another photo of the same name
+    page.route(re.compile("/page/photos$"), limited(429, "TooManyRequests"))
+    page.route(re.compile("/anonymize$"), limited(503, "Overloaded"))
+    page.evaluate(
+        """() => {
+          window.said = [];
+          const note = () => document.querySelectorAll("[data-part=doing]").forEach((p) => said.push(p.textContent));
+          new MutationObserver(note).observe(document.body, { subtree: true, childList: true, characterData: true });
+        }"""
+    )
+    consent(page)
+    everything = page.get_by_role("region", name="5 photos")
+    choose(page, photos["one"], tmp_path / "one.png", photos["nobody"], photos["moving"], photos["two"])
+    expect(page.get_by_role("heading", name="one.png").first).to_be_focused()
+    everything.get_by_role("button", name="Swap all").click()
+    expect(everything).to_contain_text("3 ready to download, 1 without a face (look at it), 1 that did not work")
+    expect(page.get_by_role("status")).to_have_text(re.compile("^5 photos: 3 ready to download"))
+    pause = "The server takes no more for the moment. It goes on by itself in 1 second."
+    before_and_after = page.evaluate("[...new Set(said)]")
+    assert pause in before_and_after
+    assert {"Sending the photo…", "Anonymising the photo…"} <= set(before_and_after)
+    expect(everything.get_by_role("progressbar")).to_have_js_property("value", 9)  # of 10: one waits for a box
+    expect(everything.get_by_role("button", name="Swap all")).to_be_disabled()
+    with page.expect_download() as download:
+        everything.get_by_role("button", name="Download 3 photos as a ZIP").click()
+    assert download.value.suggested_filename == "anonymized.zip"
+    with zipfile.ZipFile(download.value.path()) as together:
+        assert together.testzip() is None
+        assert together.namelist() == ["one.jpg", "one (2).jpg", "two.jpg"]
+        sizes = [Image.open(together.open(name)).size for name in together.namelist()]
+    assert sizes == [(370, 330), (740, 330), (740, 330)]
+
+    # Forgotten by mistake: back in its place, with the choices, though the server had to be sent it again.
+    second = page.locator(".card").nth(1)
+    second.get_by_role("button", name="Change the choices").click()
+    second.get_by_role("group", name="Face 2").get_by_role("radio", name="To male").check()
+    before = name_of(page, second)
+    second.get_by_role("button", name="Forget this photo").click()
+    expect(page.locator(".card")).to_have_count(4)
+    expect(page.get_by_text("one.png was forgotten: the server keeps no copy.").last).to_be_visible()
+    assert page.request.get(f"{before}/before").status == 404
+    page.get_by_role("button", name="Undo").click()
+    expect(second.get_by_role("heading", name="one.png")).to_be_focused()
+    saved(second)
+    assert name_of(page, second) != before
+    expect(second.get_by_role("group", name="Face 2").get_by_role("radio", name="To male")).to_be_checked()
+    expect(page.get_by_role("button", name="Undo")).to_be_hidden()
 
 
 def test_models_down(browser, photos):
@@ -483,7 +506,7 @@ def test_forget(page, photos):
     assert [page.request.get(f"{name}/before").status for name in names] == [200, 404, 200]
     page.get_by_role("button", name="Forget everything").click()
     expect(cards).to_have_count(0)
-    expect(page.get_by_role("status")).to_have_text(re.compile("^2 photos were forgotten: the server keeps no copy"))
+    expect(page.get_by_role("status")).to_have_text(re.compile("^3 photos were forgotten: the server keeps no copy"))
     expect(page.get_by_role("button", name="Undo")).to_be_focused()
     expect(page.get_by_role("button", name="Forget everything")).to_be_hidden()
     assert [page.request.get(f"{name}/before").status for name in names] == [404, 404, 404]
@@ -678,6 +701,16 @@ def test_the_page_speaks_german(browser, site, photos):
             "Dieses Format wird nicht gelesen. Wählen Sie ein stehendes Bild als JPEG, PNG, WebP, AVIF oder HEIC."
         )
         expect(page.locator("#all-state")).to_have_text(re.compile("^1 fertig.+1 fehlgeschlagen$"))
+
+
+def test_the_description_of_the_api_is_accessible(page, site):
+    page.get_by_role("link", name="a REST API").click()
+    expect(page.get_by_role("heading", name="REST API", level=1)).to_be_visible()
+    page.set_viewport_size({"width": 320, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
+    assert page.evaluate("document.styleSheets.length") == 2
+    report = Axe().run(page)
+    assert not report.violations_count, report.generate_report()
 
 
 def test_no_accessibility_violation(page, photos, monkeypatch):

@@ -485,7 +485,7 @@ def test_a_key_is_needed_where_there_are_keys(keyed, photo):
 
 
 def test_people_type_the_key_as_password(keyed):
-    for path in ("/", "/page/about", "/static/page.css"):
+    for path in ("/", "/docs", "/page/about", "/static/page.css"):
         answer = keyed.get(path)
         assert_problem(answer, 401, "PermissionDenied")
         assert answer.headers["www-authenticate"].startswith("Basic ")
@@ -543,10 +543,36 @@ def test_the_operators_names_are_known(tiny_server):
         assert http.get("/healthz", headers={"Host": "faces.EXAMPLE:443"}).status_code == 200
 
 
+def test_the_description_can_be_read(http):
+    """All of it, made of the same document, without a script and without anything from elsewhere."""
+    answer = http.get("/docs")
+    assert answer.headers["content-type"].startswith("text/html")
+    described = http.get("/openapi.json").json()
+    for path, methods in described["paths"].items():
+        for method, operation in methods.items():
+            assert f"<code>{method.upper()} {path}</code>" in answer.text
+            for parameter in operation.get("parameters", []):
+                assert f"<code>{parameter['name']}</code>" in answer.text
+    for name in described["components"]["schemas"]:
+        assert f'<h3 id="{name}">' in answer.text
+    targets = set(re.findall(r'(?:href|src)="([^"]+)"', answer.text))
+    assert {each for each in targets if not each.startswith("#")} == {
+        "static/icon.svg",
+        "static/base.css",
+        "static/reference.css",
+        "./",
+        "openapi.json",
+    }
+    assert {each[1:] for each in targets if each.startswith("#")} <= set(re.findall(r'id="([^"]+)"', answer.text))
+    assert "<script" not in answer.text
+
+
 # --- what every answer has ---
 
 
-@pytest.mark.parametrize("path", ["/", "/static/page.css", "/healthz", "/v1/faces", "/nowhere", "/openapi.json"])
+@pytest.mark.parametrize(
+    "path", ["/", "/static/page.css", "/healthz", "/v1/faces", "/nowhere", "/openapi.json", "/docs"]
+)
 def test_every_answer_keeps_browsers_in_check(http, path):
     headers = http.get(path).headers
     assert headers["content-security-policy"] == (

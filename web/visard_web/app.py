@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from visard import AsyncClient, VisardError
@@ -32,6 +32,7 @@ from visard_web.problems import (
     problem_response,
     unusable,
 )
+from visard_web.reference import reference_page
 from visard_web.state import AppState
 from visard_web.store import Store
 
@@ -79,7 +80,7 @@ def create_app(connection: Connection | Local, settings: Settings) -> FastAPI:
         title="Visard",
         version=version("visard"),
         description=DESCRIPTION,
-        docs_url=None,  # they would load scripts from elsewhere
+        docs_url=None,  # they would load scripts from elsewhere: see `visard_web.reference`
         redoc_url=None,
         lifespan=running,
         exception_handlers=_HANDLERS,
@@ -87,6 +88,11 @@ def create_app(connection: Connection | Local, settings: Settings) -> FastAPI:
     app.include_router(rest.router(state))
     app.include_router(probes.router(state))
     app.include_router(page.router(state))
+
+    @app.get("/docs", include_in_schema=False)
+    async def reference() -> HTMLResponse:
+        return HTMLResponse(reference_page(app.openapi()))
+
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_middleware(
         RequestMiddleware,

@@ -48,8 +48,8 @@ _HEADERS = {
 }
 
 _OPEN = ("/healthz", "/readyz", "/openapi.json")  # without a key: probes, and what the API looks like
-_PAGE = ("/", "/static/", "/page/")
-_LINKED = ("/", "/static/", *_OPEN)  # where a link on another site may lead
+_PAGE = ("/", "/docs", "/static/", "/page/")
+_LINKED = ("/", "/docs", "/static/", *_OPEN)  # where a link on another site may lead
 _UPLOADS = ("/v1/", "/page/photos")
 _CHANGES = "/page/photos/"  # of photos that are kept: counted apart, or a photo of the page would count twice
 

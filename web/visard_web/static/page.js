@@ -6,7 +6,7 @@ import { bindCamera } from "./camera.js";
 import { Card } from "./card.js";
 import { announce, megabytes, say, time } from "./words.js";
 
-const UNDO_MS = 30_000; // long enough to notice, short enough for who leaves a machine that others use, too
+const UNDO_MS = 60_000; // long enough to notice, short enough for who leaves a machine that others use, too
 
 const byId = (id) => document.getElementById(id);
 const [files, drop, consent, waiting, refusal, photos, forgetAll, undo, undoText, undoButton] = [
@@ -26,7 +26,7 @@ let cards = new Set(); // in the order in which they stand on the page
 let held = []; // files that arrived before consent was given; nothing of them has been sent
 let line = Promise.resolve(); // one photo at a time: the first is ready soonest, and the server is not flooded
 let about = { max_bytes: Infinity, min_face_px: 40, keeps_for_s: 300 }; // until the server has told its own
-let lastCards; // those that stood here before some were forgotten last; undefined where that cannot be undone
+let lastCards; // those that stood here before some were forgotten; undefined where that cannot be undone any more
 let lastTimer;
 
 const all = bindAll(() => cards, { onSwapAll: swapAll });
@@ -51,6 +51,8 @@ function add(list) {
   }
   pageChanged();
   added[0]?.focus();
+  // All that can be done with several stands above the first.
+  if (added.length > 1 && added.length === cards.size) byId("all").scrollIntoView({ block: "start" });
 }
 
 function enqueue(card) {
@@ -67,10 +69,11 @@ function swapAll(list) {
 
 /** The server has forgotten photos: take them off the page, and offer to bring them back for a while. */
 function forgotten(list) {
-  lastCards = cards;
+  lastCards = new Set([...(lastCards ?? []), ...cards]);
   cards = new Set([...cards].filter((card) => !list.includes(card)));
   pageChanged();
-  undoText.textContent = say("undo.text", { n: list.length, name: list[0].name });
+  const gone = [...lastCards].filter((card) => !cards.has(card));
+  undoText.textContent = say("undo.text", { n: gone.length, name: gone[0].name });
   undo.hidden = false;
   announce(undoText.textContent);
   undoButton.focus();
