@@ -78,7 +78,7 @@ _INNER, _MOVED = slice(17, 68), 0.2
 _ALIGNED_BOX = (108, 148, 411, 451)  # where the detector's box lies in a 512-pixel crop, median over real faces
 
 _PREDICTOR_MAX_BYTES = 256 * 2**20  # unpacked; the published one has 95 MiB
-_PREDICTOR_FILE = "shape_predictor_68_face_landmarks.dat"
+PREDICTOR_FILE = "shape_predictor_68_face_landmarks.dat"
 
 _loading = threading.Lock()
 _of_thread = threading.local()
@@ -136,7 +136,7 @@ class FaceFinder:
     """
 
     def __init__(self, landmarks_model: str | PathLike[str] | None = None) -> None:
-        path = installed_model(_PREDICTOR_FILE) if landmarks_model is None else Path(landmarks_model)
+        path = installed_model(PREDICTOR_FILE) if landmarks_model is None else Path(landmarks_model)
         with _loading:
             self._predictor = _load_predictor(path)
         self._hog = dlib.get_frontal_face_detector()

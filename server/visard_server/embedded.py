@@ -39,11 +39,10 @@ def embedded_server(
     return TritonServer(models or demo_models(report_line), **settings)
 
 
-def demo_models(report_line: Callable[[str], None] = lambda line: None) -> Path:
-    """Find the demo models in the user's cache folder; the first call puts them together there, which takes a second.
+def demo_models_folder() -> Path:
+    """Where the demo models are, or will be, in the user's cache folder.
 
-    The folder's name holds the digest of all that they are made of, so that whatever changes is made anew. Only models
-    lie there, never a photograph.
+    The folder's name holds the digest of all that they are made of, so that whatever changes is made anew.
     """
     sources = [
         *Path(repository.__file__).parent.glob("*.py"),
@@ -52,7 +51,15 @@ def demo_models(report_line: Callable[[str], None] = lambda line: None) -> Path:
         *repository.static_repository().rglob("*.py"),
     ]
     digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sorted(sources)))
-    folder = user_cache_path("visard") / f"demo-models-{digest.hexdigest()[:12]}"
+    return user_cache_path("visard") / f"demo-models-{digest.hexdigest()[:12]}"
+
+
+def demo_models(report_line: Callable[[str], None] = lambda line: None) -> Path:
+    """Find the demo models, see `demo_models_folder`; the first call puts them together there, which takes a second.
+
+    Only models lie there, never a photograph.
+    """
+    folder = demo_models_folder()
     if not folder.is_dir():
         with needs("local", "making the demo models"):
             from visard_export.prebuilt import put_together
