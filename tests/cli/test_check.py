@@ -40,7 +40,7 @@ def test_where_nothing_is_missing_every_command_is_ready(without):
     assert {said[command] for command in check._WITHOUT} == {("ready", "")}
     assert said["models of the detector"] == ("there", "")
     assert said["demo models"][0].startswith("are made at the first use, in ")
-    assert {helps for _, helps in said.values()} == {""}
+    assert {helps for what, (_, helps) in said.items() if what != "NVIDIA GPU"} == {""}
 
 
 def test_without_any_engine_one_line_brings_the_one_that_runs_everywhere(without):
