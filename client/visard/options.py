@@ -13,7 +13,7 @@ from visard.boxes import check_boxes
 from visard.declared import check
 from visard.policy import Unswapped
 from visard.wire import Direction
-from visard_preprocess import DETECTOR_THRESHOLD, MAX_PIXELS, Keep
+from visard_preprocess import DETECTOR_THRESHOLD, MAX_PIXELS, CoverStyle, Keep
 
 # A direction for one face, or that it is covered, or stays visible.
 Choice = Literal["opposite", "to_male", "to_female", "cover", "leave"]
@@ -40,6 +40,13 @@ UnswappedOption = Annotated[
 IdentityOption = Annotated[
     bool,
     Doc("A face that a recogniser still matches counts as not swapped. Costs 16 ms of processor time a face."),
+]
+CoverOption = Annotated[
+    CoverStyle,
+    Doc(
+        "How a covered head looks: a soft cloud or a mosaic of 16 coarse colours, or one grey, of which nothing of the "
+        "head can be told."
+    ),
 ]
 KeepOption = Annotated[
     Keep,
@@ -70,6 +77,7 @@ class Options:
     direction: DirectionOption = "opposite"
     min_confidence: MinConfidence = 0.5
     unswapped: UnswappedOption = "cover"
+    cover: CoverOption = "soft"
     output: Annotated[
         Literal["photo", "crops"], Doc("The photo with the faces blended in, or the generated faces alone.")
     ] = "photo"

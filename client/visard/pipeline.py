@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from visard.options import Options
+    from visard_preprocess import CoverStyle
     from visard_preprocess.align import Face
     from visard_preprocess.exif import Exif
     from visard_preprocess.geometry import Box
@@ -310,7 +311,7 @@ def finish(prepared: Prepared, faces: Sequence[FaceResult], options: Options, se
     watch = Stopwatch()
     photo = None
     if options.output == "photo":
-        photo = blend(prepared.photo, faces, others)
+        photo = blend(prepared.photo, faces, others, options.cover)
         watch.lap("blend")
     return Result(
         photo=photo,
@@ -326,7 +327,10 @@ def _unswapped(index: int, box: Box, reason: Reason, unswapped: Unswapped) -> Un
 
 
 def blend(
-    photo: NDArray[np.uint8], faces: Sequence[FaceResult], others: Sequence[UnswappedFace] = ()
+    photo: NDArray[np.uint8],
+    faces: Sequence[FaceResult],
+    others: Sequence[UnswappedFace] = (),
+    style: CoverStyle = "soft",
 ) -> NDArray[np.uint8]:
     """Put swapped faces where they belong and cover those that are to be covered: a new photo of the same shape."""
     from visard_preprocess.compose import FaceSwap, compose
@@ -334,5 +338,5 @@ def blend(
 
     result = compose(photo, [FaceSwap(quad=face.quad, aligned=face.aligned, swapped=face.swapped) for face in faces])
     # Last: the swap of a face next to it must not bring it back.
-    cover(result, [face.box for face in others if face.outcome == "covered"])
+    cover(result, [face.box for face in others if face.outcome == "covered"], style)
     return result

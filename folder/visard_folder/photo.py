@@ -25,6 +25,7 @@ from visard.declared import check
 from visard.judgement import after_second_try, descriptor, for_second_try, identity_distance, judge, score
 from visard.options import (
     Choice,
+    CoverOption,
     DetectorThreshold,
     DirectionOption,
     IdentityOption,
@@ -71,6 +72,7 @@ class Settings:
         ),
     ] = "withhold"
     detector_threshold: DetectorThreshold = DETECTOR_THRESHOLD
+    cover: CoverOption = "soft"
     keep: KeepOption = "nothing"
 
     def __post_init__(self) -> None:
@@ -86,6 +88,7 @@ class Settings:
                 "min_confidence": self.min_confidence,
                 "identity": self.identity,
                 "detector_threshold": self.detector_threshold,
+                "cover": self.cover,
                 "keep": self.keep,
                 **changes,
             }

@@ -17,3 +17,4 @@ DETECTOR_THRESHOLD = 0.6  # the score from which on something is a face; benchma
 MAX_PIXELS = 64_000_000  # a larger photo is refused where the caller does not say otherwise
 
 Keep = Literal["nothing", "exposure", "date", "exposure_and_date"]  # of a photo's metadata; see `exif`
+CoverStyle = Literal["soft", "mosaic", "solid"]  # see `cover`

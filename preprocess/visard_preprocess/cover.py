@@ -1,7 +1,9 @@
 """Covers heads so that nothing of a face remains: for faces that cannot be swapped.
 
-A cover is a soft cloud of the colours around: 16 coarse colours of the whole head, with noise, and no edge of the photo
-in it. It hides the face from people and from recognisers; that somebody is there stays visible.
+There are three styles. `soft` is a soft cloud of the colours around: 16 coarse colours of the whole head, with noise,
+and no edge of the photo in it. `mosaic` shows the same 16 colours as squares. `solid` is one grey, of which nothing of
+the head can be told. They hide the face from people and from recognisers; that somebody is there stays visible. A blur
+and a mosaic of more squares are not offered: benchmarks/results/covers.md says why, and what still shows.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from visard_preprocess import CoverStyle
+
+_GREY = 112
 _CELLS = 4  # per edge: a head of 4×4 colours has no eyes
 _STEP = 16  # levels of 256 that one colour is rounded to: takes off the last of what the means could tell
 _GRAIN = 3.0  # standard deviation of the grain, in levels: a cover without any looks cut out
@@ -27,15 +32,18 @@ _HALF_WIDTH, _ABOVE, _BELOW = 0.95, 0.75, 0.35
 _FEATHER = 0.15  # how far beyond the head the cover fades out, in its radii
 
 
-def cover(photo: NDArray[np.uint8], boxes: Iterable[tuple[float, float, float, float]]) -> None:
+def cover(
+    photo: NDArray[np.uint8], boxes: Iterable[tuple[float, float, float, float]], style: CoverStyle = "soft"
+) -> None:
     """Cover heads, in place.
 
     At most 48 numbers of 4 bits remain of a head, whatever its size: the means of 4×4 cells, rounded to steps of 16
-    levels, and each cell moved by up to one step at random.
+    levels, and each cell moved by up to one step at random. Of a solid cover, none.
 
     Args:
         photo: (H, W, 3) uint8 RGB, writable.
         boxes: (left, top, right, bottom) of faces in photo pixels, as a detector gives them; they may leave the photo.
+        style: how the cover looks.
     """
     random = np.random.default_rng(secrets.randbits(128))
     height, width = photo.shape[:2]
@@ -52,17 +60,30 @@ def cover(photo: NDArray[np.uint8], boxes: Iterable[tuple[float, float, float, f
         u = (np.arange(x0, x1, dtype=np.float32) - centre_x) / radius_x
         v = (np.arange(y0, y1, dtype=np.float32) - centre_y) / radius_y
         distance = np.hypot(u[None, :], v[:, None])  # 1 on the head's outline
-        opacity = np.clip((1 + _FEATHER - distance) / _FEATHER, 0, 1)[..., None]
-        cloud = _cloud(region, random)
-        region[...] = np.rint(region + opacity * (cloud - region)).astype(np.uint8)
+        if style == "soft":
+            opacity = np.clip((1 + _FEATHER - distance) / _FEATHER, 0, 1)[..., None]
+            region[...] = np.rint(region + opacity * (_cloud(region, random) - region)).astype(np.uint8)
+        else:
+            head = distance <= 1 + _FEATHER
+            region[head] = _GREY if style == "solid" else _squares(region, random)[head]
 
 
 def _cloud(region: NDArray[np.uint8], random: np.random.Generator) -> NDArray[Any]:
     """(H, W, 3) float32, 0..255: the region's coarse colours, smoothly joined, with grain."""
     height, width = region.shape[:2]
-    means = np.asarray(Image.fromarray(region).resize((_CELLS, _CELLS), Image.Resampling.BOX)).astype(np.float32)
-    coarse = (np.floor(means / _STEP) + 0.5 + random.uniform(-1, 1, (_CELLS, _CELLS, 1))) * _STEP  # grey: no tints
-    cells = Image.fromarray(np.clip(np.rint(coarse), 0, 255).astype(np.uint8))
-    cloud = np.asarray(cells.resize((width, height), Image.Resampling.BICUBIC)).astype(np.float32)
+    cloud = np.asarray(_coarse(region, random).resize((width, height), Image.Resampling.BICUBIC)).astype(np.float32)
     cloud += random.normal(0, _GRAIN, (height, width, 1)).astype(np.float32)
     return np.clip(cloud, 0, 255)
+
+
+def _squares(region: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8: the region's coarse colours."""
+    height, width = region.shape[:2]
+    return np.asarray(_coarse(region, random).resize((width, height), Image.Resampling.NEAREST))
+
+
+def _coarse(region: NDArray[np.uint8], random: np.random.Generator) -> Image.Image:
+    """What remains of a region."""
+    means = np.asarray(Image.fromarray(region).resize((_CELLS, _CELLS), Image.Resampling.BOX)).astype(np.float32)
+    coarse = (np.floor(means / _STEP) + 0.5 + random.uniform(-1, 1, (_CELLS, _CELLS, 1))) * _STEP  # grey: no tints
+    return Image.fromarray(np.clip(np.rint(coarse), 0, 255).astype(np.uint8))

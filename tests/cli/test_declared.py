@@ -158,6 +158,7 @@ def test_the_query_is_what_the_options_declare():
         "direction",
         "min_confidence",
         "unswapped",
+        "cover",
         "output",
         "identity",
         "detector_threshold",

@@ -217,6 +217,16 @@ def test_a_face_that_stays_recognised_is_covered_withheld_or_said_to_be_visible(
     assert '"outcome": "visible"' in json.dumps(shown.to_dict())
 
 
+def test_a_covered_face_looks_as_the_caller_wants_it(client, astronaut):
+    found = client.find(astronaut, gender=False)
+    left, top, right, bottom = (round(edge) for edge in found.faces[0].box)
+    colours = {}
+    for style in ("soft", "mosaic", "solid"):
+        photo = client.anonymize_found(found, ["cover"], Options(cover=style)).photo
+        colours[style] = len(np.unique(photo[top:bottom, left:right].reshape(-1, 3), axis=0))
+    assert colours["solid"] == 1 < colours["mosaic"] <= 16 < colours["soft"]
+
+
 def test_two_people_are_both_swapped(client, shared_photos):
     path = shared_photos["53_face_recognition_two_people.jpg"]["path"]
     result = client.anonymize(path, Options(identity=False))  # one negative is not far enough for dlib

@@ -137,7 +137,17 @@ class Anonymized(BaseModel):
 
 
 # Named one by one: an option that comes to `visard.Options` is the operator's until it is let in here.
-_CALLERS = ("faces", "direction", "min_confidence", "unswapped", "output", "identity", "detector_threshold", "keep")
+_CALLERS = (
+    "faces",
+    "direction",
+    "min_confidence",
+    "unswapped",
+    "cover",
+    "output",
+    "identity",
+    "detector_threshold",
+    "keep",
+)
 _FINDERS = ("detector_threshold",)
 
 _LONGEST_BOX = 80  # characters
