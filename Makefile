@@ -27,11 +27,11 @@ test-quick: $(VENV)/.installed ## Run the tests that answer within two minutes, 
 
 # The gateway is tested with the nginx that runs it, its alert rules with Prometheus' own tool, the page with a browser.
 system-packages:
-	@missing=; for tool in nginx promtool envsubst openssl chromium; do command -v $$tool >/dev/null || missing=1; done; \
+	@missing=; for tool in nginx promtool envsubst openssl chromium curl; do command -v $$tool >/dev/null || missing=1; done; \
 	[ -z "$$missing" ] && [ -e /usr/lib/nginx/modules/ngx_http_js_module.so ] || { \
 		echo "The tests need nginx, promtool and Chromium: installing them with apt"; \
 		$(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends \
-			nginx libnginx-mod-http-js prometheus gettext-base openssl chromium; }
+			nginx libnginx-mod-http-js prometheus gettext-base openssl chromium curl; }
 
 lint: $(VENV)/.installed ## Check style, layers and types
 	$(BIN)/ruff check .

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import os
 import random
+import runpy
 import signal
+import sys
 import tempfile
 import urllib.request
 from contextlib import ExitStack
@@ -24,6 +26,7 @@ from visard_folder.ray_engine import RayEngine
 from visard_folder.ray_engine.cluster import start_local
 from visard_folder.walk import Found, walk
 from visard_server.triton import TritonServer
+from visard_testing.examples import example
 from visard_testing.folder_trees import face_photo, outputs
 from visard_testing.tiny_models import tiny_repository
 from visard_testing.waiting import is_free, wait_until
@@ -310,3 +313,27 @@ def test_places_that_cannot_be_used(tmp_path):
     with pytest.raises(OutputError, match="lie in each other"):
         run("s3://a", "s3://a/b", "127.0.0.1:1", journal_folder=tmp_path / "state")
     assert not (tmp_path / "state").exists()
+
+
+# --- the examples that need a cluster or an object store ---
+
+
+def test_the_example_of_a_folder_on_object_storage(bucket, astronaut, tiny_server, tmp_path, monkeypatch, capsys):
+    bucket.pipe_file("visard-test/example/photo.jpg", astronaut.read_bytes())
+    places = ["s3://visard-test/example", "s3://visard-test/example-out"]
+    monkeypatch.setattr(sys, "argv", ["object_storage.py", *places])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(example("object_storage.py", tmp_path, tiny_server.grpc_url)))
+    assert "'anonymised': 1" in capsys.readouterr().out
+    assert bucket.cat_file("visard-test/example-out/photo.jpg") != astronaut.read_bytes()
+    assert (tmp_path / "journal" / ".visard" / "report.html").is_file()
+
+
+def test_the_example_of_a_cluster(cluster, astronaut, tiny_server, tmp_path, monkeypatch, capsys):
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "photo.jpg").write_bytes(astronaut.read_bytes())
+    monkeypatch.setattr(sys, "argv", ["ray_cluster.py", str(source), str(tmp_path / "out")])
+    runpy.run_path(str(example("ray_cluster.py", tmp_path, tiny_server.grpc_url)))
+    assert "'anonymised': 1" in capsys.readouterr().out
+    assert list(outputs(tmp_path / "out")) == ["photo.jpg"]
