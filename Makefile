@@ -25,13 +25,13 @@ QUICK := tests/preprocess tests/cli/test_declared.py tests/docs/test_readme.py t
 test-quick: $(VENV)/.installed ## Run the tests that answer within two minutes, without apt packages
 	$(BIN)/python -m pytest -q $(QUICK) -m "not (nginx or promtool or browser or ray or slow)"
 
-# The gateway is tested with the nginx that runs it, its alert rules with Prometheus' own tool, the page with a browser.
+# The gateway is tested with the nginx that runs it, its alert rules with Prometheus' own tool, the page with two browsers.
 system-packages:
-	@missing=; for tool in nginx promtool envsubst openssl chromium curl; do command -v $$tool >/dev/null || missing=1; done; \
+	@missing=; for tool in nginx promtool envsubst openssl chromium firefox-esr curl; do command -v $$tool >/dev/null || missing=1; done; \
 	[ -z "$$missing" ] && [ -e /usr/lib/nginx/modules/ngx_http_js_module.so ] || { \
-		echo "The tests need nginx, promtool and Chromium: installing them with apt"; \
+		echo "The tests need nginx, promtool, Chromium and Firefox: installing them with apt"; \
 		$(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends \
-			nginx libnginx-mod-http-js prometheus gettext-base openssl chromium curl; }
+			nginx libnginx-mod-http-js prometheus gettext-base openssl chromium firefox-esr curl; }
 
 lint: $(VENV)/.installed ## Check style, layers and types
 	$(BIN)/ruff check .
