@@ -55,7 +55,7 @@ def test_python_without_a_server_runs(tiny_server, astronaut, tmp_path, monkeypa
 
 COMMANDS = [
     line.split(" #")[0].strip()
-    for file in ("docs/command_line.md", "docs/training.md")
+    for file in ("docs/command_line.md", "docs/installing.md", "docs/training.md")
     for block in blocks(file, "sh")
     for line in block.replace("\\\n", " ").splitlines()
     if line.startswith("visard ")
