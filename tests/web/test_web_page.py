@@ -430,7 +430,8 @@ def test_all_photos_at_once(page, photos, tmp_path):
     page.evaluate(
         """() => {
           window.said = [];
-          const note = () => document.querySelectorAll("[data-part=doing]").forEach((p) => said.push(p.textContent));
+          const places = "[data-part=doing], #all-state";
+          const note = () => document.querySelectorAll(places).forEach((place) => said.push(place.textContent));
           new MutationObserver(note).observe(document.body, { subtree: true, childList: true, characterData: true });
         }"""
     )
@@ -444,6 +445,7 @@ def test_all_photos_at_once(page, photos, tmp_path):
     pause = "The server takes no more for the moment. It goes on by itself in 1 second."
     before_and_after = page.evaluate("[...new Set(said)]")
     assert pause in before_and_after
+    assert any(text.endswith(f" to be sent. {pause}") for text in before_and_after)
     assert {"Sending the photo…", "Anonymising the photo…"} <= set(before_and_after)
     expect(everything.get_by_role("progressbar")).to_have_js_property("value", 9)  # of 10: one waits for a box
     expect(everything.get_by_role("button", name="Swap all")).to_be_disabled()

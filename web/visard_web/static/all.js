@@ -41,7 +41,9 @@ export function bindAll(cards, { onSwapAll }) {
       counts.set(sort, counts.get(sort) + 1);
     }
     title.textContent = say("all.title", { n: cards().size });
-    state.textContent = joined([...counts].filter(([, n]) => n).map(([sort, n]) => say(`all.${sort}`, { n })));
+    const sum = joined([...counts].filter(([, n]) => n).map(([sort, n]) => say(`all.${sort}`, { n })));
+    const pause = [...cards()].find((card) => card.pause)?.pause;
+    state.textContent = pause ? `${sum}. ${pause}` : sum;
     progress.max = 2 * cards().size || 1;
     progress.value = work;
     swapAll.disabled = !toSwap().length;

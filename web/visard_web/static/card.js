@@ -36,6 +36,7 @@ export class Card {
     this.#onStage = onStage;
     this.name = file.name || say("card.pasted");
     this.number = ++made;
+    this.pause = ""; // what it says while the server takes no more
     this.element = stamp("photo-card");
     this.part = parts(this.element);
     const { title, forget, retry, choices, again, persona, split, downloads, before, found } = this.part;
@@ -158,6 +159,7 @@ export class Card {
     this.#gone = true;
     if (this.#canAbort) this.#abort.abort();
     this.#photo = undefined;
+    this.pause = "";
     this.#forgetResult();
     URL.revokeObjectURL(this.#preview);
     this.#preview = undefined;
@@ -181,9 +183,11 @@ export class Card {
     return patiently(work, {
       signal: this.#abort.signal,
       onPause: (n) => {
-        this.part.doing.textContent = n ? say("card.pause", { n }) : doing;
-        if (n && !told) announce(`${this.name}: ${say("card.pause", { n })}`);
+        this.pause = n ? say("card.pause", { n }) : "";
+        this.part.doing.textContent = this.pause || doing;
+        if (n && !told) announce(`${this.name}: ${this.pause}`);
         told = true;
+        this.#onStage();
       },
     });
   }
