@@ -12,11 +12,13 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from visard.connection import Connection
+from visard.local import Local
 from visard_errors import DataError, OutputError, PhotoTooLarge, UnreadablePhoto, UnsupportedFormat
 from visard_folder import FolderJob, Journal, LocalEngine, Watcher
 from visard_folder.leaks import prove_clean
 from visard_folder.people import HIDE_BELOW, KEEP_BELOW, People, load_people
 from visard_folder.photo import NotAPhoto, Settings, advance, steps
+from visard_folder.pool import with_cores
 from visard_folder.run import Run
 from visard_folder.stores import Store
 from visard_folder.walk import check_apart, walk
@@ -47,6 +49,12 @@ def test_a_run_takes_the_cores_that_the_memory_is_enough_for(monkeypatch, tmp_pa
     with Journal(tmp_path / "out", {}) as journal:
         LocalEngine(workers=workers).do(Run(job, {}, journal, Watcher()))
     assert divided == [processes]
+
+
+def test_models_in_a_process_get_its_share_of_the_cores(tmp_path):
+    (tmp_path / "anonymizer").mkdir()
+    local, server = Local(models=tmp_path, at_once=64), Connection(url="127.0.0.1:9")
+    assert with_cores((local, server), 2) == (Local(models=tmp_path, at_once=2), server)
 
 
 def test_what_the_machine_has():
