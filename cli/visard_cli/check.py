@@ -16,7 +16,7 @@ from rich.table import Table
 
 from visard import Client, Connection, ServerError
 from visard_cli import report
-from visard_cli.console import ModelsOption, coloured, out, usage
+from visard_cli.console import ModelsOption, coloured, out, say, usage
 from visard_cli.exit_codes import exit_help
 from visard_errors import CheckpointError, MissingExtra
 
@@ -58,9 +58,13 @@ def check(
     models: ModelsOption = None,
 ) -> None:
     """Show what each command lacks on this machine and the line that helps, and what a server or repository holds."""
-    out.print(_table("Commands", ("command", "state", "what helps"), _commands(models)))
-    out.print(_table("This machine", ("what", "state", "what helps"), _machine()))
+    commands, machine = list(_commands(models)), list(_machine())
+    out.print(_table("Commands", ("command", "state"), commands))
+    out.print(_table("This machine", ("what", "state"), machine))
     out.print(_table("Versions", ("package", "version"), _versions()))
+    for what, _, helps in (*commands, *machine):
+        if helps:
+            say(f"{what}: {helps}")  # beside a table, which would break the line that is to be copied
     if models is not None:
         from visard_export.repository import read_provenance
 
@@ -192,8 +196,10 @@ def _pip(extras: Iterable[str]) -> str:
     return f"pip install {quote}visard[{','.join(extras)}]{quote}"
 
 
-def _table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str | Text, ...]]) -> Table:
-    table = Table(*columns, title=title, title_justify="left")
+def _table(title: str, columns: tuple[str, str], rows: Iterable[tuple[str | Text, ...]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*row[: len(columns)])
     return table

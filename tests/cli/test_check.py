@@ -87,3 +87,10 @@ def test_a_gpu_is_named_and_what_uses_it(without, monkeypatch, tmp_path):
 def test_an_extra_includes_those_that_it_names(without):
     without("safetensors")
     assert lacks("serve") == lacks("local") == ["safetensors"]
+
+
+def test_lines_that_help_can_be_copied_from_a_narrow_terminal(without, monkeypatch, capsys):
+    without("stlpips-pytorch")
+    monkeypatch.setattr("visard_cli.console.out._width", 60)
+    check.check()
+    assert "evaluate --naturalness: pip install 'visard[evaluate,naturalness]'\n" in capsys.readouterr().out
