@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from visard.options import Options
 from visard.pipeline import find
+from visard_cli.app import app
 from visard_cli.dry_run import _STYLES, picture, plans_of, problem_of
 from visard_errors import FaceTooSmall, NoFace
 from visard_testing.command_line import visard
@@ -44,14 +46,16 @@ def test_it_draws_boxes_and_anonymises_nothing(astronaut, tmp_path):
     assert not changed[top + 5 : bottom - 5, left + 5 : right - 5].any()
     assert changed.mean() < 0.05
 
-    lines = [json.loads(line) for line in visard(*command, "--json").stdout.splitlines()]
+    run = CliRunner().invoke(app, [*map(str, command), "--json"])
+    lines = [json.loads(line) for line in run.stdout.splitlines()]
     assert [line["photo"] for line in lines] == list(map(str, photos))
     (face,) = lines[0]["faces"]
     assert [round(edge) for edge in face["box"]] == [left, top, right, bottom]
     assert (face["would_be"], face["reason"], face["by_hand"]) == ("swapped", None, False)
     assert face["score"] == pytest.approx(0.94, abs=0.01)
     assert [line.get("error") for line in lines] == [None, "NoFace", "UnsupportedFormat"]
-    assert visard("swap", photos[0], "-o", tmp_path / "one.png", "--dry-run", *NO_SERVER).returncode == 0
+    run = CliRunner().invoke(app, ["swap", str(photos[0]), "-o", str(tmp_path / "one.png"), "--dry-run", *NO_SERVER])
+    assert run.exit_code == 0
     assert (tmp_path / "one_boxes.png").is_file()
     assert not (tmp_path / "one.png").exists()
 
@@ -59,9 +63,10 @@ def test_it_draws_boxes_and_anonymises_nothing(astronaut, tmp_path):
 def test_it_never_takes_the_place_of_a_photo(astronaut, tmp_path):
     for name in ("a.jpg", "a_boxes.jpg"):
         (tmp_path / name).write_bytes(astronaut.read_bytes())
-    run = visard("swap", tmp_path / "a.jpg", tmp_path / "a_boxes.jpg", "-o", tmp_path, "--dry-run")
-    assert run.returncode == 2
-    assert "overwrite" in run.stderr
+    photos = [str(tmp_path / name) for name in ("a.jpg", "a_boxes.jpg")]
+    run = CliRunner().invoke(app, ["swap", *photos, "-o", str(tmp_path), "--dry-run"])
+    assert run.exit_code == 2
+    assert "overwrite" in run.output
     assert (tmp_path / "a_boxes.jpg").read_bytes() == astronaut.read_bytes()
 
 
