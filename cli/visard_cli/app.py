@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from visard_cli import check, demo, evaluate, export, folder, receipt, serve, settings, swap, train, web
+from visard_cli import check, demo, evaluate, export, folder, receipt, serve, settings, swap, train, video, web
 from visard_cli.console import coloured, err, out, plain
 from visard_cli.exit_codes import EXIT_CODES, exit_code, exit_help
 from visard_errors import VisardError
@@ -46,6 +46,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command(epilog=swap.EPILOG)(swap.swap)
+app.command(epilog=video.EPILOG)(video.video)
 app.command(epilog=serve.EPILOG)(serve.serve)
 app.command(epilog=export.EPILOG)(export.export)
 app.command(epilog=folder.EPILOG)(folder.folder)

@@ -4,6 +4,7 @@ VisardError
 ├── PhotoError              fix or replace the photo
 │   ├── UnreadablePhoto     the path cannot be read
 │   ├── UnsupportedFormat   not a still JPEG, PNG or WebP
+│   ├── UnreadableVideo     no video, or one that breaks off
 │   ├── CorruptPhoto        truncated or damaged
 │   ├── PhotoTooLarge       more pixels or bytes than allowed
 │   ├── BoxOutsidePhoto     a box that was drawn by hand does not lie in the photo
@@ -42,6 +43,10 @@ class UnreadablePhoto(PhotoError):
 
 class UnsupportedFormat(PhotoError):
     """The content is not a still JPEG, PNG or WebP image."""
+
+
+class UnreadableVideo(PhotoError):
+    """The file is no video, or cannot be decoded to its end; nothing was written."""
 
 
 class CorruptPhoto(PhotoError):

@@ -33,7 +33,10 @@ _FEATHER = 0.15  # how far beyond the head the cover fades out, in its radii
 
 
 def cover(
-    photo: NDArray[np.uint8], boxes: Iterable[tuple[float, float, float, float]], style: CoverStyle = "soft"
+    photo: NDArray[np.uint8],
+    boxes: Iterable[tuple[float, float, float, float]],
+    style: CoverStyle = "soft",
+    random: np.random.Generator | None = None,
 ) -> None:
     """Cover heads, in place.
 
@@ -44,8 +47,9 @@ def cover(
         photo: (H, W, 3) uint8 RGB, writable.
         boxes: (left, top, right, bottom) of faces in photo pixels, as a detector gives them; they may leave the photo.
         style: how the cover looks.
+        random: by which cells move; of a secret seed. The same one for every frame keeps a cover from flickering.
     """
-    random = np.random.default_rng(secrets.randbits(128))
+    random = random or np.random.default_rng(secrets.randbits(128))
     height, width = photo.shape[:2]
     for left, top, right, bottom in boxes:
         radius_x = max(1.0, _HALF_WIDTH * (right - left))
