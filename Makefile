@@ -70,7 +70,7 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/pip
 # Two steps, so that pip settles the torch build first: see README for the small CPU build.
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check '$(TORCH)'
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[serve,export,train,evaluate,naturalness,folder,ray,web,bench,dev]' '$(TORCH)'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[serve,export,train,evaluate,naturalness,folder,ray,video,web,bench,dev]' '$(TORCH)'
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/bin/pip:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _WITH_ENGINE = {  # command → the extras that it needs besides an engine
     "swap, demo": (),
     "folder": (),
+    "video": ("video",),
     "web": ("web",),
     "evaluate": ("evaluate",),
 }

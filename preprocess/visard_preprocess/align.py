@@ -1,4 +1,4 @@
-"""Finds the faces in a photo: boxes, 68 landmarks and the quad to cut out. Only this file imports dlib.
+"""Finds the faces in a photo: boxes, 68 landmarks and the quad to cut out. Only this file and `follow` import dlib.
 
 It reports what it finds, faces that are too small, half hidden or doubtful included, with what there is to judge them
 by; what becomes of them is the caller's decision. `detect` finds them, at any angle, and `upright` turns each upright.

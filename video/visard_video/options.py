@@ -9,7 +9,7 @@ from annotated_types import Interval
 from typing_extensions import Doc
 
 from visard.declared import check
-from visard.options import DetectorThreshold, DirectionOption, IdentityOption, MinConfidence, PersonaKey
+from visard.options import CoverOption, DetectorThreshold, DirectionOption, IdentityOption, MinConfidence, PersonaKey
 from visard_preprocess import DETECTOR_THRESHOLD, MAX_PIXELS
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}  # that are written: suffix → FFmpeg's name
@@ -33,6 +33,7 @@ class VideoOptions:
         Literal["cover", "withhold"],
         Doc("A face that could not be swapped well enough in a frame: cover it there, or write no clip at all."),
     ] = "cover"
+    cover: CoverOption = "soft"
     identity: IdentityOption = True
     persona_key: PersonaKey = None
     audio: Annotated[

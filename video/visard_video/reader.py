@@ -37,7 +37,7 @@ class Clip:
         height: likewise.
         rate: frames per second, on average.
         time_base: seconds of one unit of the frames' times.
-        frames: how many there are, by what the file says of itself; None where it does not.
+        frames: how many there are, as the file says or by its duration; None where it says neither.
         aspect: width of a pixel divided by its height.
         hdr: `PQ` or `HLG` where the clip has a high dynamic range, which is mapped to the standard one.
         sound: whether there is any.
@@ -106,13 +106,14 @@ def look_into(path: str | PathLike[str], max_pixels: int) -> Clip:
             raise UnreadableVideo(f"'{fspath(path)}' has no frames")
         turned = _quarter_turns(first) % 2
         aspect = stream.sample_aspect_ratio or Fraction(1)
+        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         return Clip(
             path=fspath(path),
             width=first.height if turned else first.width,
             height=first.width if turned else first.height,
-            rate=stream.average_rate or stream.guessed_rate or Fraction(25),
+            rate=rate,
             time_base=stream.time_base,
-            frames=stream.frames or None,
+            frames=stream.frames or _estimate(container, rate),
             aspect=1 / aspect if turned else aspect,
             hdr=_HDR.get(int(first.color_trc)),
             sound=bool(container.streams.audio),
@@ -145,6 +146,11 @@ def _stream(container: Any, path: str | PathLike[str]) -> Any:
     if not streams:
         raise UnreadableVideo(f"'{fspath(path)}' has no frames: it is a sound or a picture")
     return streams[0]
+
+
+def _estimate(container: Any, rate: Fraction) -> int | None:
+    """How many frames there should be where the file does not count them."""
+    return round(container.duration / av.time_base * rate) if container.duration else None
 
 
 def _quarter_turns(frame: Any) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections import Counter, defaultdict, deque
@@ -26,6 +25,7 @@ from visard_preprocess.cover import cover
 from visard_preprocess.detect import detect
 from visard_preprocess.files import replace_atomically
 from visard_preprocess.geometry import crop
+from visard_preprocess.machine import cores
 from visard_preprocess.upright import pose_of
 from visard_video.cast import Role, cast, verdict
 from visard_video.options import FORMATS, VideoOptions
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-_AHEAD = 4  # frames under way for each thread
+_AHEAD, _AHEAD_BYTES = 2, 512 * 2**20  # frames under way: for each thread, and all of them together
 
 
 def anonymize_video(
@@ -63,7 +63,7 @@ def anonymize_video(
         source: a file that FFmpeg reads.
         target: the file to write, .mp4, .mov or .mkv; it appears when it is whole.
         options: what to do.
-        workers: threads; twice the number of cores by default, half of which wait for the server.
+        workers: threads, of 100 MB each; two more than there are cores by default, because some wait for the server.
         progress: called after each frame with the stage (`look`, `draw`), how many are done, and of how many.
 
     Raises:
@@ -78,7 +78,7 @@ def anonymize_video(
     if path.exists() and path.samefile(source):
         raise OutputError(f"'{path}' is the clip itself: choose another name")
     clip = look_into(source, options.max_pixels)
-    with ThreadPoolExecutor(workers or 2 * (os.cpu_count() or 1), thread_name_prefix="visard-video") as pool:
+    with ThreadPoolExecutor(workers or 2 + cores(), thread_name_prefix="visard-video") as pool:
         run = _Run(client=client, clip=clip, options=options, pool=pool, progress=progress)
         run.look()
         if not run.roles:
@@ -193,7 +193,8 @@ class _Run:
     def _in_order(self, work: Callable[[Frame], R], items: Iterable[Frame]) -> Iterator[tuple[Frame, R]]:
         """Work on several frames at once, and give them with their results in their order."""
         pending: deque[tuple[Frame, Future[R]]] = deque()
-        window = _AHEAD * self.pool._max_workers
+        in_memory = _AHEAD_BYTES // (3 * self.clip.width * self.clip.height)
+        window = max(1, min(_AHEAD * self.pool._max_workers, in_memory))
         try:
             for frame in items:
                 pending.append((frame, self.pool.submit(work, frame)))
@@ -231,6 +232,7 @@ class _Run:
 
     def _draw(self, frame: Frame) -> tuple[NDArray[np.uint8], list[tuple[int, Reason | None]]]:
         """Give a frame without its faces, and why each of them is covered."""
+        options = self.options
         swaps: list[FaceSwap] = []
         covered: list[Step] = []
         reasons: list[tuple[int, Reason | None]] = []
@@ -248,5 +250,5 @@ class _Run:
             reasons.append((step.track, reason))
         pixels = compose(frame.pixels, swaps)
         for step in covered:
-            cover(pixels, [step.box], np.random.default_rng([self.seed, step.track]))
+            cover(pixels, [step.box], options.cover, np.random.default_rng([self.seed, step.track]))
         return pixels, reasons
