@@ -159,6 +159,23 @@ def test_a_disguised_voice_is_lower_and_no_shorter(tiny_server, short, tmp_path)
             assert [stream.type for stream in container.streams] == ["video"]
 
 
+def test_people_are_linked_where_that_is_wanted(tiny_server, tmp_path):
+    """She comes in again after a cut, and somebody else comes with her."""
+    again = scene([moving("female_49", 20, 0), moving("male_59", 250, 0)], 5, SIZE)
+    clip = write_clip(tmp_path / "clip.mp4", [*scene([moving("female_49", 200, 0)], 5, SIZE), *again])
+    looks = []
+    for linked in (False, True):
+        with GrpcProxy(tiny_server.grpc_url) as proxy, Client(proxy.url) as client:
+            options = VideoOptions(link_people=linked, direction="to_male", identity=False)
+            report = anonymize_video(client, clip, tmp_path / "out.mp4", options)
+            assert (report.shots, len(report.tracks)) == (2, 3)
+            drawn = proxy.personas()[
+                -sum(track.frames["swapped"] for track in report.tracks) :
+            ]  # after those that were tried
+        looks.append(len({number for numbers in drawn for number in numbers}))
+    assert looks == [3, 2]
+
+
 def test_a_key_gives_the_same_looks(tiny_server, short, tmp_path):
     asked = []
     for name in ("one.mp4", "two.mp4"):

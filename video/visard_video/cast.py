@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from visard.judgement import TARGETS, identity_distance
+from visard.judgement import TARGETS, descriptor
 from visard.options import Options
 from visard.personas import draw
 from visard.policy import Reason
 from visard.result import ApparentGender
-from visard.scoring import SAME_PERSON_BELOW
+from visard.scoring import SAME_PERSON_BELOW, identity_distance
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from visard import Client
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 TRIES = 3  # personas
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Role:
     """What becomes of a track's face.
 
@@ -33,11 +36,27 @@ class Role:
         direction: which way it is swapped.
         persona: whose look it gets.
         reason: why it is not swapped at all; None where it is.
+        descriptor: (128,) of the clear frames, where people are to be linked.
     """
 
     direction: Direction = "to_male"
     persona: int = 0
     reason: Reason | None = None
+    descriptor: NDArray[np.float64] | None = field(default=None, repr=False)
+
+    def like(self, others: Iterable[Role]) -> Role:
+        """Take the look of the role before it whose face is the nearest, if a recogniser takes that for the same."""
+        if self.descriptor is None or self.reason is not None:
+            return self
+        known = [
+            (identity_distance(self.descriptor, other.descriptor), other)
+            for other in others
+            if other.descriptor is not None and other.reason is None
+        ]
+        distance, nearest = min(known, key=lambda pair: pair[0], default=(math.inf, self))
+        if distance >= SAME_PERSON_BELOW:
+            return self
+        return replace(self, direction=nearest.direction, persona=nearest.persona)
 
 
 def cast(client: Client, track: Track, options: VideoOptions) -> Role:
@@ -70,7 +89,8 @@ def cast(client: Client, track: Track, options: VideoOptions) -> Role:
             break
     if len(reasons) == len(aligned):
         return Role(reason=reasons[0])
-    return Role(direction=direction, persona=persona)
+    described = np.mean([descriptor(face, Options()) for face in aligned], axis=0) if options.link_people else None
+    return Role(direction=direction, persona=persona, descriptor=described)
 
 
 def verdict(aligned: NDArray[np.uint8], swap: Swap, direction: Direction, options: VideoOptions) -> Reason | None:
@@ -81,6 +101,7 @@ def verdict(aligned: NDArray[np.uint8], swap: Swap, direction: Direction, option
         return "not_flipped"
     if not finder().takes_its_place(swap.swapped, aligned):
         return "implausible"
-    if options.identity and identity_distance(aligned, swap.swapped, Options()) < SAME_PERSON_BELOW:
-        return "still_recognised"
+    if options.identity:
+        apart = identity_distance(descriptor(aligned, Options()), descriptor(swap.swapped, Options()))
+        return "still_recognised" if apart < SAME_PERSON_BELOW else None
     return None

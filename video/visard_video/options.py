@@ -36,6 +36,10 @@ class VideoOptions:
     cover: CoverOption = "soft"
     identity: IdentityOption = True
     persona_key: PersonaKey = None
+    link_people: Annotated[
+        bool,
+        Doc("One look for whoever a recogniser takes for the same person, also after a cut; else one in each track."),
+    ] = False
     audio: Annotated[
         Audio,
         Doc(

@@ -222,7 +222,7 @@ class _Run:
 
     def _take(self, track: Track, role: Role) -> None:
         """Plan a track's frames."""
-        self.roles[track.number] = role
+        self.roles[track.number] = role.like(self.roles.values())
         for frame, step in plan(track).items():
             self.steps[frame].append(step)
         for sure, group in groupby(track.seen.items(), lambda item: item[1].sure):
