@@ -55,8 +55,8 @@ def test_python_without_a_server_runs(tiny_server, astronaut, tmp_path, monkeypa
 
 COMMANDS = [
     line.split(" #")[0].strip()
-    for file in ("docs/command_line.md", "docs/installing.md", "docs/training.md")
-    for block in blocks(file, "sh")
+    for file in ("command_line", "evaluation", "folders", "installing", "receipts", "training", "video", "web")
+    for block in blocks(f"docs/{file}.md", "sh")
     for line in block.replace("\\\n", " ").splitlines()
     if line.startswith("visard ")
 ]

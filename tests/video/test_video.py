@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -18,6 +19,7 @@ from visard_testing.grpc_proxy import GrpcProxy
 from visard_video import VideoOptions, anonymize_video
 from visard_video.writer import MARK
 
+DOCS = Path(__file__).parents[2] / "docs" / "video.md"
 FACE = np.array([0.36, 0.3, 0.64, 0.58])  # from the brows to the mouth, of a portrait's edge
 SIZE = 480, 270
 
@@ -231,6 +233,15 @@ def test_the_command_says_what_became_of_whom(tiny_server, short, tmp_path, caps
     assert (code, "must end in .mp4" in err) == (2, True)
     code, _, err = run(short, "-o", short.parent)
     assert (code, "would overwrite a clip" in err) == (2, True)
+
+
+def test_the_example_of_the_docs_runs(tiny_server, tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    write_clip(tmp_path / "clip.mp4", scene([moving("male_59", 140, 0)], 3, SIZE))
+    exec(compile(code.replace("127.0.0.1:8001", tiny_server.grpc_url), str(DOCS), "exec"), {})
+    assert "Counter" in capsys.readouterr().out
+    assert len(read_clip(tmp_path / "anonymised.mp4")) == 3
 
 
 def test_rates_of_film_and_television_stay_exact(tiny_server, tmp_path):
