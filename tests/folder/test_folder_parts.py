@@ -57,9 +57,15 @@ def test_models_in_a_process_get_its_share_of_the_cores(tmp_path):
     assert with_cores((local, server), 2) == (Local(models=tmp_path, at_once=2), server)
 
 
-def test_what_the_machine_has():
+def test_what_the_machine_and_a_container_have(monkeypatch, tmp_path):
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr("visard_preprocess.machine._CONTAINER_LIMIT", limit)
     assert 1 <= cores() <= os.cpu_count()
     assert 2**20 < free_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit.write_text("1048576\n", encoding="ascii")
+    assert free_bytes() == 2**20
+    limit.write_text("max\n", encoding="ascii")
+    assert free_bytes() > 2**20
 
 
 # --- walk ---
