@@ -209,16 +209,7 @@ class _Run:
                 future.cancel()
 
     def _look_at(self, frame: Frame) -> tuple[NDArray[np.uint8], list[Seen]]:
-        look, threshold = finder(), self.options.detector_threshold
-        seen = []
-        for found in detect(frame.pixels, min(LOWEST, threshold)):
-            if found.score < threshold:
-                seen.append(Seen(box=found.box))
-                continue
-            face = look.face_of(frame.pixels, pose_of(found), found.score)
-            quad = None if face.landmarks is None else face.quad
-            seen.append(Seen(box=face.box, sure=True, quad=quad, reason=unswappable(face)))
-        return small_copy(frame.pixels), seen
+        return small_copy(frame.pixels), see(frame.pixels, self.options.detector_threshold)
 
     def _take(self, track: Track, role: Role) -> None:
         """Plan a track's frames."""
@@ -252,3 +243,17 @@ class _Run:
         for step in covered:
             cover(pixels, [step.box], options.cover, np.random.default_rng([self.seed, step.track]))
         return pixels, reasons
+
+
+def see(pixels: NDArray[np.uint8], threshold: float) -> list[Seen]:
+    """Find the faces of one frame, (H, W, 3) uint8 RGB; those that score less than the threshold are unsure."""
+    look = finder()
+    seen = []
+    for found in detect(pixels, min(LOWEST, threshold)):
+        if found.score < threshold:
+            seen.append(Seen(box=found.box))
+            continue
+        face = look.face_of(pixels, pose_of(found), found.score)
+        quad = None if face.landmarks is None else face.quad
+        seen.append(Seen(box=face.box, sure=True, quad=quad, reason=unswappable(face)))
+    return seen

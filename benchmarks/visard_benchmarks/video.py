@@ -1,0 +1,143 @@
+"""Frames per second of `anonymize_video`, compared with what its stages cost by themselves on this machine.
+
+    look    decode, find faces, follow them
+    draw    decode, cut faces out, swap, judge, blend, encode
+
+Each stage is measured alone, in processor time a frame. The ceiling of a pass is the cores divided by the sum of its
+stages: with the models in this process all share the same cores. The clip is made of generated portraits.
+
+    python -m visard_benchmarks.video                      three people, 1280×720, ten seconds
+    python -m visard_benchmarks.video --frames 50 --size 640 360
+
+The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from visard import Client, Local
+from visard_benchmarks.environment import environment
+from visard_benchmarks.rates import CORES
+from visard_preprocess.compose import FaceSwap, compose
+from visard_preprocess.geometry import crop
+from visard_server.embedded import demo_models
+from visard_testing.clips import Actor, scene, write_clip
+from visard_video import VideoOptions, anonymize_video
+from visard_video.cast import verdict
+from visard_video.reader import frames, look_into
+from visard_video.run import see
+from visard_video.tracks import Tracker, small_copy
+from visard_video.writer import Writer
+
+SAMPLE = 20  # frames in which each stage is measured
+GOAL = 0.9  # of the ceiling
+PASSES = {"look": ("decode", "find", "follow"), "draw": ("decode", "cut", "swap", "judge", "blend", "encode")}
+PEOPLE = "female_49", "male_59", "female_19"
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Run the benchmark. Returns what the last line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=250, help="of the clip (default 250)")
+    parser.add_argument("--size", type=int, nargs=2, default=(1280, 720), metavar=("WIDTH", "HEIGHT"))
+    given = parser.parse_args(arguments)
+    out, options = Console(stderr=True), VideoOptions()
+    with tempfile.TemporaryDirectory() as name, Client(Local(models=demo_models())) as client:
+        clip = make_clip(Path(name) / "clip.mp4", given.frames, tuple(given.size))
+        stages = measure(client, clip, options)
+        report = anonymize_video(client, clip, Path(name) / "out.mp4", options)
+    passes = {}
+    for part, names in PASSES.items():
+        cost = sum(stages[stage] for stage in names)
+        ceiling, rate = CORES / cost * 1000, given.frames / report.seconds[part]
+        passes[part] = {"ceiling_per_s": ceiling, "frames_per_s": rate, "share": rate / ceiling}
+    table = Table("stage", "processor time a frame, ms", title=f"{given.frames} frames, {len(report.tracks)} people")
+    for stage, cost in stages.items():
+        table.add_row(stage, f"{cost:.1f}")
+    out.print(table)
+    for part, figures in passes.items():
+        met = "met" if figures["share"] >= GOAL else "missed"
+        out.print(
+            f"{part}: {figures['frames_per_s']:.1f} frames/s of {figures['ceiling_per_s']:.1f}, "
+            f"{figures['share']:.0%} (goal {GOAL:.0%}, {met})"
+        )
+    result = {"stages_ms": stages, "passes": passes, "outcomes": dict(report.outcomes), "environment": environment()}
+    print(json.dumps(result))
+    return result
+
+
+def make_clip(path: Path, count: int, size: tuple[int, int]) -> Path:
+    """Write people who sway before a wall, each a third of the frame wide."""
+    edge = min(size[0] / 3, size[1]) * 0.9
+
+    def swaying(place: int, name: str) -> Actor:
+        left, top = size[0] * place / 3, (size[1] - edge) / 2
+        return Actor(name=name, place=lambda f: (left + edge * 0.04 * np.sin(f / 9 + place), top, edge))
+
+    return write_clip(path, scene([swaying(*each) for each in enumerate(PEOPLE)], count, size))
+
+
+def measure(client: Client, path: Path, options: VideoOptions) -> dict[str, float]:
+    """Processor time of each stage by itself: its name → milliseconds a frame."""
+    clip = look_into(path, options.max_pixels)
+    shown = [frame for frame, _ in zip(frames(clip), range(SAMPLE), strict=False)]
+    cost: dict[str, float] = {}
+
+    def timed(stage: str, work: Callable[[], Any]) -> Any:
+        before = time.process_time()
+        done = work()
+        cost[stage] = 1000 * (time.process_time() - before) / len(shown)
+        return done
+
+    see(shown[0].pixels, options.detector_threshold)  # loads the detectors
+    timed("decode", lambda: [frame for frame, _ in zip(frames(clip), range(SAMPLE), strict=False)])
+    seen = timed("find", lambda: [see(frame.pixels, options.detector_threshold) for frame in shown])
+    tracker = Tracker(float(clip.rate), lambda track: None)
+    size = clip.width, clip.height
+
+    def follow() -> None:
+        for frame, found in zip(shown, seen, strict=True):
+            tracker.step(frame.index, small_copy(frame.pixels), found, size, lambda quad: np.zeros(1, np.uint8))
+
+    timed("follow", follow)
+    quads = [[face.quad for face in found if face.quad is not None and face.reason is None] for found in seen]
+    aligned = timed(
+        "cut", lambda: [[crop(f.pixels, quad) for quad in each] for f, each in zip(shown, quads, strict=True)]
+    )
+    faces = np.array([face for each in aligned for face in each])
+    client.swap(faces[:1], "to_male")  # loads the models
+    swaps = timed("swap", lambda: [client.swap(face, "to_male")[0] for face in faces])
+    verdict(faces[0], swaps[0], "to_male", options)
+    timed("judge", lambda: [verdict(face, swap, "to_male", options) for face, swap in zip(faces, swaps, strict=True)])
+    left = iter(swaps)
+    together = [
+        [FaceSwap(quad=quad, aligned=face, swapped=next(left).swapped) for quad, face in zip(*pair, strict=True)]
+        for pair in zip(quads, aligned, strict=True)
+    ]
+    drawn = timed("blend", lambda: [compose(f.pixels, each) for f, each in zip(shown, together, strict=True)])
+    writer = Writer(
+        path.with_name("alone.mp4"), ".mp4", clip, encoder=options.encoder, quality=options.quality, audio="drop"
+    )
+
+    def encode() -> None:
+        for frame, pixels in zip(shown, drawn, strict=True):
+            writer.write(pixels, frame.time)
+        writer.close()
+
+    timed("encode", encode)
+    return cost
+
+
+if __name__ == "__main__":
+    main()
