@@ -14,8 +14,11 @@ help: ## Show this list
 demo: $(VENV)/.demo ## Anonymise the sample photo with the embedded server: out/demo/before_after.png
 	$(BIN)/visard demo --output out/demo
 
+# Much of the time goes into waiting for servers. Each process starts those that its files need: 2 GB of memory.
+TEST_PROCESSES := 2
+
 test: $(VENV)/.installed system-packages ## Run the tests, the real Triton in them
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 # The packages whose tests are fast, and of the others the files that need no server.
 QUICK := tests/preprocess tests/cli/test_declared.py tests/docs/test_readme.py tests/client/test_wire.py \
