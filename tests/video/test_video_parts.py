@@ -152,6 +152,14 @@ def test_an_unsure_face_counts_where_a_sure_one_is_before_or_after():
     assert not follow([[unsure(100)]] * 10)  # one that nobody is ever sure of is none
 
 
+def test_what_never_was_a_clear_face_is_soon_forgotten():
+    doubtful = replace(at(100), reason="unclear")  # the detector was sure once, as of a flower pot
+    (track,) = follow([[unsure(100)]] * 100 + [[doubtful]] + [[unsure(100)]] * 100)
+    assert (min(track.seen), max(track.seen)) == (100 - RATE // 2, 100 + RATE // 2)
+    (track,) = follow([[unsure(100)]] * 100 + [[at(100)]] + [[unsure(100)]] * 100)
+    assert (min(track.seen), max(track.seen)) == (0, 200)
+
+
 def test_a_face_is_followed_to_where_it_came_from_and_through_a_gap():
     actor = Actor(name="female_49", place=lambda f: (40 + 6 * f, 80, 200))
     pictures = scene([actor], 40)

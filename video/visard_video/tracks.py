@@ -32,6 +32,7 @@ LOWEST = 0.3  # score of an unsure detection
 SAMPLES, _SAMPLE_EVERY_S = 3, 0.3  # of each track: aligned faces, by which direction and persona are chosen
 
 _FOLLOW_S = 2.0  # how long a face is followed that no detector sees
+_DOUBT_S = 0.5  # the same, and how long unsure detections count, of what never was a clear face: it may be a flower pot
 _SAME_IOU = 0.25  # boxes of one face in two frames that follow each other
 _SPEED_OVER = 5  # frames by which the speed of a hidden face is told
 _NEAR, _SIMILAR = 1.0, 0.6  # of its edge: how far from there it may come up again, and how much smaller
@@ -74,6 +75,8 @@ class Track:
     last_sample: int | None = None
     follower: Follower | None = field(default=None, repr=False)
     lost: int = 0  # frames since it was detected
+    sure: int = 0  # the last frame in which the detector was sure
+    clear: bool = False  # whether it ever was a face that can be swapped, and so surely one
 
     def at(self, frame: int) -> Box:
         """Where it is expected: as far on as in the frame before."""
@@ -107,11 +110,13 @@ class Tracker:
         self.cuts: list[int] = []
         self._done = done
         self._reach = max(1, round(_FOLLOW_S * rate))
+        self._doubt = max(1, round(_DOUBT_S * rate))
         self._sample_every = max(1, round(_SAMPLE_EVERY_S * rate))
         self._tracks: list[Track] = []
         self._hidden: list[Track] = []  # behind something, or gone
         self._count = 0
-        self._past: deque[tuple[NDArray[np.uint8], list[Seen]]] = deque(maxlen=self._reach)  # copies, unsure faces
+        self._copies: deque[NDArray[np.uint8]] = deque(maxlen=self._reach)  # of the frames before
+        self._unsure: list[list[Seen]] = []  # of all frames of the shot, those that no track has taken
         self._coarse: NDArray[np.float32] | None = None
         self._alike = 1.0
 
@@ -135,7 +140,8 @@ class Tracker:
         if self._is_cut(copy):
             self.cuts.append(frame)
             self.end()
-            self._past.clear()
+            self._copies.clear()
+            self._unsure.clear()
         scale = copy.shape[1] / size[0]
         sure = [each for each in seen if each.sure]
         unsure = [each for each in seen if not each.sure]
@@ -145,12 +151,11 @@ class Tracker:
             if track.follower is not None:
                 boxes[id(track)] = track.follower.step(copy)
         for kind in (sure, unsure):
-            for track, found in _match(waiting, kind, boxes):
+            believed = [track for track in waiting if kind is sure or self._lasts(track, frame)]
+            for track, found in _match(believed, kind, boxes):
                 waiting.remove(track)
                 kind.remove(found)
-                track.seen[frame] = found
-                track.lost, track.follower = 0, None
-                self._sample(track, frame, found, sample)
+                self._put(track, frame, found, sample)
         for track in waiting:
             self._lose(track, frame, copy, boxes[id(track)], scale, size)
         for track in [each for each in self._hidden if frame - max(each.seen) > self._reach]:
@@ -158,12 +163,11 @@ class Tracker:
             self._finish(track)
         for found in sure:
             track = self._back(frame, found) or self._new()
-            track.seen[frame] = found
-            track.lost, track.follower = 0, None
             self._tracks.append(track)
-            self._sample(track, frame, found, sample)
+            self._put(track, frame, found, sample)
             self._look_back(track, frame, copy, scale, size)
-        self._past.append((copy, unsure))
+        self._copies.append(copy)
+        self._unsure.append(unsure)
 
     def end(self) -> None:
         """Let all tracks end: the clip or the shot is over."""
@@ -196,11 +200,22 @@ class Tracker:
         self._alike = 1.0 if cut else alike
         return cut
 
-    def _sample(self, track: Track, frame: int, found: Seen, sample: Callable[[Quad], NDArray[np.uint8]]) -> None:
+    def _put(self, track: Track, frame: int, found: Seen, sample: Callable[[Quad], NDArray[np.uint8]]) -> None:
+        track.seen[frame] = found
+        track.lost, track.follower = 0, None
+        if found.sure:
+            track.sure = frame
+        if found.quad is None or found.reason is not None:
+            return
+        track.clear = True
         due = track.last_sample is None or frame - track.last_sample >= self._sample_every
-        if found.quad is not None and found.reason is None and due and len(track.samples) < SAMPLES:
+        if due and len(track.samples) < SAMPLES:
             track.samples.append(sample(found.quad))
             track.last_sample = frame
+
+    def _lasts(self, track: Track, frame: int) -> bool:
+        """Whether to believe unsure detections: of what never was a clear face, only near a sure one in time."""
+        return track.clear or frame - track.sure <= self._doubt
 
     def _lose(
         self, track: Track, frame: int, copy: NDArray[np.uint8], box: Box, scale: float, size: tuple[int, int]
@@ -208,10 +223,10 @@ class Tracker:
         """Follow a face that is not detected; or let it go."""
         track.lost += 1
         if track.follower is None:
-            before, _ = self._past[-1]
-            track.follower = Follower(before, track.seen[frame - 1].box, scale)
+            track.follower = Follower(self._copies[-1], track.seen[frame - 1].box, scale)
             box = track.follower.step(copy)
-        if track.lost > self._reach or not _inside(box, size) or not track.follower.sure:
+        gone = track.lost > self._reach or not _inside(box, size) or not track.follower.sure
+        if gone or not self._lasts(track, frame):
             self._tracks.remove(track)
             self._hidden.append(track)
             track.follower = None
@@ -224,15 +239,19 @@ class Tracker:
         """Find where a face came from that was just detected for the first time."""
         box = track.seen[frame].box
         follower: Follower | None = None
-        newer = copy
-        for back, (older, unsure) in enumerate(reversed(self._past), 1):
-            found = max(unsure, key=lambda each: iou(each.box, box), default=None)
+        newer: NDArray[np.uint8] | None = copy
+        for back in range(1, 1 + (len(self._unsure) if track.clear else min(len(self._unsure), self._doubt))):
             if frame - back in track.seen:
                 break
+            unsure = self._unsure[-back]
+            older = self._copies[-back] if back <= len(self._copies) else None
+            found = max(unsure, key=lambda each: iou(each.box, box), default=None)
             if found is not None and iou(found.box, box) >= _SAME_IOU:
                 follower = None
                 track.seen[frame - back] = found
                 unsure.remove(found)
+            elif older is None or newer is None:
+                break
             else:
                 follower = follower or Follower(newer, box, scale)
                 followed = follower.step(older)
