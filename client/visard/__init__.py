@@ -51,6 +51,7 @@ from visard_errors import (
     ServerUnavailable,
     UncertainGender,
     UnreadablePhoto,
+    UnreadableVideo,
     UnsupportedFormat,
     VisardError,
 )
@@ -97,6 +98,8 @@ __all__ = [
     "Swap",
     "UncertainGender",
     "UnreadablePhoto",
+    "UnreadableVideo",
+    "UnreadableVideo",
     "UnsupportedFormat",
     "Unswapped",
     "UnswappedFace",
