@@ -99,7 +99,6 @@ __all__ = [
     "UncertainGender",
     "UnreadablePhoto",
     "UnreadableVideo",
-    "UnreadableVideo",
     "UnsupportedFormat",
     "Unswapped",
     "UnswappedFace",
