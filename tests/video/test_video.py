@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -206,6 +207,9 @@ def test_what_fails_leaves_no_file(tiny_server, short, tmp_path):
         for name in ("out.avi", "nowhere/out.mp4"):
             with pytest.raises(OutputError):
                 anonymize_video(client, short, tmp_path / name)
+        if shutil.which("nvidia-smi") is None:
+            with pytest.raises(OutputError, match="encoder"):
+                anonymize_video(client, small, target, VideoOptions(encoder="h264_nvenc"))
         with pytest.raises(OutputError, match="the clip itself"):
             anonymize_video(client, small, small)
         report = anonymize_video(client, small, target)  # covered instead

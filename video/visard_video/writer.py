@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
-from visard_errors import OutputError
+from visard_errors import OutputError, UnreadableVideo
 from visard_video.options import FORMATS
 from visard_video.reader import opened
 
@@ -87,25 +88,29 @@ class Writer:
         frame.pts, frame.time_base = time, self._time_base
         if self._sound is not None:
             self._sound.write_until(float(time * self._time_base))
-        self._mux(self._video.encode(frame))
+        self._encode(frame)
 
     def close(self) -> None:
         """Write what is left."""
-        self._mux(self._video.encode(None))
+        self._encode(None)
         if self._sound is not None:
             self._sound.write_until(math.inf)
+            self._sound.close()
         self._container.close()
 
     def abandon(self) -> None:
         """Close the file, whatever is in it."""
-        self._container.close()
+        if self._sound is not None:
+            self._sound.close()
+        with suppress(av.FFmpegError, OSError):  # the error that led here says more
+            self._container.close()
 
-    def _mux(self, packets: Any) -> None:
+    def _encode(self, frame: Any) -> None:
         try:
-            self._container.mux(packets)
+            self._container.mux(self._video.encode(frame))
         except (av.FFmpegError, OSError) as error:
             raise OutputError(
-                f"the clip cannot be written ({error.strerror}): make room, or choose another folder"
+                f"the clip cannot be written ({error.strerror}): make room, or choose another folder or encoder"
             ) from None
 
 
@@ -132,19 +137,24 @@ class _Sound:
 
     def write_until(self, seconds: float) -> None:
         """Write the sound up to a time; infinity is all of it."""
-        while not self._ended:
-            if self._next is None:
-                self._next = next(self._packets, None)
-            if self._next is None:
-                self._ended = True
-                self._source.__exit__(None, None, None)
-                return
-            at = self._next.pts
-            if at is not None and float(at * self._next.time_base) > seconds:
-                return
-            self._next.stream = self._output
-            self._container.mux(self._next)
-            self._next = None
+        try:
+            while not self._ended:
+                self._next = self._next or next(self._packets, None)
+                if self._next is None:
+                    self._ended = True
+                    return
+                at = self._next.pts
+                if at is not None and float(at * self._next.time_base) > seconds:
+                    return
+                self._next.stream = self._output
+                self._container.mux(self._next)
+                self._next = None
+        except (av.FFmpegError, OSError) as error:
+            raise UnreadableVideo(f"the sound is damaged ({error.strerror}): leave it out") from None
+
+    def close(self) -> None:
+        """Close the file that it comes from."""
+        self._source.__exit__(None, None, None)
 
     def _copied(self, stream: Any) -> Iterator[Any]:
         return (packet for packet in self._input.demux(stream) if packet.dts is not None)
