@@ -10,8 +10,9 @@ from visard_web.problems import MEDIA_TYPE
 
 DESCRIPTION = """Anonymises faces in photographs by swapping their apparent gender.
 
-Photos are worked on in memory and never written to disk. A photo fails closed: where one of its faces cannot be
-anonymised, the answer is an error that says why, and no picture."""
+Photos are worked on in memory and never written to disk. A photo fails closed: a face that cannot be
+swapped well enough is covered, unless `unswapped` says otherwise; where the models do not answer, there is an error and
+no picture."""
 
 PROBLEM = {
     "type": "object",
