@@ -169,6 +169,9 @@ def _say(table: Table, clip: Path, target: Path, report: VideoReport) -> None:
             why,
         )
     err.print(f"Clip saved: {target}", soft_wrap=True)
+    if report.may_be_cut_off:
+        words = f"Only {report.frames} of about {report.stated_frames} frames came: the clip may be cut off"
+        err.print(coloured("yellow", words))
     if report.hdr is not None:
         err.print(f"High dynamic range ({report.hdr}) was mapped to the standard one", soft_wrap=True)
     if report.sound == "drop":

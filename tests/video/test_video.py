@@ -239,6 +239,19 @@ def test_the_command_says_what_became_of_whom(tiny_server, short, tmp_path, caps
     assert (code, "would overwrite a clip" in err) == (2, True)
 
 
+def test_half_a_clip_is_said_to_be_one(tiny_server, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (12, 270, 140, 3), np.uint8)  # so that no part is small
+    people = scene([moving("male_59", 120, 0)], 12, SIZE)
+    mixed = [np.concatenate([one[:, :340], other], axis=1) for one, other in zip(people, noise, strict=True)]
+    whole = write_clip(tmp_path / "whole.mkv", mixed)
+    half = tmp_path / "half.mkv"
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with Client(tiny_server.grpc_url) as client:
+        reports = [anonymize_video(client, clip, tmp_path / "out.mkv") for clip in (whole, half)]
+    assert [report.stated_frames for report in reports] == [12, 12]
+    assert [report.may_be_cut_off for report in reports] == [False, True]
+
+
 def test_the_example_of_the_docs_runs(tiny_server, tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)

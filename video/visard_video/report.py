@@ -43,6 +43,7 @@ class VideoReport:
 
     Attributes:
         frames: how many there are.
+        stated_frames: how many there should be by what the file says of itself; None where it says nothing.
         shots: how many of them were told apart.
         tracks: every face that was followed.
         unsure: where to look.
@@ -52,12 +53,18 @@ class VideoReport:
     """
 
     frames: int
+    stated_frames: int | None
     shots: int
     tracks: tuple[TrackReport, ...]
     unsure: tuple[Span, ...]
     sound: str
     hdr: str | None
     seconds: dict[str, float]
+
+    @property
+    def may_be_cut_off(self) -> bool:
+        """Whether far fewer frames came than the file says; a sound that is longer than the frames looks the same."""
+        return self.stated_frames is not None and self.frames < 0.9 * self.stated_frames
 
     @property
     def outcomes(self) -> Counter[FaceOutcome]:

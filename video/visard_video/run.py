@@ -179,6 +179,7 @@ class _Run:
         sound = self.options.audio if self.clip.sound else "none"
         return VideoReport(
             frames=len(at),
+            stated_frames=self.clip.frames,
             shots=self.shots,
             tracks=tuple(tracks),
             unsure=tuple(
