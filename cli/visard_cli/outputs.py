@@ -56,8 +56,36 @@ def choose_targets(
         targets = [output / _written_name(photo, crops=crops) for photo in photos]
     if boxes:
         targets = [target.with_stem(f"{target.stem}_boxes") for target in targets]
-    _check_apart(photos, targets, crops=crops, side_by_side=side_by_side)
+    written = targets if crops or not side_by_side else [*targets, *map(_before_after, targets)]
+    kept = [photo for photo in photos if crops and any(_is_crop_of(photo, path) for path in written)]
+    if kept:
+        raise ValueError(f"a result would overwrite the photo {kept[0]}: choose another output")
+    check_apart(photos, written, "the photo")
     return targets
+
+
+def check_apart(sources: list[Path], written: list[Path], kind: str) -> None:
+    """Refuse results that would take each other's place, or that of any source.
+
+    Args:
+        sources: what is anonymised.
+        written: all files that will be.
+        kind: what a source is called, with its article.
+
+    Raises:
+        ValueError: one would.
+    """
+    for path in written:
+        for source in sources:
+            if _same_file(path, source):
+                raise ValueError(f"a result would overwrite {kind} {source}: choose another output")
+    twice = {path.name for path in written if written.count(path) > 1}
+    if twice:
+        raise ValueError(f"results of the same name would overwrite each other ({', '.join(sorted(twice))})")
+    alike = Counter(folded(path.name) for path in written)
+    if alike.total() > len(alike) and _folds_case(written[0].parent):
+        names = sorted(path.name for path in written if alike[folded(path.name)] > 1)
+        raise ValueError(f"names that differ by case only are one name there, and would overwrite ({', '.join(names)})")
 
 
 def make_folder(folder: Path) -> None:
@@ -122,22 +150,6 @@ def _written_name(photo: Path, *, crops: bool) -> str:
 
 def _before_after(target: Path) -> Path:
     return target.with_stem(f"{target.stem}_before_after")
-
-
-def _check_apart(photos: list[Path], targets: list[Path], *, crops: bool, side_by_side: bool) -> None:
-    """Refuse results that would take each other's place, or that of any photo."""
-    written = targets if crops or not side_by_side else [*targets, *map(_before_after, targets)]
-    for path in written:
-        for photo in photos:
-            if _same_file(path, photo) or (crops and _is_crop_of(photo, path)):
-                raise ValueError(f"a result would overwrite the photo {photo}: choose another output")
-    twice = {path.name for path in written if written.count(path) > 1}
-    if twice:
-        raise ValueError(f"results of the same name would overwrite each other ({', '.join(sorted(twice))})")
-    alike = Counter(folded(path.name) for path in written)
-    if alike.total() > len(alike) and _folds_case(written[0].parent):
-        names = sorted(path.name for path in written if alike[folded(path.name)] > 1)
-        raise ValueError(f"names that differ by case only are one name there, and would overwrite ({', '.join(names)})")
 
 
 def _folds_case(folder: Path) -> bool:

@@ -126,10 +126,7 @@ def _choose_targets(clips: list[Path], output: Path) -> list[Path]:
         raise ValueError(f"cannot write {output}: its name must end in {', '.join(FORMATS)}, or be that of a folder")
     else:
         targets = [output / (clip.name if clip.suffix.lower() in FORMATS else f"{clip.stem}.mp4") for clip in clips]
-    if len({target.resolve() for target in targets}) < len(targets):
-        raise ValueError("two clips would get the same name: anonymise them into different folders")
-    if any(target.resolve() == clip.resolve() for clip in clips for target in targets):
-        raise ValueError("a result would overwrite a clip: choose another folder or name")
+    outputs.check_apart(clips, targets, "a clip")
     return targets
 
 

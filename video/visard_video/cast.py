@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from visard import judgement
 from visard.judgement import TARGETS, descriptor
 from visard.options import Options
 from visard.personas import draw
 from visard.policy import Reason
 from visard.result import ApparentGender
 from visard.scoring import SAME_PERSON_BELOW, identity_distance
+from visard.wire import opposite_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -74,10 +76,10 @@ def cast(client: Client, track: Track, options: VideoOptions) -> Role:
     if direction == "opposite":
         seen = client.genders(aligned)
         male = np.mean([one.confidence if one.label == "male" else 1 - one.confidence for one in seen])
-        gender = ApparentGender.from_probabilities(np.array([1 - male, male], np.float32))
-        if gender.confidence < options.min_confidence:
+        probabilities = np.array([1 - male, male], np.float32)
+        if probabilities.max() < options.min_confidence:
             return Role(reason="uncertain")
-        direction = "to_female" if gender.label == "male" else "to_male"
+        direction = opposite_of(probabilities)
     base = draw(1, options.persona_key)[0]
     reasons: list[Reason] = []
     for attempt in range(TRIES):
@@ -101,7 +103,6 @@ def verdict(aligned: NDArray[np.uint8], swap: Swap, direction: Direction, option
         return "not_flipped"
     if not finder().takes_its_place(swap.swapped, aligned):
         return "implausible"
-    if options.identity:
-        apart = identity_distance(descriptor(aligned, Options()), descriptor(swap.swapped, Options()))
-        return "still_recognised" if apart < SAME_PERSON_BELOW else None
+    if options.identity and judgement.identity_distance(aligned, swap.swapped, Options()) < SAME_PERSON_BELOW:
+        return "still_recognised"
     return None

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from visard import Client
     from visard_video.reader import Frame
 
-T = TypeVar("T")
 R = TypeVar("R")
 
 _AHEAD, _AHEAD_BYTES = 2, 512 * 2**20  # frames under way: for each thread, and all of them together
@@ -234,7 +233,7 @@ class _Run:
             if reason is None and step.quad is not None:
                 aligned = crop(frame.pixels, step.quad)
                 (swap,) = self.client.swap(aligned, role.direction, [role.persona])
-                reason = verdict(aligned, swap, role.direction, self.options)
+                reason = verdict(aligned, swap, role.direction, options)
                 if reason is None:
                     swaps.append(FaceSwap(quad=step.quad, aligned=aligned, swapped=swap.swapped))
             if reason is not None:
